@@ -1,0 +1,79 @@
+#include "refrain/core/mapped_file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <system_error>
+
+#include "refrain/core/error.h"
+
+namespace refrain {
+namespace {
+
+[[noreturn]] void fail(const std::filesystem::path& path, const std::string& what) {
+  throw FileError(path.string() + ": " + what);
+}
+
+std::string error_text() { return std::generic_category().message(errno); }
+
+class Descriptor {
+ public:
+  explicit Descriptor(const std::filesystem::path& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+    if (fd_ < 0) fail(path, error_text());
+  }
+  ~Descriptor() { ::close(fd_); }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+size_t regular_file_size(const Descriptor& file, const std::filesystem::path& path) {
+  struct stat status{};
+  if (::fstat(file.get(), &status) != 0) fail(path, error_text());
+  if (!S_ISREG(status.st_mode)) fail(path, "expected a regular file");
+  return static_cast<size_t>(status.st_size);
+}
+
+}  // namespace
+
+std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
+  const Descriptor file(path);
+  const size_t size = regular_file_size(file, path);
+  void* address = nullptr;
+  if (size != 0) {
+    address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
+    if (address == MAP_FAILED) fail(path, error_text());
+  }
+  return std::shared_ptr<const MappedFile>(new MappedFile(path, address, size));
+}
+
+MappedFile::~MappedFile() {
+  if (size_bytes_ != 0) ::munmap(address_, size_bytes_);
+}
+
+std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes) {
+  const Descriptor file(path);
+  const size_t size = regular_file_size(file, path);
+  if (size > limit_bytes) {
+    fail(path, "expected at most " + std::to_string(limit_bytes) + " bytes, got " + std::to_string(size));
+  }
+  std::string text(size, '\0');
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::read(file.get(), text.data() + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(path, error_text());
+    if (got == 0) break;  // truncated since fstat
+    done += static_cast<size_t>(got);
+  }
+  text.resize(done);
+  return text;
+}
+
+}  // namespace refrain
