@@ -37,4 +37,10 @@ class DeviceLost : public DeviceError {
   using DeviceError::DeviceError;
 };
 
+/// A wait's time ran out. Nothing was freed or cancelled; wait again.
+class TimeoutError : public Error {
+ public:
+  using Error::Error;
+};
+
 }  // namespace refrain

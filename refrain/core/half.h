@@ -30,7 +30,8 @@ struct f16 {
     const uint32_t u = std::bit_cast<uint32_t>(value);
     const uint32_t sign = (u >> 16) & 0x8000u;
     const uint32_t magnitude = u & 0x7FFFFFFFu;
-    if (magnitude > 0x7F800000u) return {static_cast<uint16_t>(sign | 0x7E00u | ((magnitude >> 13) & 0x3FFu))};
+    if (magnitude > 0x7F800000u)
+      return {static_cast<uint16_t>(sign | 0x7E00u | ((magnitude >> 13) & 0x3FFu))};
     if (magnitude >= 0x47800000u) return {static_cast<uint16_t>(sign | 0x7C00u)};  // >= 2^16: infinity
     if (magnitude < 0x38800000u) {  // below the least normal 2^-14: a multiple of 2^-24
       // Adding 0.5 puts the unit in the last place of the sum at 2^-24, so the addition rounds as needed.

@@ -34,7 +34,7 @@ class Descriptor {
 };
 
 size_t regular_file_size(const Descriptor& file, const std::filesystem::path& path) {
-  struct stat status{};
+  struct stat status {};
   if (::fstat(file.get(), &status) != 0) fail(path, error_text());
   if (!S_ISREG(status.st_mode)) fail(path, "expected a regular file");
   return static_cast<size_t>(status.st_size);

@@ -17,7 +17,8 @@ namespace refrain {
 /// How the elements of a weight are encoded.
 enum class WeightFormat : uint8_t {
   plain,       ///< one segment of elements, row-major
-  mlx_affine,  ///< three segments: codes (u32 words), scales, biases; w = scale * code + bias, one pair a group
+  mlx_affine,  ///< three segments: codes (u32 words), scales, biases; w = scale * code + bias, one pair a
+               ///< group
 };
 
 /// Bytes of one part of a tensor. They may start at any address.
@@ -28,14 +29,14 @@ struct TensorSegment {
 };
 
 struct TensorSource {
-  std::string name;                          ///< for messages: "model.layers.0.mlp.up_proj.weight"
+  std::string name;  ///< for messages: "model.layers.0.mlp.up_proj.weight"
   WeightFormat format = WeightFormat::plain;
-  DType dtype = DType::f32;                  ///< of the elements; for quantized formats, of scales and biases
-  Shape shape;                               ///< logical, for example [rows, columns]
-  uint32_t bits = 0;                         ///< quantized formats: bits of a code
-  uint32_t group_size = 0;                   ///< quantized formats: elements that share a scale
+  DType dtype = DType::f32;  ///< of the elements; for quantized formats, of scales and biases
+  Shape shape;               ///< logical, for example [rows, columns]
+  uint32_t bits = 0;         ///< quantized formats: bits of a code
+  uint32_t group_size = 0;   ///< quantized formats: elements that share a scale
   std::vector<TensorSegment> segments;
-  std::shared_ptr<const MappedFile> file;    ///< keeps the segments alive; null: the caller does
+  std::shared_ptr<const MappedFile> file;  ///< keeps the segments alive; null: the caller does
 };
 
 }  // namespace refrain

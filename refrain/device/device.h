@@ -1,0 +1,113 @@
+// The contract between the front (stream/, which checks) and a backend (which trusts).
+//
+// The front hands a backend one immutable Plan; the backend turns it into a Program once and runs it many times.
+// No command is a virtual call. A backend checks nothing: validate/ wraps any backend and checks the contract.
+// Errors that only the device can see: DeviceError (refused, the device lives), DeviceLost (sticky).
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "refrain/device/plan.h"
+
+namespace refrain::device {
+
+struct BufferSpec {
+  size_t bytes = 0;      ///< > 0
+  void* host = nullptr;  ///< memory of the host to use in place (read-only mappings included); null: allocate, zeroed
+  std::string label;
+};
+
+struct MemoryUsage {
+  size_t used_bytes = 0;    ///< allocated here, imports excluded
+  size_t budget_bytes = 0;  ///< what the machine offers
+};
+
+enum class Advice : uint8_t { resident, will_need, evictable };
+
+/// A backend's own form of a Plan. Immutable apart from its replay state; used by one queue.
+class Program {
+ public:
+  virtual ~Program() = default;
+};
+
+struct PrepareOptions {
+  uint32_t queue = 0;
+  BufferView arena;         ///< plan.arena_bytes or more, zeroed; shared by the programs of one queue
+  bool once = false;        ///< will be submitted one time
+  bool timestamps = false;  ///< keep the begin and end of each command
+  /// Worker of each command, for tests of ordering: all tiles of command i run on worker placement[i].
+  std::span<const uint32_t> placement;
+};
+
+class Backend;
+
+/// A moment: when `queue` of `backend` has completed `value` submissions. Values only grow.
+struct Point {
+  const Backend* backend = nullptr;
+  uint32_t queue = 0;
+  uint64_t value = 0;
+};
+
+/// The timeline that only the host signals; it may be waited for before it is signalled.
+inline constexpr uint32_t kHostQueue = UINT32_MAX;
+
+/// Bytes that a submission writes before its first command. Copied at submit.
+struct Update {
+  BufferView to;
+  std::span<const std::byte> from;  ///< as long as `to`
+};
+
+struct Submission {
+  const Program* program = nullptr;  ///< outlives the completion of the submission
+  std::span<const Update> updates;
+  std::span<const Point> waits;      ///< points of this backend that submit() returned, or host points
+};
+
+struct TickSpan {
+  uint64_t begin = 0;
+  uint64_t end = 0;
+};
+
+class Backend {
+ public:
+  Backend(DeviceInfo device_info, std::span<const Kernel> kernel_table)
+      : info(std::move(device_info)), kernels(kernel_table) {}
+  virtual ~Backend() = default;  ///< waits for submitted work
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+
+  const DeviceInfo info;
+  const std::span<const Kernel> kernels;
+
+  // Any thread may call any function; submissions to one queue run in the order of their submit calls.
+
+  /// Memory aligned to info.buffer_alignment_bytes, zeroed unless imported. Throws DeviceError when refused.
+  virtual const Allocation* allocate(const BufferSpec& spec) = 0;
+  /// No submission in flight uses it any more.
+  virtual void release(const Allocation* allocation) noexcept = 0;
+  /// A hint about residency.
+  virtual void advise(std::span<const BufferView> views, Advice advice) {
+    (void)views;
+    (void)advice;
+  }
+  virtual MemoryUsage memory() const = 0;
+  /// The plan and what it names outlive the program.
+  virtual std::unique_ptr<Program> prepare(const Plan& plan, const PrepareOptions& options) = 0;
+  /// Returns at once.
+  virtual Point submit(const Submission& submission) = 0;
+  /// How many submissions of `queue` have completed (kHostQueue: the value last signalled).
+  virtual uint64_t completed(uint32_t queue) const = 0;
+  /// False when `timeout` passed first. Throws the failure of the submission, if it failed.
+  virtual bool wait(const Point& point, std::chrono::nanoseconds timeout) = 0;
+  /// Raises the host timeline to `value`; lower values are ignored.
+  virtual void signal_host(uint64_t value) = 0;
+  /// Begin and end of each command of the last completed submission of a program prepared with `timestamps`.
+  virtual void timestamps(const Program& program, std::span<TickSpan> spans) const = 0;
+};
+
+}  // namespace refrain::device

@@ -1,0 +1,87 @@
+#include "refrain/graph/check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <string_view>
+
+namespace refrain::graph {
+namespace {
+
+using device::Access;
+using device::Argument;
+using device::Command;
+using device::CommandKind;
+using device::Plan;
+
+std::string title(const Plan& plan, uint32_t index) {
+  const Command& command = plan.commands[index];
+  if (command.kind == CommandKind::fence) return fmt::format("#{} fence", index);
+  const std::string& label = plan.labels[command.label];
+  return fmt::format("#{} {}{}{}", index, command.kernel->name, label.empty() ? "" : " ", label);
+}
+
+std::string_view argument_name(const Command& command, uint32_t index) {
+  if (index == command.live_arg) return "live rows";
+  if (index == command.scratch_arg) return "scratch";
+  return command.kernel->op->args[index].name;
+}
+
+/// Why `a` and `b` conflict; empty when they do not.
+std::string conflict(const Plan& plan, uint32_t a, uint32_t b) {
+  const Command& first = plan.commands[a];
+  const Command& second = plan.commands[b];
+  if (first.kind == CommandKind::fence || second.kind == CommandKind::fence) return "a fence lies between";
+  for (uint32_t i = 0; i < first.args.count; ++i) {
+    const Argument& x = plan.args[first.args.first + i];
+    if (x.access == Access::status) continue;
+    for (uint32_t j = 0; j < second.args.count; ++j) {
+      const Argument& y = plan.args[second.args.first + j];
+      if (y.access == Access::status || (x.access == Access::in && y.access == Access::in)) continue;
+      if (x.view.allocation != y.view.allocation) continue;
+      const size_t begin = std::max(x.view.offset_bytes, y.view.offset_bytes);
+      const size_t end = std::min(x.view.offset_bytes + x.view.bytes, y.view.offset_bytes + y.view.bytes);
+      if (begin >= end) continue;
+      return fmt::format("{} and {} share bytes [{}, {}) of {}", argument_name(first, i), argument_name(second, j),
+                         begin, end,
+                         x.view.allocation == nullptr ? "the arena"
+                                                      : fmt::format("allocation {}", x.view.allocation->id));
+    }
+  }
+  return {};
+}
+
+/// All commands that `from` follows, along edges.
+std::vector<bool> ancestors(const Plan& plan, uint32_t from) {
+  std::vector<bool> seen(plan.commands.size());
+  std::vector<uint32_t> stack{from};
+  while (!stack.empty()) {
+    const device::Range deps = plan.commands[stack.back()].deps;
+    stack.pop_back();
+    for (uint32_t d = deps.first; d < deps.first + deps.count; ++d) {
+      if (seen[plan.deps[d]]) continue;
+      seen[plan.deps[d]] = true;
+      stack.push_back(plan.deps[d]);
+    }
+  }
+  return seen;
+}
+
+}  // namespace
+
+std::vector<Unordered> check_order(const Plan& plan) {
+  std::vector<Unordered> found;
+  for (uint32_t second = 0; second < plan.commands.size(); ++second) {
+    const std::vector<bool> before = ancestors(plan, second);
+    for (uint32_t first = 0; first < second; ++first) {
+      if (before[first]) continue;
+      const std::string reason = conflict(plan, first, second);
+      if (reason.empty()) continue;
+      found.push_back({first, second,
+                       fmt::format("{} and {} are not ordered: {}", title(plan, first), title(plan, second), reason)});
+    }
+  }
+  return found;
+}
+
+}  // namespace refrain::graph

@@ -1,0 +1,58 @@
+// A recording as plain data: commands in recorded order, what each is bound to, and the values between them.
+// Kernels, order and memory are not decided here; the passes of this folder do that.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "refrain/device/op.h"
+#include "refrain/device/plan.h"
+
+namespace refrain::graph {
+
+using device::kNone;
+using device::Range;
+
+/// A value that lives only in the recording.
+struct TempInfo {
+  DType dtype = DType::f32;
+  Shape shape;
+};
+
+/// What one argument of a command is bound to.
+struct Binding {
+  device::ArgumentInfo info;
+  device::BufferView view;  ///< a temp: offset and bytes within the value (bytes = 0 while its dtype is open)
+  uint32_t temp = kNone;    ///< index into ComputeGraph::temps; kNone: `view` is memory
+  device::Access access = device::Access::in;
+  bool sealed = false;
+};
+
+struct Command {
+  const device::OpSchema* op = nullptr;  ///< null: a fence
+  Range bindings;                        ///< the schema's arguments, then the live count if `live`
+  Range constants;                       ///< into ComputeGraph::constants, aligned to 16
+  bool live = false;                     ///< the last binding is the live count of the rows
+  uint32_t label = 0;
+};
+
+struct ComputeGraph {
+  std::vector<Command> commands;
+  std::vector<Binding> bindings;
+  std::vector<TempInfo> temps;
+  std::vector<std::byte> constants;
+  std::vector<std::string> labels;                     ///< [0] is empty
+  std::vector<std::shared_ptr<const void>> resources;  ///< keeps the bound memory alive
+};
+
+/// The call of a command, as ops and kernels see it. `infos` is storage for it.
+device::OpCall op_call(const ComputeGraph& graph, const Command& command, std::vector<device::ArgumentInfo>& infos);
+
+}  // namespace refrain::graph
+
+namespace refrain {
+using graph::ComputeGraph;
+}

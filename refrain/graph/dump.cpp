@@ -1,0 +1,75 @@
+#include "refrain/graph/dump.h"
+
+#include <fmt/format.h>
+
+#include <iterator>
+#include <map>
+
+namespace refrain::graph {
+namespace {
+
+using device::Access;
+using device::Argument;
+using device::Command;
+using device::Plan;
+
+std::string_view name(Access access) {
+  switch (access) {
+    case Access::in:
+      return "in";
+    case Access::out:
+      return "out";
+    case Access::inout:
+      return "inout";
+    case Access::status:
+      return "status";
+  }
+  return "?";
+}
+
+}  // namespace
+
+std::string dump(const Plan& plan) {
+  std::string text;
+  const auto out = std::back_inserter(text);
+  std::map<const device::Allocation*, size_t> numbers;
+  for (size_t i = 0; i < plan.commands.size(); ++i) {
+    const Command& command = plan.commands[i];
+    const bool fence = command.kind == device::CommandKind::fence;
+    fmt::format_to(out, "{:>4} level {:<3} {}", i, command.level, fence ? "fence" : command.kernel->name);
+    if (const std::string& label = plan.labels[command.label]; !label.empty()) fmt::format_to(out, " \"{}\"", label);
+    if (!fence) {
+      const device::Launch& launch = command.launch;
+      fmt::format_to(out, " rows {}/{} x {} tiles", launch.rows, launch.rows_per_block, launch.tiles_per_block);
+    }
+    fmt::format_to(out, " after");
+    for (uint32_t d = 0; d < command.deps.count; ++d) fmt::format_to(out, " {}", plan.deps[command.deps.first + d]);
+    fmt::format_to(out, "\n");
+    for (uint32_t a = 0; a < command.args.count; ++a) {
+      const Argument& arg = plan.args[command.args.first + a];
+      const std::string_view title = a == command.live_arg      ? "live rows"
+                                     : a == command.scratch_arg ? "scratch"
+                                                                : command.kernel->op->args[a].name;
+      if (arg.view.bytes == 0) continue;
+      fmt::format_to(out, "       {} {}", name(arg.access), title);
+      if (arg.view.allocation == nullptr) {
+        fmt::format_to(out, " arena");
+      } else {
+        fmt::format_to(out, " memory {}", numbers.try_emplace(arg.view.allocation, numbers.size()).first->second);
+      }
+      fmt::format_to(out, " [{}, {}){}\n", arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes,
+                     arg.sealed ? " sealed" : "");
+    }
+  }
+  fmt::format_to(out, "arena {} bytes\n", plan.arena_bytes);
+  return text;
+}
+
+std::string dump(const PlanReport& report) {
+  return fmt::format(
+      "commands {}\nedges {}\nconflicts {}\nlevels {}\ntemp_bytes {}\nscratch_bytes {}\narena_bytes {}\n",
+      report.commands, report.edges, report.conflicts, report.levels, report.temp_bytes, report.scratch_bytes,
+      report.arena_bytes);
+}
+
+}  // namespace refrain::graph

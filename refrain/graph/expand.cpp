@@ -1,0 +1,21 @@
+#include "refrain/graph/expand.h"
+
+namespace refrain::graph {
+
+void expand(ComputeGraph& graph, Mode mode) {
+  // Mode::exact is the only mode: activations are f32.
+  (void)mode;
+  const auto resolve = [](DType& dtype) {
+    if (dtype == DType::activation) dtype = DType::f32;
+  };
+  for (TempInfo& temp : graph.temps) resolve(temp.dtype);
+  for (Binding& binding : graph.bindings) {
+    resolve(binding.info.dtype);
+    if (binding.temp != kNone) {
+      const TempInfo& temp = graph.temps[binding.temp];
+      binding.view.bytes = static_cast<size_t>(temp.shape.elements()) * size_bytes(temp.dtype);
+    }
+  }
+}
+
+}  // namespace refrain::graph

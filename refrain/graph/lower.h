@@ -1,0 +1,36 @@
+// Pass: chooses a kernel for every command, and with it tiles and scratch.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "refrain/device/kernel.h"
+#include "refrain/device/plan.h"
+#include "refrain/graph/compute_graph.h"
+
+namespace refrain::graph {
+
+/// An argument before memory is planned.
+struct LoweredArgument {
+  device::BufferView view;  ///< a temp: offset and bytes within it
+  uint32_t temp = kNone;    ///< index into LoweredGraph::temp_bytes; kNone: `view` is memory
+  device::Access access = device::Access::in;
+  bool sealed = false;
+};
+
+/// Commands with their kernels, in recorded order; no edges and no arena yet.
+struct LoweredGraph {
+  std::vector<device::Command> commands;  ///< args and constants as in a Plan; deps empty
+  std::vector<LoweredArgument> args;
+  std::vector<size_t> temp_bytes;  ///< values and scratch
+  size_t scratch_bytes = 0;        ///< of temp_bytes, those that are scratch
+  std::vector<std::byte> constants;
+  std::vector<std::string> labels;
+};
+
+/// The first kernel of `kernels` that the device has the features for and that accepts the call. Throws
+/// InvalidArgument, naming op, dtypes and device, when there is none.
+LoweredGraph lower(const ComputeGraph& graph, std::span<const device::Kernel> kernels,
+                   const device::DeviceInfo& info);
+
+}  // namespace refrain::graph

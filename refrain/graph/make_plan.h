@@ -1,0 +1,19 @@
+// The passes in their order: expand, lower, hazards, memory, hazards again, check.
+#pragma once
+
+#include <span>
+#include <utility>
+
+#include "refrain/device/kernel.h"
+#include "refrain/device/plan.h"
+#include "refrain/graph/compute_graph.h"
+#include "refrain/graph/plan_options.h"
+
+namespace refrain::graph {
+
+/// Turns a recording into a Plan for a device. Throws InvalidArgument when no kernel accepts a command, Error
+/// when the independent check refutes the derived order (a defect of this library).
+std::pair<device::Plan, PlanReport> make_plan(ComputeGraph graph, std::span<const device::Kernel> kernels,
+                                              const device::DeviceInfo& info, const PlanOptions& options);
+
+}  // namespace refrain::graph

@@ -1,0 +1,35 @@
+// What a caller may ask of planning, and what planning says it did.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace refrain::graph {
+
+/// Arithmetic of a model, chosen once: it decides the dtype of activations and caches.
+enum class Mode : uint8_t {
+  exact,  ///< f32 activations, f32 cache
+};
+
+struct PlanOptions {
+  Mode mode = Mode::exact;
+  bool reuse_memory = true;  ///< false: each temp has bytes of its own
+  /// Prove that every conflicting pair of commands is ordered, by brute force.
+#ifdef NDEBUG
+  bool check = false;
+#else
+  bool check = true;
+#endif
+};
+
+struct PlanReport {
+  size_t commands = 0;      ///< fences excluded
+  size_t edges = 0;         ///< after transitive reduction
+  size_t conflicts = 0;     ///< ordered pairs of neighbouring accesses before reduction
+  size_t levels = 0;
+  size_t temp_bytes = 0;    ///< sum over all temps
+  size_t scratch_bytes = 0;
+  size_t arena_bytes = 0;   ///< what is left of both after sharing
+};
+
+}  // namespace refrain::graph

@@ -1,0 +1,270 @@
+#include "refrain/stream/encoder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "refrain/core/checked.h"
+#include "refrain/core/error.h"
+#include "refrain/stream/device_state.h"
+
+namespace refrain {
+
+using device::Access;
+using device::ArgumentSpec;
+using graph::Binding;
+using graph::kNone;
+
+struct CommandEncoder::Recording {
+  uint64_t id = 0;
+  ComputeGraph graph;
+  std::vector<bool> temp_written;
+  std::vector<device::ArgumentInfo> infos;            // of the dispatch being recorded
+  std::array<const AllocationHandle*, 64> retained{};  // recently retained, so that most repeats are skipped
+  uint32_t label = 0;
+};
+
+namespace {
+
+/// `[op] argument: `
+std::string site(const device::OpSchema& op, size_t index) {
+  return fmt::format("[{}] {}: ", op.name, op.args[index].name);
+}
+
+bool same_view(const device::BufferView& a, const device::BufferView& b) {
+  return a.allocation == b.allocation && a.offset_bytes == b.offset_bytes && a.bytes == b.bytes;
+}
+
+/// True when the two bindings share bytes. A temp is always bound whole.
+bool overlap(const Binding& a, const Binding& b) {
+  if (a.temp != kNone || b.temp != kNone) return a.temp == b.temp;
+  return a.view.allocation == b.view.allocation && a.view.offset_bytes < b.view.offset_bytes + b.view.bytes &&
+         b.view.offset_bytes < a.view.offset_bytes + a.view.bytes;
+}
+
+bool same_bytes(const Binding& a, const Binding& b) {
+  return a.temp == b.temp && (a.temp != kNone || same_view(a.view, b.view));
+}
+
+/// Throws when an output of the command shares bytes with another argument in a way that the op does not allow.
+void check_overlap(const device::OpSchema& op, std::span<const Binding> bindings) {
+  for (size_t i = 0; i < op.args.size(); ++i) {
+    if (op.args[i].access == Access::in || op.args[i].access == Access::status || !bindings[i].info.bound) continue;
+    for (size_t j = 0; j < op.args.size(); ++j) {
+      if (i == j || !bindings[j].info.bound || op.args[j].access == Access::status) continue;
+      if (!overlap(bindings[i], bindings[j])) continue;
+      if ((op.args[i].in_place >> j & 1) != 0 && same_bytes(bindings[i], bindings[j])) continue;
+      throw InvalidArgument(
+          fmt::format("{}shares bytes with {}; expected separate memory{}", site(op, i), op.args[j].name,
+                      (op.args[i].in_place >> j & 1) != 0 ? " or exactly the same" : ""));
+    }
+  }
+}
+
+}  // namespace
+
+Temp Temp::view(Shape shape) const {
+  if (shape.elements() != shape_.elements()) {
+    throw InvalidArgument(fmt::format("[temp] view: expected {} elements as in {}, got {}", shape_.elements(),
+                                      to_string(shape_), to_string(shape)));
+  }
+  Temp result = *this;
+  result.shape_ = shape;
+  return result;
+}
+
+const Shape& Operand::shape() const {
+  static const Shape none;
+  if (buffer_ != nullptr) return buffer_->shape();
+  if (temp_ != nullptr) return temp_->shape();
+  return weight_ != nullptr ? weight_->shape() : none;
+}
+
+CommandEncoder::CommandEncoder(std::shared_ptr<DeviceState> device)
+    : device_(std::move(device)), recording_(std::make_unique<Recording>()) {
+  recording_->id = device_->next_recording.fetch_add(1, std::memory_order_relaxed);
+  recording_->graph.labels.emplace_back();
+}
+
+CommandEncoder::~CommandEncoder() = default;
+CommandEncoder::CommandEncoder(CommandEncoder&&) noexcept = default;
+CommandEncoder& CommandEncoder::operator=(CommandEncoder&&) noexcept = default;
+
+CommandEncoder::Recording& CommandEncoder::recording() {
+  if (!recording_) throw InvalidArgument("[encoder] this recording was committed or finished; make a new encoder");
+  return *recording_;
+}
+
+void CommandEncoder::retain(const std::shared_ptr<const AllocationHandle>& memory) {
+  Recording& r = *recording_;
+  const AllocationHandle*& slot = r.retained[memory->allocation().id % r.retained.size()];
+  if (slot == memory.get()) return;
+  slot = memory.get();
+  r.graph.resources.push_back(memory);
+}
+
+Temp CommandEncoder::temp(DType dtype, Shape shape) {
+  Recording& r = recording();
+  if (shape.elements() == 0) {
+    throw InvalidArgument(fmt::format("[encoder] temp: expected elements, got {}", to_string(shape)));
+  }
+  Temp temp;
+  temp.recording_ = r.id;
+  temp.id_ = static_cast<uint32_t>(r.graph.temps.size());
+  temp.dtype_ = dtype;
+  temp.shape_ = shape;
+  r.graph.temps.push_back({dtype, shape});
+  r.temp_written.push_back(false);
+  return temp;
+}
+
+Temp CommandEncoder::temp(DType dtype, Shape shape, const Buffer& live_rows) {
+  recording();
+  if (shape.rank() == 0) throw InvalidArgument("[encoder] temp: expected a first dimension that counts rows");
+  if (!live_rows || live_rows.dtype() != DType::u32 || live_rows.shape().elements() != 1) {
+    throw InvalidArgument("[encoder] temp: live rows: expected a u32 buffer of one element");
+  }
+  Temp result = temp(dtype, shape);
+  result.live_ = live_rows.device_view();
+  retain(live_rows.memory());
+  return result;
+}
+
+void CommandEncoder::bind(const device::OpSchema& op, size_t index, const Operand& operand) {
+  Recording& r = *recording_;
+  const ArgumentSpec& spec = op.args[index];
+  Binding& binding = r.graph.bindings.emplace_back();
+  binding.access = spec.access;
+  if (!operand) {
+    if (!spec.optional) throw InvalidArgument(site(op, index) + "expected a buffer, temp or weight, got nothing");
+    return;
+  }
+  device::ArgumentInfo& info = binding.info;
+  info.bound = true;
+  info.shape = operand.shape();
+  if (const Buffer* buffer = operand.buffer_) {
+    if (&buffer->memory()->backend() != device_->backend.get()) {
+      throw InvalidArgument(site(op, index) + "expected a buffer of this device, got another device's");
+    }
+    info.dtype = buffer->dtype();
+    binding.view = buffer->device_view();
+    retain(buffer->memory());
+  } else if (const Temp* temp = operand.temp_) {
+    if (temp->recording_ != r.id) throw InvalidArgument(site(op, index) + "expected a temp of this recording");
+    info.dtype = temp->dtype();
+    binding.temp = temp->id_;
+    const bool reads = spec.access == Access::in || spec.access == Access::inout;
+    if (reads && !r.temp_written[temp->id_]) {
+      throw InvalidArgument(site(op, index) + "expected a value, got a temp that no command has written");
+    }
+  } else {
+    const Weight::State& weight = *operand.weight_->state();
+    if (&weight.memory->backend() != device_->backend.get()) {
+      throw InvalidArgument(site(op, index) + "expected a weight of this device, got another device's");
+    }
+    if (spec.access != Access::in) throw InvalidArgument(site(op, index) + "expected memory to write, got a weight");
+    info.dtype = weight.info.dtype;
+    info.weight = &weight.info;
+    info.layout = weight.layout;
+    binding.view = {&weight.memory->allocation(), weight.offset_bytes, weight.bytes};
+    binding.sealed = true;
+    retain(weight.memory);
+    r.graph.resources.push_back(operand.weight_->state());
+  }
+}
+
+void CommandEncoder::dispatch(const Dispatch& dispatch) {
+  Recording& r = recording();
+  const device::OpSchema& op = *dispatch.op;
+  if (dispatch.args.size() != op.args.size()) {
+    throw InvalidArgument(
+        fmt::format("[{}] arguments: expected {}, got {}", op.name, op.args.size(), dispatch.args.size()));
+  }
+  if (dispatch.constants.size() != op.constants_bytes) {
+    throw InvalidArgument(
+        fmt::format("[{}] constants: expected {} bytes, got {}", op.name, op.constants_bytes, dispatch.constants.size()));
+  }
+
+  const size_t first = r.graph.bindings.size();
+  try {
+    device::BufferView live;
+    bool live_known = false;
+    for (size_t i = 0; i < op.args.size(); ++i) {
+      const Operand& operand = dispatch.args[i];
+      bind(op, i, operand);
+      if (!op.args[i].rows || !operand) continue;
+      device::BufferView view;
+      if (operand.buffer_ != nullptr) {
+        view = operand.buffer_->live_;
+        if (view.allocation != nullptr) retain(operand.buffer_->live_memory_);
+      } else if (operand.temp_ != nullptr) {
+        view = operand.temp_->live_;
+      }
+      if (live_known && !same_view(live, view)) {
+        throw InvalidArgument(site(op, i) + "expected the live row count of the other row arguments, got another");
+      }
+      live = view;
+      live_known = true;
+    }
+
+    r.infos.clear();
+    for (size_t i = 0; i < op.args.size(); ++i) r.infos.push_back(r.graph.bindings[first + i].info);
+    op.check({&op, r.infos, dispatch.constants});
+    check_overlap(op, std::span(r.graph.bindings).subspan(first));
+
+    graph::Command command;
+    command.op = &op;
+    command.label = r.label;
+    if (live.allocation != nullptr) {
+      Binding& binding = r.graph.bindings.emplace_back();
+      binding.info = {true, DType::u32, {1}, nullptr, nullptr};
+      binding.view = live;
+      command.live = true;
+    }
+    command.bindings = {static_cast<uint32_t>(first), static_cast<uint32_t>(r.graph.bindings.size() - first)};
+    r.graph.constants.resize(align_up(r.graph.constants.size(), 16));
+    command.constants = {static_cast<uint32_t>(r.graph.constants.size()),
+                         static_cast<uint32_t>(dispatch.constants.size())};
+    r.graph.constants.insert(r.graph.constants.end(), dispatch.constants.begin(), dispatch.constants.end());
+    r.graph.commands.push_back(command);
+  } catch (...) {
+    r.graph.bindings.resize(first);
+    throw;
+  }
+  for (size_t i = first; i < r.graph.bindings.size(); ++i) {
+    const Binding& binding = r.graph.bindings[i];
+    if (binding.temp != kNone && binding.access != Access::in) r.temp_written[binding.temp] = true;
+  }
+  device_->counters.dispatches_recorded.fetch_add(1, std::memory_order_relaxed);
+}
+
+void CommandEncoder::barrier() {
+  Recording& r = recording();
+  graph::Command command;
+  command.label = r.label;
+  command.bindings.first = static_cast<uint32_t>(r.graph.bindings.size());
+  r.graph.commands.push_back(command);
+}
+
+void CommandEncoder::label(std::string_view label) {
+  Recording& r = recording();
+  if (r.graph.labels[r.label] == label) return;
+  r.label = static_cast<uint32_t>(r.graph.labels.size());
+  r.graph.labels.emplace_back(label);
+}
+
+ComputeGraph CommandEncoder::finish() {
+  ComputeGraph graph = std::move(recording().graph);
+  recording_.reset();
+  return graph;
+}
+
+Point CommandEncoder::commit(const CommitOptions& options) {
+  if (!options.label.empty() && recording().label == 0) recording().graph.labels[0] = options.label;
+  const auto [plan, report] = device_->plan(finish(), {});
+  PrepareOptions prepare;
+  prepare.queue = options.queue;
+  return device_->submit(device_->prepare(plan, prepare, true), {}, {});
+}
+
+}  // namespace refrain

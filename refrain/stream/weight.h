@@ -1,0 +1,46 @@
+// A weight on a device: packed into the layout that the device's kernels read, sealed ever after.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "refrain/device/op.h"
+#include "refrain/stream/buffer.h"
+
+namespace refrain {
+
+using device::Use;
+using device::Uses;
+
+/// Made by Device::pack. Copies share the memory.
+class Weight {
+ public:
+  struct State {
+    std::string name;
+    device::WeightInfo info;
+    const device::WeightLayout* layout = nullptr;
+    std::shared_ptr<const AllocationHandle> memory;
+    size_t offset_bytes = 0;
+    size_t bytes = 0;
+    bool in_place = false;  ///< the file's own bytes, no copy
+  };
+
+  Weight() = default;  ///< none; may not be bound
+  explicit Weight(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+
+  explicit operator bool() const { return state_ != nullptr; }
+  const std::string& name() const { return state_->name; }
+  WeightFormat format() const { return state_->info.format; }
+  DType dtype() const { return state_->info.dtype; }
+  /// Logical, [rows, columns] for matrices.
+  const Shape& shape() const { return state_->info.shape; }
+  size_t bytes() const { return state_->bytes; }
+  bool in_place() const { return state_->in_place; }
+  const std::shared_ptr<const State>& state() const { return state_; }
+
+ private:
+  std::shared_ptr<const State> state_;
+};
+
+}  // namespace refrain
