@@ -37,11 +37,11 @@ class Program {
 
 struct PrepareOptions {
   uint32_t queue = 0;
-  BufferView arena;         ///< plan.arena_bytes or more, zeroed; shared by the programs of one queue
+  BufferView arena = {};    ///< plan.arena_bytes or more, zeroed; shared by the programs of one queue
   bool once = false;        ///< will be submitted one time
   bool timestamps = false;  ///< keep the begin and end of each command
   /// Worker of each command, for tests of ordering: all tiles of command i run on worker placement[i].
-  std::span<const uint32_t> placement;
+  std::span<const uint32_t> placement = {};
 };
 
 class Backend;

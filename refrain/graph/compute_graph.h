@@ -46,10 +46,12 @@ struct ComputeGraph {
   std::vector<std::byte> constants;
   std::vector<std::string> labels;                     ///< [0] is empty
   std::vector<std::shared_ptr<const void>> resources;  ///< keeps the bound memory alive
+  const void* owner = nullptr;                         ///< the backend whose memory is bound; null: none said
 };
 
 /// The call of a command, as ops and kernels see it. `infos` is storage for it.
-device::OpCall op_call(const ComputeGraph& graph, const Command& command, std::vector<device::ArgumentInfo>& infos);
+device::OpCall op_call(const ComputeGraph& graph, const Command& command,
+                       std::vector<device::ArgumentInfo>& infos);
 
 }  // namespace refrain::graph
 

@@ -14,7 +14,8 @@ namespace {
 
 /// Bytes of a tensor. Throws InvalidArgument for DType::activation and for sizes that overflow.
 size_t tensor_bytes(DType dtype, const Shape& shape) {
-  if (size_bytes(dtype) == 0) throw InvalidArgument(fmt::format("[buffer] dtype: {} has no size", name(dtype)));
+  if (size_bytes(dtype) == 0)
+    throw InvalidArgument(fmt::format("[buffer] dtype: {} has no size", name(dtype)));
   const std::optional<size_t> bytes = checked_mul(static_cast<size_t>(shape.elements()), size_bytes(dtype));
   if (!bytes) throw InvalidArgument(fmt::format("[buffer] shape: {} is too large", to_string(shape)));
   return *bytes;
@@ -28,10 +29,11 @@ Buffer::Buffer(std::shared_ptr<const AllocationHandle> memory, size_t offset_byt
       bytes_(tensor_bytes(dtype, shape)),
       dtype_(dtype),
       shape_(shape) {
+  if (!memory_) throw InvalidArgument("[buffer] memory: expected an allocation, got none");
   const std::optional<size_t> end = checked_add(offset_bytes_, bytes_);
   if (!end || *end > memory_->allocation().bytes) {
-    throw InvalidArgument(fmt::format("[buffer] view: bytes [{}, {} + {}) exceed the allocation of {}", offset_bytes_,
-                                      offset_bytes_, bytes_, memory_->allocation().bytes));
+    throw InvalidArgument(fmt::format("[buffer] view: bytes [{}, {} + {}) exceed the allocation of {}",
+                                      offset_bytes_, offset_bytes_, bytes_, memory_->allocation().bytes));
   }
   if (offset_bytes_ % size_bytes(dtype) != 0) {
     throw InvalidArgument(fmt::format("[buffer] view: offset {} is not a multiple of the {} bytes of {}",
@@ -40,10 +42,11 @@ Buffer::Buffer(std::shared_ptr<const AllocationHandle> memory, size_t offset_byt
 }
 
 Buffer Buffer::slice(int64_t first, int64_t count) const {
-  if (!memory_ || shape_.rank() == 0) throw InvalidArgument("[buffer] slice: expected a buffer with a dimension");
+  if (!memory_ || shape_.rank() == 0)
+    throw InvalidArgument("[buffer] slice: expected a buffer with a dimension");
   if (first < 0 || count < 0 || first > shape_[0] || count > shape_[0] - first) {
-    throw InvalidArgument(
-        fmt::format("[buffer] slice: expected rows within [0, {}), got [{}, {} + {})", shape_[0], first, first, count));
+    throw InvalidArgument(fmt::format("[buffer] slice: expected rows within [0, {}), got [{}, {} + {})",
+                                      shape_[0], first, first, count));
   }
   std::array<int64_t, Shape::kMaxRank> dims{};
   std::ranges::copy(shape_.dims(), dims.begin());
@@ -57,21 +60,31 @@ Buffer Buffer::view(DType dtype, Shape shape, size_t offset_bytes) const {
   if (!memory_) throw InvalidArgument("[buffer] view: expected a buffer, got none");
   const size_t bytes = tensor_bytes(dtype, shape);
   if (offset_bytes > bytes_ || bytes > bytes_ - offset_bytes) {
-    throw InvalidArgument(fmt::format("[buffer] view: bytes [{}, {} + {}) exceed the view of {}", offset_bytes,
-                                      offset_bytes, bytes, bytes_));
+    throw InvalidArgument(fmt::format("[buffer] view: bytes [{}, {} + {}) exceed the view of {}",
+                                      offset_bytes, offset_bytes, bytes, bytes_));
   }
   return Buffer(memory_, offset_bytes_ + offset_bytes, dtype, shape);
 }
 
 Buffer Buffer::with_live_rows(const Buffer& count) const {
-  if (!memory_ || shape_.rank() == 0) throw InvalidArgument("[buffer] with_live_rows: expected a buffer with rows");
+  if (!memory_ || shape_.rank() == 0)
+    throw InvalidArgument("[buffer] with_live_rows: expected a buffer with rows");
   if (!count || count.dtype() != DType::u32 || count.shape().elements() != 1) {
     throw InvalidArgument("[buffer] with_live_rows: expected a u32 buffer of one element");
+  }
+  if (&count.memory_->backend() != &memory_->backend()) {
+    throw InvalidArgument(
+        "[buffer] with_live_rows: expected a count on this buffer's device, got another device's");
   }
   Buffer result = *this;
   result.live_ = count.device_view();
   result.live_memory_ = count.memory_;
   return result;
+}
+
+device::BufferView Buffer::device_view() const {
+  if (!memory_) throw InvalidArgument("[buffer] device_view: expected a buffer, got none");
+  return {&memory_->allocation(), offset_bytes_, bytes_};
 }
 
 std::span<std::byte> Buffer::host_span() const {

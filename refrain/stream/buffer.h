@@ -44,13 +44,15 @@ class Buffer {
   size_t bytes() const { return bytes_; }
   size_t offset_bytes() const { return offset_bytes_; }
 
-  /// Rows [first, first + count) along the first dimension. Throws InvalidArgument when out of range.
+  /// Rows [first, first + count) along the first dimension, without the live count. Throws InvalidArgument
+  /// when out of range.
   Buffer slice(int64_t first, int64_t count) const;
-  /// The bytes from `offset_bytes` on (relative to this view) with another dtype and shape. Throws
-  /// InvalidArgument when they do not fit into this view or are misaligned for `dtype`.
+  /// The bytes from `offset_bytes` on (relative to this view) with another dtype and shape, without the live
+  /// count. Throws InvalidArgument when they do not fit into this view or are misaligned for `dtype`.
   Buffer view(DType dtype, Shape shape, size_t offset_bytes = 0) const;
-  /// The same view whose first dimension counts rows of which only `count` (u32, one element) are live: read by
-  /// the device when a command begins. Commands on it neither read nor write rows past the count.
+  /// The same view whose first dimension counts rows of which only `count` (u32, one element) are live: read
+  /// by the device when a command begins. Commands on it neither read nor write rows past the count. Throws
+  /// InvalidArgument when this has no rows or `count` is not one u32 of the same device.
   Buffer with_live_rows(const Buffer& count) const;
 
   /// The elements, in place, for the host. The caller has waited for the submissions that write them.
@@ -63,7 +65,8 @@ class Buffer {
   /// The bytes of this view, in place. As span().
   std::span<std::byte> host_span() const;
 
-  device::BufferView device_view() const { return {&memory_->allocation(), offset_bytes_, bytes_}; }
+  /// Throws InvalidArgument for a Buffer() without memory.
+  device::BufferView device_view() const;
   /// The live count; no allocation when every row is live.
   device::BufferView live_rows() const { return live_; }
   const std::shared_ptr<const AllocationHandle>& memory() const { return memory_; }

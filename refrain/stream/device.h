@@ -35,38 +35,48 @@ struct DeviceOptions {
 
 /// What happened since the device was opened. Take differences; nothing resets.
 struct Counters {
-  uint64_t allocations = 0;          ///< requests for memory
+  uint64_t allocations = 0;  ///< requests for memory
   uint64_t dispatches_recorded = 0;
   uint64_t plans = 0;
   uint64_t programs_prepared = 0;
   uint64_t submissions = 0;
-  uint64_t commands_submitted = 0;   ///< of all submissions, fences excluded
+  uint64_t commands_submitted = 0;  ///< of all submissions, fences excluded
 };
 
 /// A planned graph with what it is bound to. Copies share it.
 class Plan {
  public:
-  const device::Plan& data() const { return *data_; }
-  size_t arena_bytes() const { return data_->arena_bytes; }
+  Plan() = default;  ///< none; may not be prepared
+
+  explicit operator bool() const { return data_ != nullptr; }
+  /// Throws InvalidArgument for a Plan() that is none, as arena_bytes() does.
+  const device::Plan& data() const;
+  size_t arena_bytes() const { return data().arena_bytes; }
 
  private:
   friend struct DeviceState;
+  std::shared_ptr<device::Backend> backend_;  // whose kernels and memory the plan names
   std::shared_ptr<const device::Plan> data_;
   std::shared_ptr<const std::vector<std::shared_ptr<const void>>> resources_;
 };
 
 struct PrepareOptions {
   uint32_t queue = 0;
-  Buffer arena;             ///< scratch shared by the programs of one queue, plan.arena_bytes() or more; none: its own
+  /// Scratch shared by the programs of one queue, plan.arena_bytes() or more, that no command is bound to;
+  /// none: the program gets its own.
+  Buffer arena;
   bool timestamps = false;  ///< keep the begin and end of each command
 };
 
-/// A plan made ready for one queue; submitted any number of times. Holds everything that it uses. Copies share it.
+/// A plan made ready for one queue; submitted any number of times. Holds everything that it uses. Copies
+/// share it.
 class Program {
  public:
   struct State;
-  Program() = default;
+  Program() = default;  ///< none; may not be submitted
+
   explicit operator bool() const { return state_ != nullptr; }
+  /// Throws InvalidArgument for a Program() that is none.
   const Plan& plan() const;
 
  private:
@@ -81,13 +91,16 @@ struct Update {
   std::span<const std::byte> from;  ///< as long as `to`
 };
 
-/// A handle; copies are the same device. Any thread may use it; encoders and programs are for one thread at a time.
+/// A handle; copies are the same device. Any thread may use it; encoders and programs are for one thread at a
+/// time. Every call throws InvalidArgument for a moved-from Device, and for what belongs to another device.
 class Device {
  public:
-  /// "cpu", "null", or "auto". Throws InvalidArgument for an unknown name, DeviceError when it cannot be opened.
+  /// "cpu", "null", or "auto". Throws InvalidArgument for an unknown name, DeviceError when it cannot be
+  /// opened.
   static Device open(std::string_view name, const DeviceOptions& options = {});
 
-  /// For those who bring their own backend: `layouts` are the weight layouts that its kernels read, best first.
+  /// For those who bring their own backend: `layouts` are the weight layouts that its kernels read, best
+  /// first.
   Device(std::shared_ptr<device::Backend> backend, std::span<const device::WeightLayout> layouts,
          const DeviceOptions& options);
 
@@ -95,12 +108,13 @@ class Device {
   device::MemoryUsage memory() const;
   Counters counters() const;
 
-  /// New zeroed memory. Throws InvalidArgument for DType::activation or no elements, DeviceError when refused.
+  /// New zeroed memory. Throws InvalidArgument for DType::activation or no elements, DeviceError when
+  /// refused.
   Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
 
-  /// The weight in the first layout that serves all `uses`; the file's own bytes in place where the layout, the
-  /// device and their alignment (16 bytes) allow. Throws InvalidArgument when no layout does or the source
-  /// contradicts itself.
+  /// The weight in the first layout that serves all `uses`; the file's own bytes in place where the layout,
+  /// the device and their alignment (16 bytes) allow. Throws InvalidArgument when no layout does or the
+  /// source contradicts itself.
   Weight pack(const TensorSource& source, Uses uses);
 
   CommandEncoder encoder();
@@ -109,9 +123,10 @@ class Device {
   std::pair<Plan, PlanReport> plan(ComputeGraph graph, const PlanOptions& options = {});
   Program prepare(const Plan& plan, const PrepareOptions& options = {});
 
-  /// Queues one run of `program` after `updates`, once all `waits` have been reached. Returns at once. In steady
-  /// state allocates nothing.
-  Point submit(const Program& program, std::span<const Update> updates = {}, std::span<const Point> waits = {});
+  /// Queues one run of `program` after `updates`, once all `waits` have been reached. Returns at once. In
+  /// steady state allocates nothing (with up to 8 updates, of memory that the program is bound to).
+  Point submit(const Program& program, std::span<const Update> updates = {},
+               std::span<const Point> waits = {});
   /// True once `point` has been reached; throws TimeoutError when `timeout` passes first (nothing is freed or
   /// cancelled then), the submission's own error if it failed.
   void wait(const Point& point, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
@@ -120,12 +135,14 @@ class Device {
   Point host_point();
   void signal(const Point& point);
 
-  /// Begin and end of each command of the program's last completed submission, in ns of one clock.
+  /// Begin and end of each command of the program's last completed submission, in ns of one clock. Throws
+  /// InvalidArgument for a program prepared without timestamps.
   std::vector<std::pair<double, double>> timestamps_ns(const Program& program) const;
 
  private:
   friend class CommandEncoder;
-  explicit Device(std::shared_ptr<DeviceState> state) : state_(std::move(state)) {}
+  DeviceState& checked() const;
+
   std::shared_ptr<DeviceState> state_;
 };
 

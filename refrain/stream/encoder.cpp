@@ -15,12 +15,20 @@ using device::ArgumentSpec;
 using graph::Binding;
 using graph::kNone;
 
+namespace {
+
+// More than any device has, and so little that the sum of all temps of a recording fits into size_t.
+constexpr size_t kMaxTempBytes = size_t{1} << 44;
+
+}  // namespace
+
 struct CommandEncoder::Recording {
-  uint64_t id = 0;
+  std::shared_ptr<const void> id =
+      std::make_shared<char>();  // shared with its temps, so that others are noticed
   ComputeGraph graph;
   std::vector<bool> temp_written;
-  std::vector<device::ArgumentInfo> infos;            // of the dispatch being recorded
-  std::array<const AllocationHandle*, 64> retained{};  // recently retained, so that most repeats are skipped
+  std::vector<device::ArgumentInfo> infos;  // of the dispatch being recorded
+  std::array<const void*, 64> retained{};   // recently retained, so that most repeats are skipped
   uint32_t label = 0;
 };
 
@@ -46,17 +54,25 @@ bool same_bytes(const Binding& a, const Binding& b) {
   return a.temp == b.temp && (a.temp != kNone || same_view(a.view, b.view));
 }
 
-/// Throws when an output of the command shares bytes with another argument in a way that the op does not allow.
-void check_overlap(const device::OpSchema& op, std::span<const Binding> bindings) {
+/// Throws when an output of the command shares bytes with another argument in a way that the op does not
+/// allow, or with the live count, which every worker reads when it begins.
+void check_overlap(const device::OpSchema& op, std::span<const Binding> bindings,
+                   const device::BufferView& live) {
+  Binding count;
+  count.view = live;
   for (size_t i = 0; i < op.args.size(); ++i) {
-    if (op.args[i].access == Access::in || op.args[i].access == Access::status || !bindings[i].info.bound) continue;
+    if (op.args[i].access == Access::in || op.args[i].access == Access::status || !bindings[i].info.bound)
+      continue;
+    if (live.allocation != nullptr && overlap(bindings[i], count)) {
+      throw InvalidArgument(site(op, i) + "shares bytes with the live row count; expected separate memory");
+    }
     for (size_t j = 0; j < op.args.size(); ++j) {
       if (i == j || !bindings[j].info.bound || op.args[j].access == Access::status) continue;
       if (!overlap(bindings[i], bindings[j])) continue;
       if ((op.args[i].in_place >> j & 1) != 0 && same_bytes(bindings[i], bindings[j])) continue;
-      throw InvalidArgument(
-          fmt::format("{}shares bytes with {}; expected separate memory{}", site(op, i), op.args[j].name,
-                      (op.args[i].in_place >> j & 1) != 0 ? " or exactly the same" : ""));
+      throw InvalidArgument(fmt::format("{}shares bytes with {}; expected separate memory{}", site(op, i),
+                                        op.args[j].name,
+                                        (op.args[i].in_place >> j & 1) != 0 ? " or exactly the same" : ""));
     }
   }
 }
@@ -67,6 +83,10 @@ Temp Temp::view(Shape shape) const {
   if (shape.elements() != shape_.elements()) {
     throw InvalidArgument(fmt::format("[temp] view: expected {} elements as in {}, got {}", shape_.elements(),
                                       to_string(shape_), to_string(shape)));
+  }
+  if (live_.allocation != nullptr && (shape.rank() == 0 || shape[0] != shape_[0])) {
+    throw InvalidArgument(fmt::format("[temp] view: expected {} rows, of which a count is live, got {}",
+                                      shape_[0], to_string(shape)));
   }
   Temp result = *this;
   result.shape_ = shape;
@@ -82,7 +102,6 @@ const Shape& Operand::shape() const {
 
 CommandEncoder::CommandEncoder(std::shared_ptr<DeviceState> device)
     : device_(std::move(device)), recording_(std::make_unique<Recording>()) {
-  recording_->id = device_->next_recording.fetch_add(1, std::memory_order_relaxed);
   recording_->graph.labels.emplace_back();
 }
 
@@ -91,16 +110,20 @@ CommandEncoder::CommandEncoder(CommandEncoder&&) noexcept = default;
 CommandEncoder& CommandEncoder::operator=(CommandEncoder&&) noexcept = default;
 
 CommandEncoder::Recording& CommandEncoder::recording() {
-  if (!recording_) throw InvalidArgument("[encoder] this recording was committed or finished; make a new encoder");
+  if (!recording_)
+    throw InvalidArgument("[encoder] this recording was committed or finished; make a new encoder");
   return *recording_;
 }
 
-void CommandEncoder::retain(const std::shared_ptr<const AllocationHandle>& memory) {
+template <class T>
+void CommandEncoder::retain(const std::shared_ptr<T>& owner) {
   Recording& r = *recording_;
-  const AllocationHandle*& slot = r.retained[memory->allocation().id % r.retained.size()];
-  if (slot == memory.get()) return;
-  slot = memory.get();
-  r.graph.resources.push_back(memory);
+  // Objects made by make_shared lie 16 bytes or more apart; two multiples of that spread them over the slots.
+  const auto address = reinterpret_cast<uintptr_t>(owner.get());
+  const void*& slot = r.retained[(address / 16 ^ address / 1024) % r.retained.size()];
+  if (slot == owner.get()) return;
+  r.graph.resources.push_back(owner);
+  slot = owner.get();
 }
 
 Temp CommandEncoder::temp(DType dtype, Shape shape) {
@@ -108,13 +131,17 @@ Temp CommandEncoder::temp(DType dtype, Shape shape) {
   if (shape.elements() == 0) {
     throw InvalidArgument(fmt::format("[encoder] temp: expected elements, got {}", to_string(shape)));
   }
+  const size_t element_bytes = std::max<size_t>(size_bytes(dtype), 4);  // activations have at most 4
+  if (static_cast<uint64_t>(shape.elements()) > kMaxTempBytes / element_bytes) {
+    throw InvalidArgument(fmt::format("[encoder] temp: {} {} is too large", name(dtype), to_string(shape)));
+  }
   Temp temp;
   temp.recording_ = r.id;
   temp.id_ = static_cast<uint32_t>(r.graph.temps.size());
   temp.dtype_ = dtype;
   temp.shape_ = shape;
-  r.graph.temps.push_back({dtype, shape});
   r.temp_written.push_back(false);
+  r.graph.temps.push_back({dtype, shape});
   return temp;
 }
 
@@ -123,6 +150,10 @@ Temp CommandEncoder::temp(DType dtype, Shape shape, const Buffer& live_rows) {
   if (shape.rank() == 0) throw InvalidArgument("[encoder] temp: expected a first dimension that counts rows");
   if (!live_rows || live_rows.dtype() != DType::u32 || live_rows.shape().elements() != 1) {
     throw InvalidArgument("[encoder] temp: live rows: expected a u32 buffer of one element");
+  }
+  if (&live_rows.memory()->backend() != device_->backend.get()) {
+    throw InvalidArgument(
+        "[encoder] temp: live rows: expected a buffer of this device, got another device's");
   }
   Temp result = temp(dtype, shape);
   result.live_ = live_rows.device_view();
@@ -136,12 +167,16 @@ void CommandEncoder::bind(const device::OpSchema& op, size_t index, const Operan
   Binding& binding = r.graph.bindings.emplace_back();
   binding.access = spec.access;
   if (!operand) {
-    if (!spec.optional) throw InvalidArgument(site(op, index) + "expected a buffer, temp or weight, got nothing");
+    if (!spec.optional)
+      throw InvalidArgument(site(op, index) + "expected a buffer, temp or weight, got nothing");
     return;
   }
   device::ArgumentInfo& info = binding.info;
   info.bound = true;
   info.shape = operand.shape();
+  if (std::ranges::find(info.shape.dims(), 0) != info.shape.dims().end()) {
+    throw InvalidArgument(site(op, index) + "expected elements, got " + to_string(info.shape));
+  }
   if (const Buffer* buffer = operand.buffer_) {
     if (&buffer->memory()->backend() != device_->backend.get()) {
       throw InvalidArgument(site(op, index) + "expected a buffer of this device, got another device's");
@@ -150,10 +185,14 @@ void CommandEncoder::bind(const device::OpSchema& op, size_t index, const Operan
     binding.view = buffer->device_view();
     retain(buffer->memory());
   } else if (const Temp* temp = operand.temp_) {
-    if (temp->recording_ != r.id) throw InvalidArgument(site(op, index) + "expected a temp of this recording");
+    if (temp->recording_ != r.id)
+      throw InvalidArgument(site(op, index) + "expected a temp of this recording");
+    if (spec.access == Access::status) {
+      throw InvalidArgument(site(op, index) + "expected memory for status words, got a temp");
+    }
     info.dtype = temp->dtype();
     binding.temp = temp->id_;
-    const bool reads = spec.access == Access::in || spec.access == Access::inout;
+    const bool reads = spec.access != Access::out;
     if (reads && !r.temp_written[temp->id_]) {
       throw InvalidArgument(site(op, index) + "expected a value, got a temp that no command has written");
     }
@@ -162,30 +201,33 @@ void CommandEncoder::bind(const device::OpSchema& op, size_t index, const Operan
     if (&weight.memory->backend() != device_->backend.get()) {
       throw InvalidArgument(site(op, index) + "expected a weight of this device, got another device's");
     }
-    if (spec.access != Access::in) throw InvalidArgument(site(op, index) + "expected memory to write, got a weight");
+    if (spec.access != Access::in)
+      throw InvalidArgument(site(op, index) + "expected memory to write, got a weight");
     info.dtype = weight.info.dtype;
     info.weight = &weight.info;
     info.layout = weight.layout;
     binding.view = {&weight.memory->allocation(), weight.offset_bytes, weight.bytes};
     binding.sealed = true;
-    retain(weight.memory);
-    r.graph.resources.push_back(operand.weight_->state());
+    retain(operand.weight_->state());
   }
 }
 
 void CommandEncoder::dispatch(const Dispatch& dispatch) {
   Recording& r = recording();
+  if (dispatch.op == nullptr) throw InvalidArgument("[encoder] dispatch: expected an op, got none");
   const device::OpSchema& op = *dispatch.op;
   if (dispatch.args.size() != op.args.size()) {
     throw InvalidArgument(
         fmt::format("[{}] arguments: expected {}, got {}", op.name, op.args.size(), dispatch.args.size()));
   }
   if (dispatch.constants.size() != op.constants_bytes) {
-    throw InvalidArgument(
-        fmt::format("[{}] constants: expected {} bytes, got {}", op.name, op.constants_bytes, dispatch.constants.size()));
+    throw InvalidArgument(fmt::format("[{}] constants: expected {} bytes, got {}", op.name,
+                                      op.constants_bytes, dispatch.constants.size()));
   }
 
   const size_t first = r.graph.bindings.size();
+  const size_t first_constant = r.graph.constants.size();
+  const size_t first_resource = r.graph.resources.size();
   try {
     device::BufferView live;
     bool live_known = false;
@@ -201,7 +243,8 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
         view = operand.temp_->live_;
       }
       if (live_known && !same_view(live, view)) {
-        throw InvalidArgument(site(op, i) + "expected the live row count of the other row arguments, got another");
+        throw InvalidArgument(site(op, i) +
+                              "expected the live row count of the other row arguments, got another");
       }
       live = view;
       live_known = true;
@@ -209,8 +252,8 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
 
     r.infos.clear();
     for (size_t i = 0; i < op.args.size(); ++i) r.infos.push_back(r.graph.bindings[first + i].info);
-    op.check({&op, r.infos, dispatch.constants});
-    check_overlap(op, std::span(r.graph.bindings).subspan(first));
+    if (op.check != nullptr) op.check({&op, r.infos, dispatch.constants});
+    check_overlap(op, std::span(r.graph.bindings).subspan(first), live);
 
     graph::Command command;
     command.op = &op;
@@ -229,6 +272,11 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
     r.graph.commands.push_back(command);
   } catch (...) {
     r.graph.bindings.resize(first);
+    r.graph.constants.resize(first_constant);
+    if (r.graph.resources.size() != first_resource) {
+      r.graph.resources.resize(first_resource);
+      r.retained.fill(nullptr);
+    }
     throw;
   }
   for (size_t i = first; i < r.graph.bindings.size(); ++i) {
@@ -248,19 +296,24 @@ void CommandEncoder::barrier() {
 
 void CommandEncoder::label(std::string_view label) {
   Recording& r = recording();
-  if (r.graph.labels[r.label] == label) return;
-  r.label = static_cast<uint32_t>(r.graph.labels.size());
+  if (label.empty()) {
+    r.label = 0;
+    return;
+  }
+  if (r.label != 0 && r.graph.labels[r.label] == label) return;
   r.graph.labels.emplace_back(label);
+  r.label = static_cast<uint32_t>(r.graph.labels.size() - 1);
 }
 
 ComputeGraph CommandEncoder::finish() {
   ComputeGraph graph = std::move(recording().graph);
+  graph.owner = device_->backend.get();
   recording_.reset();
   return graph;
 }
 
 Point CommandEncoder::commit(const CommitOptions& options) {
-  if (!options.label.empty() && recording().label == 0) recording().graph.labels[0] = options.label;
+  recording().graph.labels[0] = options.label;
   const auto [plan, report] = device_->plan(finish(), {});
   PrepareOptions prepare;
   prepare.queue = options.queue;

@@ -24,14 +24,18 @@ using device::Point;
 class Temp {
  public:
   Temp() = default;  ///< none; may not be bound
+
+  explicit operator bool() const { return recording_ != nullptr; }
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
-  /// The same value with another shape of as many elements. Throws InvalidArgument otherwise.
+  /// The same value with another shape of as many elements and, where its rows are counted live, of as many
+  /// rows. Throws InvalidArgument otherwise.
   Temp view(Shape shape) const;
 
  private:
   friend class CommandEncoder;
-  uint64_t recording_ = 0;
+  std::shared_ptr<const void>
+      recording_;  // names it: no other has this address as long as one of its temps lives
   uint32_t id_ = 0;
   DType dtype_ = DType::f32;
   Shape shape_;
@@ -43,16 +47,18 @@ class Temp {
 class Operand {
  public:
   Operand() = default;
-  Operand(const Buffer& buffer) : buffer_(buffer ? &buffer : nullptr) {}   // NOLINT: implicit on purpose
-  Operand(const Temp& temp) : temp_(&temp) {}                              // NOLINT
-  Operand(const Weight& weight) : weight_(weight ? &weight : nullptr) {}   // NOLINT
+  Operand(const Buffer& buffer) : buffer_(buffer ? &buffer : nullptr) {}  // NOLINT: implicit on purpose
+  Operand(const Temp& temp) : temp_(temp ? &temp : nullptr) {}            // NOLINT
+  Operand(const Weight& weight) : weight_(weight ? &weight : nullptr) {}  // NOLINT
 
   explicit operator bool() const { return buffer_ != nullptr || temp_ != nullptr || weight_ != nullptr; }
   /// Shape of what is bound; rank 0 when nothing is.
   const Shape& shape() const;
   WeightFormat format() const { return weight_ != nullptr ? weight_->format() : WeightFormat::plain; }
   /// What the bound weight is; null when it is no weight.
-  const device::WeightInfo* weight_info() const { return weight_ != nullptr ? &weight_->state()->info : nullptr; }
+  const device::WeightInfo* weight_info() const {
+    return weight_ != nullptr ? &weight_->state()->info : nullptr;
+  }
 
  private:
   friend class CommandEncoder;
@@ -87,15 +93,17 @@ class CommandEncoder {
   /// As above; the first dimension counts rows of which `live_rows` (u32, one element) are live.
   Temp temp(DType dtype, Shape shape, const Buffer& live_rows);
 
-  /// Appends a command. The op's schema says what it reads and writes; the kernel is chosen later.
-  /// Throws InvalidArgument, `[op] argument: expected …, got …`, and records nothing then.
+  /// Appends a command. The op's schema says what it reads and writes; the kernel is chosen later. An output
+  /// shares bytes with no other argument and not with the live count, except where the schema allows it in
+  /// place. Throws InvalidArgument, `[op] argument: expected …, got …`, and records nothing then.
   void dispatch(const Dispatch& dispatch);
 
   /// Nothing recorded after it begins before everything recorded before it has completed. No pass moves a
   /// command across. Never needed for correctness of what goes through dispatch().
   void barrier();
 
-  /// Commands recorded from here on carry `label` (for traces and errors) until the next call.
+  /// Commands recorded from here on carry `label` (for traces and errors) until the next call; an empty one
+  /// stands for the label given to commit.
   void label(std::string_view label);
 
   /// The recording as a graph. Nothing has run.
@@ -108,7 +116,9 @@ class CommandEncoder {
   struct Recording;
   Recording& recording();
   void bind(const device::OpSchema& op, size_t index, const Operand& operand);
-  void retain(const std::shared_ptr<const AllocationHandle>& memory);
+  /// Keeps `owner` alive as long as the graph.
+  template <class T>
+  void retain(const std::shared_ptr<T>& owner);
 
   std::shared_ptr<DeviceState> device_;
   std::unique_ptr<Recording> recording_;

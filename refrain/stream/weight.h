@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "refrain/core/error.h"
 #include "refrain/device/op.h"
 #include "refrain/stream/buffer.h"
 
@@ -30,16 +31,24 @@ class Weight {
   explicit Weight(std::shared_ptr<const State> state) : state_(std::move(state)) {}
 
   explicit operator bool() const { return state_ != nullptr; }
-  const std::string& name() const { return state_->name; }
-  WeightFormat format() const { return state_->info.format; }
-  DType dtype() const { return state_->info.dtype; }
+  // The following throw InvalidArgument for a Weight() that is none.
+  const std::string& name() const { return checked().name; }
+  WeightFormat format() const { return checked().info.format; }
+  DType dtype() const { return checked().info.dtype; }
   /// Logical, [rows, columns] for matrices.
-  const Shape& shape() const { return state_->info.shape; }
-  size_t bytes() const { return state_->bytes; }
-  bool in_place() const { return state_->in_place; }
+  const Shape& shape() const { return checked().info.shape; }
+  size_t bytes() const { return checked().bytes; }
+  bool in_place() const { return checked().in_place; }
+
+  /// Null for a Weight() that is none.
   const std::shared_ptr<const State>& state() const { return state_; }
 
  private:
+  const State& checked() const {
+    if (!state_) throw InvalidArgument("[weight] expected a packed weight, got none");
+    return *state_;
+  }
+
   std::shared_ptr<const State> state_;
 };
 

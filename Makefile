@@ -1,0 +1,86 @@
+# Short commands over CMake. `make demo` needs git, make and apt only; everything else is installed on the way.
+#   make demo     a story, from nothing            make test     everything in release, then all tests
+#   make build    library, program, examples       make asan     tests under AddressSanitizer and UBSan
+#   make lint     format, includes, sizes          make tsan     tests under ThreadSanitizer
+#   make format   rewrites the C++ files           make fuzz     slow random campaigns
+# MODELS=folder   the larger test models (default: ../shared/models, if it exists)    JOBS=n    WERROR=ON
+
+JOBS ?= $(shell nproc)
+WERROR ?= OFF
+PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 600
+
+RELEASE := build/release
+VENV := build/venv
+MODELS_FLAG := $(if $(MODELS),-DREFRAIN_MODELS=$(abspath $(MODELS)),-DREFRAIN_MODELS=)
+TEST_FLAGS := -DREFRAIN_TESTS=ON -DREFRAIN_PYTHON=$(abspath $(VENV))/bin/python $(MODELS_FLAG)
+CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard -- '*.h' '*.cpp'))
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+.PHONY: all setup setup-test setup-ci build demo test asan tsan clang lint format fuzz clean install
+all: build
+
+setup:
+	@tools/setup.sh build
+
+setup-test: setup
+	@tools/setup.sh test
+	@tools/venv.sh $(VENV) tests/requirements.txt
+
+setup-ci:
+	@tools/setup.sh build test lint ci
+
+# Configured once; the build itself configures again when a CMake file has changed. Tests come with `make test`.
+$(RELEASE)/build.ninja: | setup
+	@cmake --preset release -DREFRAIN_TESTS=OFF >&2
+
+build: setup $(RELEASE)/build.ninja
+	@cmake --build $(RELEASE) -j $(JOBS)
+
+# The first build shows its progress, later ones only what goes wrong. All of it goes to stderr, the story to stdout.
+demo: setup $(RELEASE)/build.ninja
+	@cmake --build $(RELEASE) -j $(JOBS) --target refrain_cli \
+	  $(if $(wildcard $(RELEASE)/bin/refrain),-- --quiet | sed '/^ninja: no work to do/d') >&2
+	@echo >&2
+	@$(RELEASE)/bin/refrain generate models/tales-qwen3-4bit -p "Once upon a time" --echo
+	@echo >&2
+
+test: setup-test
+	@cmake --preset release -DREFRAIN_WERROR=$(WERROR) $(TEST_FLAGS)
+	@cmake --build $(RELEASE) -j $(JOBS)
+	@tools/run_tests.sh $(RELEASE)
+
+asan tsan: setup-ci setup-test
+	@cmake --preset $@ $(TEST_FLAGS)
+	@cmake --build build/$@ -j $(JOBS)
+	@tools/run_tests.sh build/$@ -L '^$@$$'
+
+# The second compiler, warnings as errors; nothing is run.
+clang: setup-ci
+	@cmake --preset clang -DREFRAIN_TESTS=ON
+	@cmake --build build/clang -j $(JOBS)
+
+lint:
+	@tools/setup.sh lint
+	@clang-format-16 --dry-run -Werror $(CXX_FILES)
+	@python3 tools/check_includes.py
+	@python3 tools/check_sizes.py
+
+format:
+	@tools/setup.sh lint
+	@clang-format-16 -i $(CXX_FILES)
+
+# Campaigns of random streams and damaged files: the tests labelled `fuzz` go on for as long as they are told.
+fuzz: setup-test
+	@cmake --preset release -DREFRAIN_WERROR=$(WERROR) $(TEST_FLAGS)
+	@cmake --build $(RELEASE) -j $(JOBS)
+	@REFRAIN_FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run_tests.sh $(RELEASE) -L '^fuzz$$'
+
+# Keeps the virtual environment, which depends on tests/requirements.txt only.
+clean:
+	@rm -rf build/release build/debug build/asan build/tsan build/clang
+
+install: build
+	@cmake --install $(RELEASE) --prefix $(PREFIX)

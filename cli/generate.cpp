@@ -1,0 +1,164 @@
+// `refrain generate`: continues a prompt. The continuation, and nothing else, goes to stdout as it comes.
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <memory>
+#include <optional>
+
+#include "cli/commands.h"
+#include "cli/model_options.h"
+#include "refrain/core/error.h"
+#include "refrain/model/generator.h"
+#include "refrain/text/tokenizer.h"
+
+namespace refrain::cli {
+namespace {
+
+struct GenerateCommand {
+  ModelOptions model;
+  std::string prompt;
+  std::filesystem::path ids;
+  CLI::Option* ids_option = nullptr;
+  std::string print = "text";
+  std::string special = "off";
+  bool echo = false;
+  bool ignore_eos = false;
+  uint32_t tokens = 256;
+  model::Sampling sampling;
+};
+
+// Ctrl-C asks the generation to stop after the token that it is at; a second one ends the process.
+std::atomic<bool> interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+void on_interrupt(int) {
+  interrupted.store(true, std::memory_order_relaxed);
+  std::signal(SIGINT, SIG_DFL);
+}
+
+/// Bit i: the tokenizer has a spelling for id i.
+std::vector<uint32_t> spelled_ids(const text::Tokenizer& tokenizer, uint32_t vocab) {
+  std::vector<uint32_t> mask((vocab + 31) / 32);
+  for (uint32_t id = 0; id < vocab; ++id) {
+    if (tokenizer.has_spelling(id)) mask[id / 32] |= 1u << (id % 32);
+  }
+  return mask;
+}
+
+/// Writes tokens as text or as ids.
+class Printer {
+ public:
+  Printer(bool ids, const std::optional<text::Tokenizer>& tokenizer) : ids_(ids) {
+    if (!ids && tokenizer) decoder_.emplace(*tokenizer);
+  }
+  void put(uint32_t id) {
+    if (ids_) {
+      write_stdout(fmt::format("{}{}", first_ ? "" : " ", id));
+    } else {
+      write_stdout(decoder_->push(id));
+    }
+    first_ = false;
+  }
+  void finish() { write_stdout(ids_ ? "\n" : decoder_->finish()); }
+
+ private:
+  bool ids_;
+  bool first_ = true;
+  std::optional<text::StreamDecoder> decoder_;
+};
+
+void run(const GenerateCommand& command) {
+  const bool print_ids = command.print == "ids";
+  const bool from_ids = command.ids_option->count() != 0;
+  const model::Model model = load_model(command.model);
+  const model::Config& config = model.config();
+
+  std::optional<text::Tokenizer> tokenizer;
+  if (!from_ids || !print_ids || std::filesystem::exists(command.model.model / "tokenizer.json")) {
+    tokenizer = text::Tokenizer::load_folder(command.model.model);
+  }
+  std::vector<uint32_t> prompt;
+  if (from_ids) {
+    prompt = read_ids(command.ids);
+  } else {
+    prompt = tokenizer->encode(command.prompt,
+                               command.special == "on" ? text::SpecialTokens::on : text::SpecialTokens::off);
+    if (const auto bos = tokenizer->bos()) prompt.insert(prompt.begin(), *bos);
+  }
+
+  model::FamilyOptions family_options;
+  const uint64_t wanted_tokens = uint64_t{prompt.size()} + command.tokens;
+  family_options.context_tokens = static_cast<uint32_t>(
+      std::clamp<uint64_t>(wanted_tokens, 1, config.context_tokens));
+  if (tokenizer) family_options.allowed_ids = spelled_ids(*tokenizer, config.vocab);
+  model::ProgramFamily family(model, family_options);
+
+  Printer printer(print_ids, tokenizer);
+  if (command.echo && print_ids) {
+    for (const uint32_t id : prompt) printer.put(id);
+  } else if (command.echo) {
+    write_stdout(from_ids ? tokenizer->decode(prompt) : command.prompt);
+  }
+  model::GenerateOptions options;
+  options.max_tokens = command.tokens;
+  options.sampling = command.sampling;
+  if (!command.ignore_eos) options.stop_ids = config.eos_ids;
+  options.on_token = [&](uint32_t id) {
+    printer.put(id);
+    return true;
+  };
+  options.cancel = &interrupted;
+  std::signal(SIGINT, on_interrupt);
+  const model::GenerateResult result = model::generate(family, prompt, options);
+  std::signal(SIGINT, SIG_DFL);
+  printer.finish();
+
+  if (::isatty(STDOUT_FILENO) != 0 && !print_ids) fmt::print(stderr, "\n");
+  if (result.reason == model::StopReason::context) {
+    fmt::print(stderr, "refrain: note: stopped at the end of the context, {} tokens\n", family.context_tokens());
+  }
+  if (command.model.shows_progress()) {
+    fmt::print(stderr, "prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n", result.prompt_tokens,
+               result.prompt_tokens / result.prompt_s, result.generated_tokens,
+               result.generated_tokens > 1 ? (result.generated_tokens - 1) / result.decode_s : 0.0);
+  }
+  if (result.reason == model::StopReason::cancelled) throw CLI::RuntimeError(128 + SIGINT);
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto command = std::make_shared<GenerateCommand>();
+  CLI::App* sub = app.add_subcommand("generate", "Continue a prompt; only the continuation goes to stdout");
+  command->model.add_to(*sub);
+  CLI::Option* prompt = sub->add_option("-p,--prompt", command->prompt, "Text to continue");
+  command->ids_option = sub->add_option("--ids", command->ids, "File of token ids to continue, instead of -p");
+  command->ids_option->excludes(prompt);
+  sub->add_option("--print", command->print, "text or ids")
+      ->check(CLI::IsMember({"text", "ids"}))
+      ->capture_default_str();
+  sub->add_flag("--echo", command->echo, "Print the prompt, too");
+  sub->add_option("--special", command->special, "on: spellings of special tokens in the prompt become those tokens")
+      ->check(CLI::IsMember({"on", "off"}))
+      ->capture_default_str();
+  sub->add_option("-n,--tokens", command->tokens, "Most tokens to generate")->capture_default_str();
+  sub->add_flag("--ignore-eos", command->ignore_eos, "Go on past end-of-text tokens");
+  sub->add_option("--temp", command->sampling.temperature, "Temperature; 0: the most probable token")
+      ->capture_default_str();
+  sub->add_option("--top-k", command->sampling.top_k, "Draw from the k most probable tokens; 0: off")
+      ->capture_default_str();
+  sub->add_option("--top-p", command->sampling.top_p, "Draw from the tokens that make up this probability; 1: off")
+      ->capture_default_str();
+  sub->add_option("--seed", command->sampling.seed, "Seed of the draws")->capture_default_str();
+  sub->callback([command, prompt] {
+    if (prompt->count() == 0 && command->ids_option->count() == 0) {
+      throw InvalidArgument("generate: expected a prompt, -p TEXT or --ids FILE");
+    }
+    run(*command);
+  });
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,49 @@
+// The program `refrain`: reads the command line, runs one subcommand and turns what it throws into one line
+// on stderr and exit code 1.
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "cli/commands.h"
+
+#ifndef REFRAIN_VERSION
+#define REFRAIN_VERSION "0.0.0"
+#endif
+
+namespace {
+
+int report(const std::string& what) {
+  std::string line = what;
+  for (char& c : line) {
+    if (c == '\n' || c == '\r') c = ' ';
+  }
+  std::fprintf(stderr, "refrain: error: %s\n", line.c_str());
+  return 1;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    CLI::App app{"Runs language models by recording their forward pass once and replaying it.", "refrain"};
+    app.set_version_flag("--version", std::string("refrain " REFRAIN_VERSION));
+    app.require_subcommand(1);
+    refrain::cli::add_generate(app);
+    refrain::cli::add_info(app);
+    refrain::cli::add_tokenize(app);
+    refrain::cli::add_logits(app);
+    refrain::cli::add_quantize(app);
+    try {
+      app.parse(argc, argv);
+    } catch (const CLI::Success& asked) {  // --help, --version
+      return app.exit(asked);
+    } catch (const CLI::ParseError& error) {
+      return report(error.what());
+    }
+    return 0;
+  } catch (const std::exception& error) {
+    return report(error.what());
+  } catch (...) {
+    return report("unknown failure");
+  }
+}

@@ -1,0 +1,84 @@
+#include "cli/model_options.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <charconv>
+#include <chrono>
+#include <cstdio>
+#include <string_view>
+
+#include "refrain/core/error.h"
+#include "refrain/core/mapped_file.h"
+
+namespace refrain::cli {
+
+void ModelOptions::add_to(CLI::App& command) {
+  command.add_option("MODEL", model, "Folder with config.json, *.safetensors and tokenizer.json")->required();
+  command.add_option("--device", device, "auto, cpu or cuda:N")->capture_default_str();
+  command.add_option("--threads", threads, "Workers of a CPU device (0: one a core)")->capture_default_str();
+  CLI::Option* exact_flag = command.add_flag("--exact", exact, "f32 activations and cache (the only mode so far)");
+  command.add_flag("--fast", fast, "Reduced precision of activations and cache")->excludes(exact_flag);
+  command.add_flag("-v,--verbose", verbose, "Progress and figures on stderr, also when it is no terminal");
+}
+
+bool ModelOptions::shows_progress() const { return verbose || ::isatty(STDERR_FILENO) != 0; }
+
+model::Model load_model(const ModelOptions& options) {
+  if (options.fast) throw InvalidArgument("--fast: this build has the exact mode only");
+  const bool progress = options.shows_progress();
+  const LogCallback log = [](LogLevel level, std::string_view message) {
+    if (level == LogLevel::warning) fmt::print(stderr, "refrain: warning: {}\n", message);
+  };
+  DeviceOptions device;
+  device.threads = options.threads;
+  device.log = log;
+  model::LoadOptions load;
+  load.log = log;
+  uint64_t shown_percent = 0;
+  if (progress && ::isatty(STDERR_FILENO) != 0) {
+    load.progress = [&shown_percent](uint64_t done, uint64_t total) {
+      const uint64_t percent = total == 0 ? 100 : done * 100 / total;
+      if (percent != shown_percent) fmt::print(stderr, "\rloading {:3} %", shown_percent = percent);
+      return true;
+    };
+  }
+  const auto begin = std::chrono::steady_clock::now();
+  const Device opened = Device::open(options.device, device);
+  model::Model model = model::Model::load(opened, options.model, load);
+  if (progress) {
+    const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
+    fmt::print(stderr, "{}load {:.1f} ms, {:.1f} MB of weights ({:.1f} MB in place), {}\n",
+               shown_percent != 0 ? "\r" : "", elapsed.count(), static_cast<double>(model.weights().bytes) / 1e6,
+               static_cast<double>(model.weights().in_place_bytes) / 1e6, opened.info().name);
+  }
+  return model;
+}
+
+std::vector<uint32_t> read_ids(const std::filesystem::path& path) {
+  constexpr std::string_view kSpace = " \t\r\n\v\f";
+  const std::string text = read_text_file(path);
+  std::vector<uint32_t> ids;
+  std::string_view rest = text;
+  while (true) {
+    rest.remove_prefix(std::min(rest.find_first_not_of(kSpace), rest.size()));
+    if (rest.empty()) return ids;
+    const std::string_view word = rest.substr(0, rest.find_first_of(kSpace));
+    uint32_t id = 0;
+    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
+    if (error != std::errc() || end != word.data() + word.size()) {
+      throw FileError(fmt::format("{}: word {}: expected a token id in decimal, got \"{}\"", path.string(),
+                                  ids.size() + 1, word.substr(0, 40)));
+    }
+    ids.push_back(id);
+    rest.remove_prefix(word.size());
+  }
+}
+
+void write_stdout(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
+    throw Error("stdout: cannot write");
+  }
+}
+
+}  // namespace refrain::cli

@@ -1,0 +1,37 @@
+// What every subcommand that runs a model takes: where it is, on what it runs, and what is said while it loads.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "refrain/model/model.h"
+
+namespace refrain::cli {
+
+struct ModelOptions {
+  std::filesystem::path model;
+  std::string device = "auto";
+  uint32_t threads = 0;  ///< 0: the device decides
+  bool exact = false;
+  bool fast = false;
+  bool verbose = false;
+
+  /// MODEL, --device, --threads, --exact, --fast, -v
+  void add_to(CLI::App& command);
+  /// Whether progress and figures go to stderr: on a terminal, or when asked for.
+  bool shows_progress() const;
+};
+
+/// Opens the device and loads the model. Throws InvalidArgument for --fast, which this build does not have.
+model::Model load_model(const ModelOptions& options);
+
+/// Decimal ids separated by white space. Throws FileError naming what is not one.
+std::vector<uint32_t> read_ids(const std::filesystem::path& path);
+
+/// All of `text` to stdout, at once. Throws Error when it cannot be written.
+void write_stdout(std::string_view text);
+
+}  // namespace refrain::cli

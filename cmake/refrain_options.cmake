@@ -1,0 +1,85 @@
+# Options, flags of every target and where results go.
+include(GNUInstallDirs)
+
+option(REFRAIN_TESTS "Build the tests" ${PROJECT_IS_TOP_LEVEL})
+option(REFRAIN_BENCH "Build the benchmarks" ${PROJECT_IS_TOP_LEVEL})
+option(REFRAIN_EXAMPLES "Build the examples" ${PROJECT_IS_TOP_LEVEL})
+option(REFRAIN_CLI "Build the command line program" ${PROJECT_IS_TOP_LEVEL})
+option(REFRAIN_WERROR "Treat warnings as errors" OFF)
+option(REFRAIN_INSTALL "Generate the install target" ${PROJECT_IS_TOP_LEVEL})
+set(REFRAIN_SANITIZE "" CACHE STRING "Sanitizer of every target: address (with undefined), thread, or empty")
+set_property(CACHE REFRAIN_SANITIZE PROPERTY STRINGS "" address thread)
+
+# Tests of the larger models read them from this folder and say so where it does not exist.
+set(REFRAIN_MODELS "" CACHE PATH "Folder of the larger test models; empty: ../shared/models beside this checkout")
+set(REFRAIN_PYTHON "" CACHE FILEPATH "Python with tests/requirements.txt; empty: the one of build/venv")
+
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 12)
+  message(FATAL_ERROR "Refrain needs GCC >= 12, found ${CMAKE_CXX_COMPILER_VERSION}")
+elseif(CMAKE_CXX_COMPILER_ID STREQUAL "Clang" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 16)
+  message(FATAL_ERROR "Refrain needs Clang >= 16, found ${CMAKE_CXX_COMPILER_VERSION}")
+endif()
+
+if(PROJECT_IS_TOP_LEVEL)
+  if(NOT CMAKE_BUILD_TYPE AND NOT CMAKE_CONFIGURATION_TYPES)
+    set(CMAKE_BUILD_TYPE Release CACHE STRING "Build type" FORCE)
+  endif()
+  # The program and all test programs lie in one folder, which tests get as REFRAIN_BUILD.
+  set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
+  set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
+endif()
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_CXX_SCAN_FOR_MODULES OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+
+# The bits of a result must not depend on whether the compiler joins a product and a sum.
+add_compile_options(-ffp-contract=off -Wall -Wextra -Wpedantic -Wshadow)
+if(REFRAIN_WERROR)
+  add_compile_options(-Werror)
+endif()
+
+if(REFRAIN_SANITIZE STREQUAL "address")
+  set(refrain_sanitizers address,undefined)
+  add_compile_options(-fno-sanitize-recover=all)
+elseif(REFRAIN_SANITIZE STREQUAL "thread")
+  set(refrain_sanitizers thread)
+elseif(NOT REFRAIN_SANITIZE STREQUAL "")
+  message(FATAL_ERROR "REFRAIN_SANITIZE: expected address, thread or nothing, got '${REFRAIN_SANITIZE}'")
+endif()
+if(refrain_sanitizers)
+  add_compile_options(-fsanitize=${refrain_sanitizers} -fno-omit-frame-pointer -g)
+  add_link_options(-fsanitize=${refrain_sanitizers})
+endif()
+
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|amd64|AMD64)$")
+  set(REFRAIN_X86_64 TRUE)
+else()
+  set(REFRAIN_X86_64 FALSE)
+endif()
+
+# Adds a folder if it has been written. -DREFRAIN_ONLY="core;format" leaves out the others.
+macro(refrain_add_folder folder)
+  if(EXISTS "${CMAKE_CURRENT_SOURCE_DIR}/${folder}/CMakeLists.txt" AND (NOT REFRAIN_ONLY OR "${folder}" IN_LIST REFRAIN_ONLY))
+    add_subdirectory(${folder})
+  endif()
+endmacro()
+
+# Drops the files of a list that have not been written.
+function(refrain_keep_existing list)
+  set(kept "")
+  foreach(file IN LISTS ${list})
+    cmake_path(ABSOLUTE_PATH file OUTPUT_VARIABLE path)
+    if(EXISTS "${path}")
+      list(APPEND kept "${path}")
+    else()
+      message(STATUS "Absent: ${path}")
+      cmake_path(GET path PARENT_PATH parent)
+      set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS "${parent}")
+    endif()
+  endforeach()
+  set(${list} "${kept}" PARENT_SCOPE)
+endfunction()

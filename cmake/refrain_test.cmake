@@ -1,0 +1,62 @@
+# Tests: refrain_add_test(NAME SOURCES a_test.cpp ... [LABELS ...] [LIBRARIES ...] [TIMEOUT seconds]).
+#
+# Builds the program NAME from GoogleTest sources and registers it with ctest under that name. Every test carries the
+# labels `unit` and `asan`; LABELS adds others: `tsan` for what starts threads; `fuzz` for what, in `make fuzz`, goes on
+# for REFRAIN_FUZZ_SECONDS and is short without that variable.
+# Tests run in the repository's root and get REFRAIN_BUILD and REFRAIN_MODELS in their environment.
+if(PROJECT_IS_TOP_LEVEL AND REFRAIN_TESTS)
+  enable_testing()
+endif()
+
+if(REFRAIN_MODELS)
+  set(refrain_test_models "${REFRAIN_MODELS}")
+elseif(IS_DIRECTORY "${PROJECT_SOURCE_DIR}/../shared/models")
+  cmake_path(SET refrain_test_models NORMALIZE "${PROJECT_SOURCE_DIR}/../shared/models")
+else()
+  set(refrain_test_models "")
+endif()
+
+# The sanitizers of Clang 16 need their fixed memory map, which a layout randomised over many bits breaks.
+set(refrain_test_launcher "")
+if(REFRAIN_SANITIZE)
+  execute_process(COMMAND setarch -R true RESULT_VARIABLE refrain_setarch_result OUTPUT_QUIET ERROR_QUIET)
+  if(refrain_setarch_result EQUAL 0)
+    set(refrain_test_launcher setarch -R)
+  endif()
+endif()
+
+# What every test gets: folder, environment, limits. Also for tests that are no GoogleTest program.
+function(refrain_test_properties name)
+  cmake_parse_arguments(PARSE_ARGV 1 ARG "" "TIMEOUT" "LABELS")
+  if(fuzz IN_LIST ARG_LABELS)
+    set(ARG_TIMEOUT 604800)
+  elseif(NOT ARG_TIMEOUT)
+    set(ARG_TIMEOUT 600)
+  endif()
+  set(environment "REFRAIN_BUILD=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
+  if(refrain_test_models)
+    list(APPEND environment "REFRAIN_MODELS=${refrain_test_models}")
+  endif()
+  list(APPEND environment "TSAN_OPTIONS=second_deadlock_stack=1"
+       "UBSAN_OPTIONS=print_stacktrace=1")
+  set_tests_properties(${name} PROPERTIES
+    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
+    ENVIRONMENT "${environment}"
+    LABELS "${ARG_LABELS}"
+    TIMEOUT ${ARG_TIMEOUT})
+endfunction()
+
+function(refrain_add_test name)
+  cmake_parse_arguments(PARSE_ARGV 1 ARG "" "TIMEOUT" "SOURCES;LABELS;LIBRARIES")
+  if(NOT ARG_SOURCES)
+    message(FATAL_ERROR "refrain_add_test(${name}): no SOURCES")
+  endif()
+  refrain_keep_existing(ARG_SOURCES)
+  if(NOT ARG_SOURCES)
+    return()
+  endif()
+  add_executable(${name} ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE refrain GTest::gtest_main ${ARG_LIBRARIES})
+  add_test(NAME ${name} COMMAND ${refrain_test_launcher} $<TARGET_FILE:${name}> --gtest_brief=1)
+  refrain_test_properties(${name} LABELS unit asan ${ARG_LABELS} TIMEOUT ${ARG_TIMEOUT})
+endfunction()

@@ -1,0 +1,101 @@
+// Joins the parts of the CPU backend: memory, programs, the team, and the scheduler that feeds it.
+#include "refrain/device/cpu/cpu_device.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "refrain/core/error.h"
+#include "refrain/device/cpu/features.h"
+#include "refrain/device/cpu/machine.h"
+#include "refrain/device/cpu/memory.h"
+#include "refrain/device/cpu/program.h"
+#include "refrain/device/cpu/scheduler.h"
+#include "refrain/device/cpu/team.h"
+
+namespace refrain::device {
+namespace cpu {
+namespace {
+
+constexpr uint32_t kMaxThreads = 1024;
+
+DeviceInfo describe(const CpuOptions& options, uint32_t workers) {
+  DeviceInfo info;
+  info.backend = "cpu";
+  info.features = detect_features() & options.features;
+  // Each wider set builds on the one before it.
+  if ((info.features & kAvx2) == 0) info.features &= ~uint64_t{kAvx512};
+  if ((info.features & kAvx512) == 0) info.features &= ~uint64_t{kAvx512Vnni | kAvx512Bf16};
+  info.name = model_name(options.system_root) + ", " + std::to_string(workers) +
+              (workers == 1 ? " worker, " : " workers, ") + describe_features(info.features);
+  info.queue_count = Scheduler::kQueueCount;
+  info.compute_units = workers;
+  info.buffer_alignment_bytes = kAlignmentBytes;
+  info.ns_per_tick = 1e9 * std::chrono::steady_clock::period::num /
+                     static_cast<double>(std::chrono::steady_clock::period::den);
+  info.host_memory = true;
+  return info;
+}
+
+class Device final : public Backend {
+ public:
+  Device(const CpuOptions& options, std::span<const Kernel> kernel_table, uint32_t workers, bool crowded)
+      : Backend(describe(options, workers), kernel_table),
+        memory_(options.system_root, options.memory_limit_bytes),
+        scheduler_([this](const CpuProgram& program) { team_.start(program); }),
+        team_(workers, crowded ? std::chrono::nanoseconds(0) : options.spin, options.spin != kSpinForever,
+              [this] { scheduler_.complete(); }) {}
+
+  ~Device() override { scheduler_.close(); }
+
+  const Allocation* allocate(const BufferSpec& spec) override { return memory_.allocate(spec); }
+  void release(const Allocation* allocation) noexcept override { memory_.release(allocation); }
+
+  void advise(std::span<const BufferView> views, Advice advice) override {
+    for (const BufferView& view : views) {
+      if (view.allocation == nullptr || view.bytes == 0) continue;
+      advise_range(static_cast<std::byte*>(view.allocation->host) + view.offset_bytes, view.bytes, advice);
+    }
+  }
+
+  MemoryUsage memory() const override { return memory_.usage(); }
+
+  std::unique_ptr<Program> prepare(const Plan& plan, const PrepareOptions& options) override {
+    return std::make_unique<CpuProgram>(plan, options);
+  }
+
+  Point submit(const Submission& submission) override {
+    const auto& program = static_cast<const CpuProgram&>(*submission.program);
+    return {this, program.queue, scheduler_.submit(program, submission)};
+  }
+
+  uint64_t completed(uint32_t queue) const override { return scheduler_.completed(queue); }
+  bool wait(const Point& point, std::chrono::nanoseconds timeout) override {
+    return scheduler_.wait(point, timeout);
+  }
+  void signal_host(uint64_t value) override { scheduler_.signal_host(value); }
+
+  void timestamps(const Program& program, std::span<TickSpan> spans) const override {
+    static_cast<const CpuProgram&>(program).spans(spans);
+  }
+
+ private:
+  Memory memory_;
+  Scheduler scheduler_;
+  Team team_;  // ends before the scheduler that its last worker may still be in
+};
+
+}  // namespace
+}  // namespace cpu
+
+std::unique_ptr<Backend> make_cpu(const CpuOptions& options, std::span<const Kernel> kernels) {
+  if (options.threads > cpu::kMaxThreads) {
+    throw InvalidArgument("[make_cpu] threads: expected at most " + std::to_string(cpu::kMaxThreads) +
+                          ", got " + std::to_string(options.threads));
+  }
+  const std::vector<uint32_t> cpus = cpu::affinity_cpus();
+  const uint32_t workers =
+      options.threads != 0 ? options.threads : cpu::choose_workers(cpus, options.system_root);
+  return std::make_unique<cpu::Device>(options, kernels, workers, workers > cpus.size());
+}
+
+}  // namespace refrain::device

@@ -1,0 +1,130 @@
+// Small allocations come from the C library, large ones are mapped so that they lie on 2 MB pages.
+#include "refrain/device/cpu/memory.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+
+#include "refrain/core/checked.h"
+#include "refrain/core/error.h"
+#include "refrain/device/cpu/machine.h"
+
+namespace refrain::device::cpu {
+namespace {
+
+constexpr size_t kHugePageBytes = size_t{2} << 20;
+
+// Fresh, zeroed pages that begin on a huge page; null when refused.
+void* map_huge(size_t bytes) {
+  const size_t span_bytes = bytes + kHugePageBytes;
+  void* mapping = mmap(nullptr, span_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (mapping == MAP_FAILED) return nullptr;
+  const auto begin = reinterpret_cast<uintptr_t>(mapping);
+  const uintptr_t aligned = align_up(begin, kHugePageBytes);
+  if (aligned > begin) munmap(mapping, aligned - begin);
+  const size_t tail_bytes = begin + span_bytes - (aligned + bytes);
+  if (tail_bytes > 0) munmap(reinterpret_cast<void*>(aligned + bytes), tail_bytes);
+  auto* address = reinterpret_cast<void*>(aligned);
+#if defined(MADV_HUGEPAGE)
+  madvise(address, bytes, MADV_HUGEPAGE);  // a wish: where it is refused, small pages serve
+#endif
+  return address;
+}
+
+}  // namespace
+
+struct Memory::Block : Allocation {
+  size_t owned_bytes = 0;  // 0: imported
+  bool mapped = false;
+
+  ~Block() {
+    if (owned_bytes == 0) return;
+    if (mapped) {
+      munmap(host, owned_bytes);
+    } else {
+      std::free(host);
+    }
+  }
+};
+
+Memory::Memory(std::string system_root, size_t limit_bytes)
+    : root_(std::move(system_root)), limit_bytes_(limit_bytes) {}
+
+Memory::~Memory() = default;
+
+size_t Memory::budget_bytes() const {
+  if (limit_bytes_ != 0) return limit_bytes_;
+  const size_t available = available_bytes(root_);
+  return available > SIZE_MAX - used_bytes_ ? SIZE_MAX : available + used_bytes_;
+}
+
+const Allocation* Memory::allocate(const BufferSpec& spec) {
+  auto block = std::make_unique<Block>();
+  block->bytes = spec.bytes;
+  block->host = spec.host;
+  const std::lock_guard lock(mutex_);
+  if (spec.host == nullptr) {
+    const bool large = spec.bytes >= kHugePageBytes;
+    bool fits = spec.bytes <= SIZE_MAX / 2;
+    // The operating system promises more than it has; a request that cannot be filled is refused here
+    // instead.
+    if (fits && (large || limit_bytes_ != 0))
+      fits = spec.bytes <= budget_bytes() - std::min(budget_bytes(), used_bytes_);
+    if (fits) {
+      block->mapped = large;
+      block->owned_bytes =
+          align_up(spec.bytes, large ? static_cast<size_t>(sysconf(_SC_PAGESIZE)) : kAlignmentBytes);
+      block->host =
+          large ? map_huge(block->owned_bytes) : std::aligned_alloc(kAlignmentBytes, block->owned_bytes);
+    }
+    if (block->host == nullptr) {
+      block->owned_bytes = 0;
+      throw DeviceError("cpu: out of memory: " + std::to_string(spec.bytes) + " bytes wanted for '" +
+                        spec.label + "', " + std::to_string(used_bytes_) + " bytes in use of " +
+                        std::to_string(budget_bytes()));
+    }
+    if (!large) std::memset(block->host, 0, block->owned_bytes);
+  }
+  block->id = ++last_id_;
+  block->device_address = reinterpret_cast<uintptr_t>(block->host);
+  const Allocation* result = block.get();
+  const size_t owned_bytes = block->owned_bytes;
+  blocks_.emplace(result, std::move(block));
+  used_bytes_ += owned_bytes;
+  return result;
+}
+
+void Memory::release(const Allocation* allocation) noexcept {
+  std::unique_ptr<Block> block;  // declared first: unmapped after the lock is left
+  const std::lock_guard lock(mutex_);
+  const auto found = blocks_.find(allocation);
+  if (found == blocks_.end()) return;
+  used_bytes_ -= found->second->owned_bytes;
+  block = std::move(found->second);
+  blocks_.erase(found);
+}
+
+MemoryUsage Memory::usage() const {
+  const std::lock_guard lock(mutex_);
+  return {used_bytes_, budget_bytes()};
+}
+
+void advise_range(void* address, size_t bytes, Advice advice) {
+  const auto page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto begin = reinterpret_cast<uintptr_t>(address) & ~(page_bytes - 1);
+  const uintptr_t end = align_up(reinterpret_cast<uintptr_t>(address) + bytes, page_bytes);
+  int how = MADV_WILLNEED;
+  if (advice == Advice::evictable) {
+#if defined(MADV_COLD)
+    how = MADV_COLD;
+#else
+    return;
+#endif
+  }
+  madvise(reinterpret_cast<void*>(begin), end - begin, how);
+}
+
+}  // namespace refrain::device::cpu

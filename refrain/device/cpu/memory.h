@@ -1,0 +1,44 @@
+// The memory of the CPU backend: zeroed, aligned allocations and imports of host memory. Knows nothing of
+// work.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+
+#include "refrain/device/device.h"
+
+namespace refrain::device::cpu {
+
+inline constexpr size_t kAlignmentBytes = 64;  // a cache line, and the widest vector register
+
+class Memory {
+ public:
+  Memory(std::string system_root, size_t limit_bytes);
+  ~Memory();
+  Memory(const Memory&) = delete;
+  Memory& operator=(const Memory&) = delete;
+
+  const Allocation* allocate(const BufferSpec& spec);
+  void release(const Allocation* allocation) noexcept;
+  MemoryUsage usage() const;
+
+ private:
+  struct Block;
+  size_t budget_bytes() const;  // with mutex_ held
+
+  const std::string root_;
+  const size_t limit_bytes_;
+  mutable std::mutex mutex_;
+  std::unordered_map<const Allocation*, std::unique_ptr<Block>> blocks_;
+  uint64_t last_id_ = 0;
+  size_t used_bytes_ = 0;
+};
+
+/// Passes the hint to the operating system; what it refuses is ignored.
+void advise_range(void* address, size_t bytes, Advice advice);
+
+}  // namespace refrain::device::cpu

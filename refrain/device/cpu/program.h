@@ -1,0 +1,82 @@
+// A Plan as the CPU team walks it: immutable steps, and apart from them the counters that replays change.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "refrain/device/cpu/gate.h"
+#include "refrain/device/device.h"
+
+namespace refrain::device::cpu {
+
+/// One command, with all that a worker needs in two cache lines. Never changes.
+struct alignas(2 * kCacheLineBytes) Step {
+  void (*tiles)(const TileArgs&, uint32_t, uint32_t) = nullptr;  ///< null: a fence
+  void (*prologue)(const TileArgs&) = nullptr;
+  void (*prefetch)(const TileArgs&) = nullptr;  ///< null also when no argument may be loaded early
+  void* const* args = nullptr;
+  const std::byte* constants = nullptr;
+  const uint32_t* live = nullptr;  ///< the live count; null: every row is live
+  std::byte* scratch = nullptr;
+  size_t scratch_stride_bytes = 0;
+  uint32_t rows = 1;
+  uint32_t rows_per_block = 1;
+  uint32_t tiles_per_block = 1;
+  uint32_t tile_count = 1;  ///< when all rows are live
+  uint32_t dep_first = 0;   ///< into Program::deps; of a fence: the commands before it that nothing awaits
+  uint32_t dep_count = 0;
+  uint32_t worker = kNone;  ///< the one that runs it; kNone: any
+};
+
+/// What replays change of one command. Claims and waits are on lines of their own: who polls does not slow
+/// who claims.
+struct Progress {
+  alignas(kCacheLineBytes) std::atomic<uint64_t> claim{0};  ///< epoch << 32 | next tile; see team.cpp
+  std::atomic<uint64_t> live{0};                            ///< epoch << 32 | live rows
+  std::atomic<uint32_t> finished{0};                        ///< tiles done; 0 between replays
+  alignas(kCacheLineBytes) Gate done;
+};
+
+struct Stamp {
+  std::atomic<uint64_t> begin{0};
+  std::atomic<uint64_t> end{0};
+};
+
+class CpuProgram final : public Program {
+ public:
+  CpuProgram(const Plan& plan, const PrepareOptions& options);
+
+  /// The epoch of the next replay. Called when no worker is in this program.
+  uint32_t next_epoch() const;
+  /// Keeps the stamps of the replay that has just ended for `spans`. Called as above.
+  void keep_stamps() const;
+  void spans(std::span<TickSpan> spans) const;
+
+  const uint32_t queue;
+  const bool placed;
+  const bool timestamps;
+  std::vector<Step> steps;
+  std::vector<uint32_t> deps;
+  const std::unique_ptr<Progress[]> progress;
+  const std::unique_ptr<Stamp[]> stamps;  ///< null without timestamps
+
+ private:
+  std::vector<void*> args_;
+  std::unique_ptr<std::byte[]> constants_;
+  mutable uint32_t epoch_ = 0;
+  mutable std::mutex kept_mutex_;
+  mutable std::vector<TickSpan> kept_;
+};
+
+/// Tiles of the first `rows` rows.
+inline uint32_t tile_count(const Step& step, uint32_t rows) {
+  const uint32_t blocks = rows / step.rows_per_block + (rows % step.rows_per_block != 0);
+  return blocks * step.tiles_per_block;
+}
+
+}  // namespace refrain::device::cpu

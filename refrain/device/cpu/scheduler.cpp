@@ -1,0 +1,157 @@
+// Every change of state is made under one mutex; it is held for a few assignments and never while work runs.
+#include "refrain/device/cpu/scheduler.h"
+
+#include <cstring>
+#include <string>
+
+#include "refrain/core/error.h"
+
+namespace refrain::device::cpu {
+namespace {
+
+constexpr size_t kFirstRing = 16;  // submissions in flight before a queue's ring grows
+
+// Longer waits than this have no end: now + timeout must not overflow.
+constexpr std::chrono::nanoseconds kEndless = std::chrono::hours(24 * 365);
+
+}  // namespace
+
+Scheduler::Entry& Scheduler::new_entry(Queue& queue) {
+  const uint64_t oldest = queue.completed.load(std::memory_order_relaxed);
+  if (queue.submitted - oldest == queue.ring.size()) {
+    std::vector<std::unique_ptr<Entry>> ring(queue.ring.empty() ? kFirstRing : 2 * queue.ring.size());
+    for (uint64_t i = oldest; i < queue.submitted; ++i) {
+      ring[i % ring.size()] = std::move(queue.ring[i % queue.ring.size()]);
+    }
+    for (auto& entry : ring) {
+      if (entry == nullptr) entry = std::make_unique<Entry>();
+    }
+    queue.ring = std::move(ring);
+  }
+  return *queue.ring[queue.submitted % queue.ring.size()];
+}
+
+uint64_t Scheduler::submit(const CpuProgram& program, const Submission& submission) {
+  Entry* next = nullptr;
+  uint64_t value = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    Queue& queue = queues_[program.queue];
+    Entry& entry = new_entry(queue);
+    entry.program = &program;
+    entry.waits.assign(submission.waits.begin(), submission.waits.end());
+    entry.copies.clear();
+    entry.bytes.clear();
+    for (const Update& update : submission.updates) {
+      auto* to = static_cast<std::byte*>(update.to.allocation->host) + update.to.offset_bytes;
+      entry.copies.push_back({to, entry.bytes.size(), update.from.size()});
+      entry.bytes.insert(entry.bytes.end(), update.from.begin(), update.from.end());
+    }
+    value = ++queue.submitted;
+    next = take_next();
+  }
+  if (next != nullptr) start_entry(*next);
+  return value;
+}
+
+bool Scheduler::reached(const Point& point) const { return completed(point.queue) >= point.value; }
+
+// Chooses among the heads of the queues, in turn, one whose points have all been reached, if the team is
+// free.
+Scheduler::Entry* Scheduler::take_next() {
+  if (running_ != nullptr) return nullptr;
+  for (uint32_t step = 1; step <= kQueueCount; ++step) {
+    const uint32_t index = (last_queue_ + step) % kQueueCount;
+    Queue& queue = queues_[index];
+    if (queue.started == queue.submitted) continue;
+    Entry& entry = *queue.ring[queue.started % queue.ring.size()];
+    bool ready = true;
+    for (const Point& point : entry.waits) ready = ready && reached(point);
+    if (!ready) continue;
+    ++queue.started;
+    running_ = entry.program;
+    running_queue_ = last_queue_ = index;
+    return &entry;
+  }
+  return nullptr;
+}
+
+// Outside the mutex: nobody else touches an entry that has been taken, and no other starts meanwhile.
+void Scheduler::start_entry(const Entry& entry) {
+  for (const Copy& copy : entry.copies) {
+    if (copy.size_bytes > 0) std::memcpy(copy.to, entry.bytes.data() + copy.offset_bytes, copy.size_bytes);
+  }
+  start_(*entry.program);
+}
+
+void Scheduler::complete() {
+  Entry* next = nullptr;
+  bool notify = false;
+  {
+    const std::lock_guard lock(mutex_);
+    if (running_->timestamps) running_->keep_stamps();
+    Queue& queue = queues_[running_queue_];
+    queue.completed.store(queue.completed.load(std::memory_order_relaxed) + 1, std::memory_order_release);
+    running_ = nullptr;
+    next = take_next();
+    notify = waiters_ > 0 || closing_;
+    // Under the mutex: once it is free and nothing runs, close() may return and this object may end.
+    if (notify) changed_.notify_all();
+  }
+  if (next != nullptr) start_entry(*next);
+}
+
+uint64_t Scheduler::completed(uint32_t queue) const {
+  const std::atomic<uint64_t>& value = queue == kHostQueue ? host_ : queues_[queue].completed;
+  return value.load(std::memory_order_acquire);
+}
+
+bool Scheduler::wait(const Point& point, std::chrono::nanoseconds timeout) {
+  if (reached(point)) return true;
+  if (timeout.count() <= 0) {
+    const std::lock_guard lock(mutex_);
+    if (!closed_) return reached(point);
+  }
+  std::unique_lock lock(mutex_);
+  ++waiters_;
+  const auto done = [&] { return reached(point) || closed_; };
+  bool in_time = true;
+  if (timeout >= kEndless) {
+    changed_.wait(lock, done);
+  } else {
+    in_time = changed_.wait_for(lock, timeout, done);
+  }
+  --waiters_;
+  const bool failed = closed_ && !reached(point);
+  if (closed_ && waiters_ == 0) changed_.notify_all();
+  if (failed) {
+    throw DeviceError(
+        "cpu: submission " + std::to_string(point.value) + " of queue " + std::to_string(point.queue) +
+        " did not run: it waited for a point that nobody can reach, since the device was closed");
+  }
+  return in_time;
+}
+
+void Scheduler::signal_host(uint64_t value) {
+  Entry* next = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    if (value <= host_.load(std::memory_order_relaxed)) return;
+    host_.store(value, std::memory_order_release);
+    next = take_next();
+    if (waiters_ > 0) changed_.notify_all();
+  }
+  if (next != nullptr) start_entry(*next);
+}
+
+void Scheduler::close() {
+  std::unique_lock lock(mutex_);
+  closing_ = true;
+  // What runs starts its successor before it is free again, so a free team means that no head can run.
+  changed_.wait(lock, [&] { return running_ == nullptr; });
+  closed_ = true;
+  changed_.notify_all();
+  changed_.wait(lock, [&] { return waiters_ == 0; });
+}
+
+}  // namespace refrain::device::cpu

@@ -1,0 +1,75 @@
+// The queues of the CPU backend: which submission runs next, which points have been reached, who waits for
+// them. Runs one submission at a time on the team; owns no thread.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "refrain/device/cpu/program.h"
+#include "refrain/device/device.h"
+
+namespace refrain::device::cpu {
+
+class Scheduler {
+ public:
+  static constexpr uint32_t kQueueCount = 4;
+
+  /// `start` gives a program to the team, which answers with complete().
+  explicit Scheduler(std::function<void(const CpuProgram&)> start) : start_(std::move(start)) {}
+
+  uint64_t submit(const CpuProgram& program, const Submission& submission);
+  /// The submission that was started last has been run. Called by a worker.
+  void complete();
+  uint64_t completed(uint32_t queue) const;
+  bool wait(const Point& point, std::chrono::nanoseconds timeout);
+  void signal_host(uint64_t value);
+  /// Waits for what can run, fails the rest, and returns when nobody is in wait() any more.
+  void close();
+
+ private:
+  struct Copy {
+    std::byte* to = nullptr;
+    size_t offset_bytes = 0;  // in Entry::bytes
+    size_t size_bytes = 0;
+  };
+  // A submission. Kept and used again, so that its vectors keep their capacity.
+  struct Entry {
+    const CpuProgram* program = nullptr;
+    std::vector<Point> waits;
+    std::vector<Copy> copies;
+    std::vector<std::byte> bytes;
+  };
+  struct Queue {
+    std::vector<std::unique_ptr<Entry>> ring;  // a power of two
+    uint64_t submitted = 0;
+    uint64_t started = 0;
+    std::atomic<uint64_t> completed{0};
+  };
+
+  Entry& new_entry(Queue& queue);
+  bool reached(const Point& point) const;
+  Entry* take_next();
+  void start_entry(const Entry& entry);
+
+  const std::function<void(const CpuProgram&)> start_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::array<Queue, kQueueCount> queues_;
+  std::atomic<uint64_t> host_{0};
+  const CpuProgram* running_ = nullptr;
+  uint32_t running_queue_ = 0;
+  uint32_t last_queue_ = 0;
+  uint32_t waiters_ = 0;
+  bool closing_ = false;
+  bool closed_ = false;
+};
+
+}  // namespace refrain::device::cpu

@@ -1,0 +1,287 @@
+// How workers share a program. Every worker walks all steps in plan order and claims tiles where some are
+// left; a step's tiles start when the steps that it depends on are done, not at a barrier. Since each worker
+// runs what it has claimed before it goes on, the first step that is not done can always run: no order of
+// events deadlocks.
+#include "refrain/device/cpu/team.h"
+
+#include <algorithm>
+#include <system_error>
+
+#include "refrain/core/error.h"
+
+namespace refrain::device::cpu {
+namespace {
+
+constexpr uint64_t kClosed = uint64_t{1} << 31;
+// Values of the lower half of Progress::claim that are no tile.
+constexpr uint32_t kAllClaimed = UINT32_MAX;
+constexpr uint32_t kOpening = UINT32_MAX - 1;
+
+constexpr int kChecksPerClock = 32;  // reading the clock costs about as much as one pause
+
+uint64_t tagged(uint32_t epoch, uint32_t value) { return uint64_t{epoch} << 32 | value; }
+uint32_t tag(uint64_t word) { return static_cast<uint32_t>(word >> 32); }
+uint32_t low(uint64_t word) { return static_cast<uint32_t>(word); }
+
+uint64_t now_ticks() {
+  return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
+}
+
+void stamp(std::atomic<uint64_t>& where) { where.store(now_ticks(), std::memory_order_relaxed); }
+
+TileArgs bind(const Step& step, uint32_t worker) {
+  TileArgs args;
+  args.args = step.args;
+  args.constants = step.constants;
+  args.scratch = step.scratch == nullptr ? nullptr : step.scratch + worker * step.scratch_stride_bytes;
+  args.live_rows = step.rows;
+  return args;
+}
+
+}  // namespace
+
+Team::Team(uint32_t workers, std::chrono::nanoseconds spin, bool may_sleep, std::function<void()> on_complete)
+    : size_(workers),
+      spin_(spin),
+      may_sleep_(may_sleep),
+      polite_(!may_sleep || spin.count() == 0),
+      on_complete_(std::move(on_complete)) {
+  threads_.reserve(workers);
+  try {
+    for (uint32_t worker = 0; worker < workers; ++worker)
+      threads_.emplace_back([this, worker] { run(worker); });
+  } catch (const std::system_error& error) {
+    publish({}, 0);
+    for (std::thread& thread : threads_) thread.join();
+    throw DeviceError("cpu: thread " + std::to_string(threads_.size() + 1) + " of " +
+                      std::to_string(workers) + " cannot be started: " + error.what());
+  }
+}
+
+Team::~Team() {
+  publish({}, 0);
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void Team::start(const CpuProgram& program) {
+  // Where commands are bound to workers, each must come; else whoever comes serves.
+  publish({&program, program.next_epoch()}, program.placed ? size_ : 0);
+}
+
+void Team::publish(const Job& job, uint32_t inside) {
+  job_ = job;
+  sequence_ = sequence_ == Gate::kMaxEpoch ? 1 : sequence_ + 1;
+  inside_.store(tagged(sequence_, inside), std::memory_order_relaxed);
+  published_.pass(sequence_);
+}
+
+bool Team::enter(uint32_t sequence) {
+  uint64_t word = inside_.load(std::memory_order_relaxed);
+  do {
+    if (tag(word) != sequence || (word & kClosed) != 0) return false;
+  } while (!inside_.compare_exchange_weak(word, word + 1, std::memory_order_relaxed));
+  return true;
+}
+
+// True for the last one, which then sees the work of all.
+bool Team::leave(uint32_t sequence) {
+  uint64_t word = inside_.load(std::memory_order_relaxed);
+  uint64_t next = 0;
+  do {
+    next = low(word) == 1 ? tagged(sequence, static_cast<uint32_t>(kClosed)) : word - 1;
+  } while (!inside_.compare_exchange_weak(word, next, std::memory_order_release, std::memory_order_relaxed));
+  if ((next & kClosed) == 0) return false;
+  (void)inside_.load(std::memory_order_acquire);
+  return true;
+}
+
+void Team::run(uint32_t worker) {
+  uint32_t seen = 0;
+  while (true) {
+    wait_for([&] { return published_.epoch() != seen; }, [&] { published_.sleep_while(seen); });
+    seen = published_.epoch();
+    // A placed job counts every worker as inside from its start. To tell one apart a worker would have to
+    // read the job before it is inside; instead it may count itself once more, and leave twice.
+    if (!enter(seen)) continue;
+    const Job job = job_;
+    if (job.program == nullptr) return;
+    if (size_ == 1) {
+      walk_alone(*job.program);
+    } else {
+      walk(job, worker);
+    }
+    const bool placed = job.program->placed;  // once a worker has left, the program may be gone
+    bool last = leave(seen);
+    if (placed && !last) last = leave(seen);
+    if (last) on_complete_();
+  }
+}
+
+template <class Ready, class Sleep>
+void Team::wait_for(const Ready& ready, const Sleep& sleep) const {
+  if (ready()) return;
+  if (!may_sleep_) {
+    while (!ready()) std::this_thread::yield();
+    return;
+  }
+  if (spin_.count() > 0) {
+    const auto end = std::chrono::steady_clock::now() + spin_;
+    do {
+      for (int i = 0; i < kChecksPerClock; ++i) {
+        if (ready()) return;
+        pause();
+      }
+    } while (std::chrono::steady_clock::now() < end);
+  }
+  while (!ready()) sleep();
+}
+
+void Team::await(Gate& gate, uint32_t epoch, const Step* step, const TileArgs* args) {
+  if (gate.passed(epoch)) return;
+  if (step != nullptr) step->prefetch(*args);
+  wait_for([&] { return gate.passed(epoch); }, [&] { gate.sleep_until(epoch); });
+}
+
+void Team::walk_alone(const CpuProgram& program) const {
+  for (size_t i = 0; i < program.steps.size(); ++i) {
+    const Step& step = program.steps[i];
+    if (program.timestamps) stamp(program.stamps[i].begin);
+    if (step.tiles != nullptr) {
+      TileArgs args = bind(step, 0);
+      uint32_t tiles = step.tile_count;
+      if (step.live != nullptr) {
+        args.live_rows = std::min(*step.live, step.rows);
+        tiles = tile_count(step, args.live_rows);
+      }
+      if (tiles > 0) {
+        if (step.prologue != nullptr) step.prologue(args);
+        step.tiles(args, 0, tiles);
+      }
+    }
+    if (program.timestamps) stamp(program.stamps[i].end);
+  }
+}
+
+void Team::walk(const Job& job, uint32_t worker) {
+  const CpuProgram& program = *job.program;
+  const auto count = static_cast<uint32_t>(program.steps.size());
+  for (uint32_t i = 0; i < count; ++i) {
+    const Step& step = program.steps[i];
+    Progress& progress = program.progress[i];
+    const bool fence = step.tiles == nullptr;
+    if (!fence) {
+      if (step.worker != kNone && step.worker != worker) continue;
+      // Claimed by others: go on without waiting for what it waits for.
+      if (progress.claim.load(std::memory_order_relaxed) == tagged(job.epoch, kAllClaimed)) continue;
+    }
+    TileArgs args = bind(step, worker);
+    const Step* prefetching = step.prefetch != nullptr ? &step : nullptr;
+    for (uint32_t k = 0; k < step.dep_count; ++k) {
+      Gate& gate = program.progress[program.deps[step.dep_first + k]].done;
+      if (gate.passed(job.epoch)) continue;
+      await(gate, job.epoch, prefetching, &args);
+      prefetching = nullptr;
+    }
+    if (!fence) {
+      run_step(job, i, args);
+    } else if (program.timestamps) {
+      uint64_t word = progress.claim.load(std::memory_order_relaxed);
+      if (tag(word) != job.epoch && progress.claim.compare_exchange_strong(
+                                        word, tagged(job.epoch, kAllClaimed), std::memory_order_relaxed)) {
+        stamp(program.stamps[i].begin);
+        stamp(program.stamps[i].end);
+      }
+    }
+  }
+}
+
+void Team::run_step(const Job& job, uint32_t index, TileArgs& args) {
+  const Step& step = job.program->steps[index];
+  Progress& progress = job.program->progress[index];
+  bool prepared = false;
+  Claim part;
+  while (claim(job, index, part)) {
+    args.live_rows = part.rows;
+    if (!prepared && step.prologue != nullptr) step.prologue(args);
+    prepared = true;
+    step.tiles(args, part.begin, part.end);
+    const uint32_t tiles = part.end - part.begin;
+    if (tiles == part.total) {
+      complete(job, index);
+      return;
+    }
+    if (progress.finished.fetch_add(tiles, std::memory_order_release) + tiles == part.total) {
+      (void)progress.finished.load(std::memory_order_acquire);
+      progress.finished.store(0, std::memory_order_relaxed);
+      complete(job, index);
+      return;
+    }
+  }
+}
+
+// Claims some tiles; false when none are left. Claims order nothing: what a tile may read is ordered by the
+// gates alone. A live count is read by one worker only, the opener, while the command cannot complete without
+// it: a late worker might meet the next writer of the count. The others get it through Progress::live.
+bool Team::claim(const Job& job, uint32_t index, Claim& part) {
+  const Step& step = job.program->steps[index];
+  Progress& progress = job.program->progress[index];
+  const auto claimed = [&](uint32_t next) {
+    return tagged(job.epoch, next == part.total ? kAllClaimed : next);
+  };
+  part.rows = step.rows;
+  part.total = step.tile_count;
+
+  uint64_t word = progress.claim.load(std::memory_order_relaxed);
+  while (true) {
+    part.begin = 0;
+    if (tag(word) == job.epoch) {
+      part.begin = low(word);
+      if (part.begin == kAllClaimed) return false;
+      if (part.begin == kOpening) {
+        if (polite_) {
+          std::this_thread::yield();  // the opener may need this CPU
+        } else {
+          pause();
+        }
+        word = progress.claim.load(std::memory_order_relaxed);
+        continue;
+      }
+      if (step.live != nullptr) {
+        uint64_t live = progress.live.load(std::memory_order_relaxed);
+        while (tag(live) != job.epoch) live = progress.live.load(std::memory_order_relaxed);
+        part.rows = low(live);
+        part.total = tile_count(step, part.rows);
+      }
+    } else if (step.live != nullptr) {
+      if (!progress.claim.compare_exchange_strong(word, tagged(job.epoch, kOpening),
+                                                  std::memory_order_relaxed)) {
+        continue;
+      }
+      part.rows = std::min(*step.live, step.rows);
+      part.total = tile_count(step, part.rows);
+      part.end = next_end(step, part);
+      progress.live.store(tagged(job.epoch, part.rows), std::memory_order_relaxed);
+      progress.claim.store(claimed(part.end), std::memory_order_relaxed);
+      break;
+    }
+    part.end = next_end(step, part);
+    if (progress.claim.compare_exchange_weak(word, claimed(part.end), std::memory_order_relaxed)) break;
+  }
+  if (part.begin == 0 && job.program->timestamps) stamp(job.program->stamps[index].begin);
+  if (part.total > 0) return true;
+  complete(job, index);
+  return false;
+}
+
+// Parts that shrink with what is left: few claims first, even ends. A placed command is taken at once.
+uint32_t Team::next_end(const Step& step, const Claim& part) const {
+  const uint32_t left = part.total - part.begin;
+  return part.begin + (step.worker != kNone ? left : std::min(left, std::max(1u, left / (2 * size_))));
+}
+
+void Team::complete(const Job& job, uint32_t index) const {
+  if (job.program->timestamps) stamp(job.program->stamps[index].end);
+  job.program->progress[index].done.pass(job.epoch);
+}
+
+}  // namespace refrain::device::cpu

@@ -1,0 +1,76 @@
+// The workers of the CPU backend: threads that together walk one program at a time. Knows nothing of queues.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <thread>
+#include <vector>
+
+#include "refrain/device/cpu/gate.h"
+#include "refrain/device/cpu/program.h"
+
+namespace refrain::device::cpu {
+
+class Team {
+ public:
+  /// `on_complete` is called by a worker when a program has been walked; it may call start().
+  /// Throws DeviceError when a thread cannot be started.
+  Team(uint32_t workers, std::chrono::nanoseconds spin, bool may_sleep, std::function<void()> on_complete);
+  ~Team();  ///< nothing runs any more
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+
+  /// Lets the workers walk `program`. Everything before it happens before the program's commands. Called
+  /// again only after `on_complete` has been called for it.
+  void start(const CpuProgram& program);
+
+  uint32_t size() const { return size_; }
+
+ private:
+  struct Job {
+    const CpuProgram* program = nullptr;  // null: stop
+    uint32_t epoch = 0;
+  };
+
+  struct Claim {
+    uint32_t begin = 0;  // tiles
+    uint32_t end = 0;
+    uint32_t total = 0;
+    uint32_t rows = 0;  // live
+  };
+
+  void run(uint32_t worker);
+  void publish(const Job& job, uint32_t inside);
+  bool enter(uint32_t sequence);
+  bool leave(uint32_t sequence);
+  void walk_alone(const CpuProgram& program) const;
+  void walk(const Job& job, uint32_t worker);
+  void run_step(const Job& job, uint32_t index, TileArgs& args);
+  bool claim(const Job& job, uint32_t index, Claim& part);
+  uint32_t next_end(const Step& step, const Claim& part) const;
+  void complete(const Job& job, uint32_t index) const;
+  void await(Gate& gate, uint32_t epoch, const Step* step, const TileArgs* args);
+  template <class Ready, class Sleep>
+  void wait_for(const Ready& ready, const Sleep& sleep) const;
+
+  const uint32_t size_;
+  const std::chrono::nanoseconds spin_;
+  const bool may_sleep_;
+  const bool polite_;  // there may be more workers than CPUs
+  const std::function<void()> on_complete_;
+
+  // Written by start() while no worker is inside.
+  alignas(kCacheLineBytes) Job job_;
+  uint32_t sequence_ = 0;  // of the last job published
+  alignas(kCacheLineBytes) Gate published_;
+  // sequence << 32 | closed | workers inside. A job closes when the last worker inside leaves: one that has
+  // left has seen every tile claimed, and a claimed tile is run by a worker inside. A worker that comes later
+  // does not get in, so a sleeping or preempted worker delays nobody, and nobody touches a program that has
+  // completed.
+  alignas(kCacheLineBytes) std::atomic<uint64_t> inside_{0};
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace refrain::device::cpu

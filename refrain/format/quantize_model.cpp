@@ -1,0 +1,280 @@
+#include "refrain/format/quantize_model.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "refrain/core/error.h"
+#include "refrain/core/mapped_file.h"
+#include "refrain/format/atomic_file.h"
+#include "refrain/format/json.h"
+#include "refrain/format/model_folder.h"
+#include "refrain/format/safetensors.h"
+
+namespace refrain::format {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::string_view kWeightSuffix = ".weight";
+constexpr uint64_t kBlockBytes = uint64_t{32}
+                                 << 20;  // of input quantized at a time, so that memory is bounded
+constexpr std::array<std::string_view, 5> kCopied = {"tokenizer.json", "tokenizer_config.json",
+                                                     "generation_config.json", "special_tokens_map.json",
+                                                     "added_tokens.json"};
+
+bool is_template(std::string_view name) { return name.starts_with("chat_template."); }
+
+enum class Fate { pack, keep, drop };
+
+/// Linear layers and embeddings are the rank-2 floating-point tensors named `*.weight`. Norms have rank 1;
+/// one of rank 2 would be told by its name. What belongs to no layer is kept.
+bool is_linear(const SafetensorsEntry& entry) {
+  if (!entry.name.ends_with(kWeightSuffix) || entry.shape.rank() != 2) return false;
+  if (entry.dtype != DType::f32 && entry.dtype != DType::f16 && entry.dtype != DType::bf16) return false;
+  const std::string_view module =
+      std::string_view(entry.name).substr(0, entry.name.size() - kWeightSuffix.size());
+  return module.substr(module.rfind('.') + 1).find("norm") == std::string_view::npos;
+}
+
+Fate fate_of(const SafetensorsEntry& entry, bool tied, AffineParameters affine) {
+  if (tied && entry.name == "lm_head.weight") return Fate::drop;
+  if (entry.name.find("rotary_emb.inv_freq") != std::string::npos)
+    return Fate::drop;  // follows from rope_theta
+  const bool packs =
+      is_linear(entry) && entry.shape.back() > 0 && entry.shape.back() % affine.group_size == 0;
+  return packs ? Fate::pack : Fate::keep;
+}
+
+void check_input(const ModelFolder& folder) {
+  const Json& config = folder.config();
+  for (const char* key : {"quantization", "quantization_config"}) {
+    if (const auto block = config.find(key))
+      block->fail("expected a model that is not quantized, got a quantized one");
+  }
+  for (const std::string& name : folder.tensor_names()) {
+    const auto fail = [&](const char* what) {
+      throw FileError(fmt::format("{}: tensor {}: {}", folder.path().string(), in_quotes(name), what));
+    };
+    if (name.ends_with(".scales")) fail("expected a model that is not quantized, got scales");
+    if (name.find(".experts.") != std::string::npos)
+      fail("expected a model without experts, got one of an expert");
+  }
+}
+
+/// Makes sure that `out` is a folder which takes the result.
+void prepare_output(const fs::path& in, const fs::path& out, bool force) {
+  std::error_code error;
+  if (fs::equivalent(in, out, error))
+    throw FileError(out.string() + ": expected a folder other than the input");
+  const fs::file_status status = fs::status(out, error);
+  if (fs::exists(status) && !fs::is_directory(status))
+    throw FileError(out.string() + ": expected a folder, got a file");
+  fs::create_directories(out, error);
+  if (error) throw FileError(fmt::format("{}: cannot create the folder: {}", out.string(), error.message()));
+  fs::directory_iterator iterator(out, error);
+  for (; !error && iterator != fs::directory_iterator(); iterator.increment(error)) {
+    const std::string name = iterator->path().filename().string();
+    if (!force)
+      throw FileError(fmt::format("{}: expected an empty folder, found {} (--force replaces)", out.string(),
+                                  in_quotes(name)));
+    const bool ours = name == "model.safetensors" || name == "config.json" || is_template(name) ||
+                      std::ranges::find(kCopied, name) != kCopied.end();
+    if (!ours)
+      throw FileError(fmt::format("{}: expected only files that this command writes, found {}", out.string(),
+                                  in_quotes(name)));
+  }
+  if (error) throw FileError(fmt::format("{}: {}", out.string(), error.message()));
+}
+
+/// Calls `work(i)` for each i below `count` on up to `threads` threads, the calling one included.
+template <class Work>
+void parallel_for(size_t count, unsigned threads, const Work& work) {
+  std::atomic<size_t> next{0};
+  const auto loop = [&] {
+    for (size_t i = next.fetch_add(1, std::memory_order_relaxed); i < count;
+         i = next.fetch_add(1, std::memory_order_relaxed)) {
+      work(i);
+    }
+  };
+  std::vector<std::jthread> helpers;
+  for (size_t t = 1; t < std::min<size_t>(threads, count); ++t) {
+    try {
+      helpers.emplace_back(loop);
+    } catch (const std::system_error&) {
+      break;  // fewer threads do the same
+    }
+  }
+  loop();
+}
+
+class Quantizer {
+ public:
+  Quantizer(const ModelFolder& folder, const QuantizeOptions& options)
+      : folder_(folder), options_(options), tied_(folder.config().boolean_or("tie_word_embeddings", false)) {
+    threads_ = options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
+  }
+
+  QuantizeReport write(const fs::path& path) {
+    std::vector<SafetensorsSpec> specs;
+    for (const std::string& name : folder_.tensor_names()) announce(*folder_.find(name), specs);
+    if (report_.packed_tensors == 0) {
+      throw FileError(fmt::format("{}: expected a matrix whose width is a multiple of {}, found none",
+                                  folder_.path().string(), options_.affine.group_size));
+    }
+    SafetensorsWriter writer(path, std::move(specs), {{"format", "mlx"}});
+    for (const std::string& name : folder_.tensor_names()) {
+      const SafetensorsEntry& entry = *folder_.find(name);
+      const Fate fate = fate_of(entry, tied_, options_.affine);
+      if (fate == Fate::pack) {
+        pack(entry, writer);
+      } else if (fate == Fate::keep) {
+        keep(entry, writer);
+      }
+    }
+    writer.commit();
+    report_.output_bytes = writer.size_bytes();
+    return report_;
+  }
+
+ private:
+  static std::string part(const SafetensorsEntry& entry, std::string_view suffix) {
+    return entry.name.substr(0, entry.name.size() - kWeightSuffix.size()) + std::string(suffix);
+  }
+
+  void announce(const SafetensorsEntry& entry, std::vector<SafetensorsSpec>& specs) {
+    const Fate fate = fate_of(entry, tied_, options_.affine);
+    if (fate == Fate::drop) {
+      ++report_.dropped_tensors;
+      if (options_.log) {
+        options_.log(LogLevel::info,
+                     fmt::format("tensor {} is dropped: it follows from others", in_quotes(entry.name)));
+      }
+      return;
+    }
+    all_bytes_ += entry.bytes.size();
+    report_.input_bytes += entry.bytes.size();
+    if (fate == Fate::keep) {
+      ++report_.kept_tensors;
+      const TensorSource source = folder_.tensor(entry.name);
+      specs.push_back({entry.name, source.dtype, source.shape});
+      return;
+    }
+    ++report_.packed_tensors;
+    const int64_t rows = entry.shape[0], columns = entry.shape[1];
+    const int64_t words = static_cast<int64_t>(affine_words(static_cast<uint64_t>(columns), options_.affine));
+    const int64_t groups = columns / options_.affine.group_size;
+    specs.push_back({entry.name, DType::u32, {rows, words}});
+    specs.push_back({part(entry, ".scales"), *entry.dtype, {rows, groups}});
+    specs.push_back({part(entry, ".biases"), *entry.dtype, {rows, groups}});
+  }
+
+  void keep(const SafetensorsEntry& entry, SafetensorsWriter& writer) {
+    writer.append(entry.name, entry.bytes);
+    advance(entry.bytes.size());
+  }
+
+  void pack(const SafetensorsEntry& entry, SafetensorsWriter& writer) {
+    const DType dtype = *entry.dtype;
+    const size_t rows = static_cast<size_t>(entry.shape[0]), columns = static_cast<size_t>(entry.shape[1]);
+    const size_t row_bytes = columns * size_bytes(dtype);
+    const size_t row_words = affine_words(columns, options_.affine);
+    const size_t row_pair_bytes = columns / options_.affine.group_size * size_bytes(dtype);
+    const size_t block_rows = std::clamp<size_t>(kBlockBytes / row_bytes, 1, std::max<size_t>(rows, 1));
+    std::vector<uint32_t> codes(block_rows * row_words);
+    std::vector<std::byte> scales(block_rows * row_pair_bytes), biases(block_rows * row_pair_bytes);
+    for (size_t first = 0; first < rows; first += block_rows) {
+      const size_t count = std::min(block_rows, rows - first);
+      std::atomic<bool> finite{true};
+      parallel_for(count, threads_, [&](size_t row) {
+        const bool good =
+            affine_quantize(dtype, entry.bytes.subspan((first + row) * row_bytes, row_bytes), options_.affine,
+                            std::span(codes).subspan(row * row_words, row_words),
+                            std::span(scales).subspan(row * row_pair_bytes, row_pair_bytes),
+                            std::span(biases).subspan(row * row_pair_bytes, row_pair_bytes));
+        if (!good) finite.store(false, std::memory_order_relaxed);
+      });
+      if (!finite) {
+        throw FileError(fmt::format("{}: tensor {}: expected finite values, got infinity or NaN",
+                                    folder_.path().string(), in_quotes(entry.name)));
+      }
+      writer.append(entry.name, std::as_bytes(std::span(codes).first(count * row_words)));
+      writer.append(part(entry, ".scales"), std::span(scales).first(count * row_pair_bytes));
+      writer.append(part(entry, ".biases"), std::span(biases).first(count * row_pair_bytes));
+      advance(count * row_bytes);
+    }
+  }
+
+  void advance(uint64_t bytes) {
+    done_bytes_ += bytes;
+    if (options_.progress) options_.progress(done_bytes_, all_bytes_);
+  }
+
+  const ModelFolder& folder_;
+  const QuantizeOptions& options_;
+  bool tied_;
+  unsigned threads_ = 1;
+  uint64_t done_bytes_ = 0;
+  uint64_t all_bytes_ = 0;
+  QuantizeReport report_;
+};
+
+/// The text of config.json with the two blocks added at its end, everything else untouched.
+std::string with_quantization(const Json& config, std::string text, AffineParameters affine) {
+  const size_t brace = text.find_last_of('}');
+  const size_t last = text.find_last_not_of(" \t\r\n", brace - 1);
+  // The indentation of the first member is that of the new ones.
+  const size_t first_key = text.find('"');
+  const size_t line = first_key == text.npos ? text.npos : text.rfind('\n', first_key);
+  const std::string indent = line == text.npos ? "  " : text.substr(line + 1, first_key - line - 1);
+  std::string added = config.size() == 0 ? "" : ",";
+  for (const char* key : {"quantization", "quantization_config"}) {
+    added += fmt::format(
+        "\n{0}\"{1}\": {{\n{0}{0}\"group_size\": {2},\n{0}{0}\"bits\": {3},\n{0}{0}\"mode\": "
+        "\"affine\"\n{0}}},",
+        indent, key, affine.group_size, affine.bits);
+  }
+  added.back() = '\n';
+  return text.substr(0, last + 1) + added + text.substr(brace);
+}
+
+void copy_companions(const fs::path& in, const fs::path& out) {
+  std::vector<std::string> names(kCopied.begin(), kCopied.end());
+  std::error_code error;
+  fs::directory_iterator iterator(in, error);
+  for (; !error && iterator != fs::directory_iterator(); iterator.increment(error)) {
+    const std::string name = iterator->path().filename().string();
+    if (is_template(name)) names.push_back(name);
+  }
+  if (error) throw FileError(fmt::format("{}: {}", in.string(), error.message()));
+  for (const std::string& name : names) {
+    if (fs::exists(in / name, error)) write_file(out / name, read_text_file(in / name));
+  }
+}
+
+}  // namespace
+
+QuantizeReport quantize_model(const fs::path& in, const fs::path& out, const QuantizeOptions& options) {
+  if (!is_supported(options.affine)) {
+    throw InvalidArgument(
+        fmt::format("[quantize] parameters: expected 4 or 8 bits in groups of 32, 64 or 128, got {} in {}",
+                    options.affine.bits, options.affine.group_size));
+  }
+  const ModelFolder folder = ModelFolder::open(in, options.log);
+  check_input(folder);
+  prepare_output(in, out, options.force);
+  const QuantizeReport report = Quantizer(folder, options).write(out / "model.safetensors");
+  copy_companions(in, out);
+  write_file(out / "config.json",
+             with_quantization(folder.config(), read_text_file(in / "config.json"), options.affine));
+  return report;
+}
+
+}  // namespace refrain::format

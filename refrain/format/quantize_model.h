@@ -1,0 +1,42 @@
+// Makes a quantized copy of a model folder, packing the tensors that mlx_lm.convert packs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+
+#include "refrain/core/log.h"
+#include "refrain/format/mlx_affine.h"
+
+namespace refrain::format {
+
+struct QuantizeOptions {
+  AffineParameters affine;
+  bool force = false;    ///< replace a folder that an earlier run has written
+  unsigned threads = 0;  ///< 0: one per CPU
+  LogCallback log;
+  /// Called after each part with bytes of the input done and in all; may be empty.
+  std::function<void(uint64_t done_bytes, uint64_t all_bytes)> progress;
+};
+
+struct QuantizeReport {
+  size_t packed_tensors = 0;
+  size_t kept_tensors = 0;     ///< written as they were
+  size_t dropped_tensors = 0;  ///< a tied head, tables that are derived
+  uint64_t input_bytes = 0;
+  uint64_t output_bytes = 0;  ///< of model.safetensors
+};
+
+/// Reads the folder `in` (f32, f16 or bf16) and writes the folder `out`: model.safetensors, config.json with
+/// the quantization added, and copies of the tokenizer's files; each file appears complete, config.json last.
+///
+/// Packed are the matrices `*.weight` (linear layers and embeddings, not norms) whose columns the group size
+/// divides. All other tensors keep their bytes. A head is dropped when config.json ties it to the embedding.
+/// Throws FileError when `in` is unreadable, quantized already or a mixture of experts, when `out` is `in` or
+/// holds anything else, when a weight is not finite or when the disk fails; InvalidArgument for parameters
+/// other than 4 or 8 bits in groups of 32, 64 or 128.
+QuantizeReport quantize_model(const std::filesystem::path& in, const std::filesystem::path& out,
+                              const QuantizeOptions& options);
+
+}  // namespace refrain::format

@@ -1,0 +1,166 @@
+// The command's work on folders; tests/golden compares its bits with MLX.
+#include "refrain/format/quantize_model.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "refrain/core/error.h"
+#include "refrain/format/model_folder.h"
+#include "refrain/format/test_folder.h"
+
+namespace refrain::format {
+namespace {
+
+class QuantizeModelTest : public testing::Test {
+ protected:
+  /// Writes the input folder: float32 tensors of shape [rows, columns], or [rows] where columns is 0.
+  struct Tensor {
+    std::string name;
+    int64_t rows, columns;
+    float value = 1.0f;
+  };
+  void write_input(const std::vector<Tensor>& tensors, std::string_view config = "{\n  \"a\": 1\n}\n") {
+    folder_.write("in/config.json", config);
+    std::vector<SafetensorsSpec> specs;
+    for (const Tensor& t : tensors) {
+      specs.push_back({t.name, DType::f32, t.columns == 0 ? Shape{t.rows} : Shape{t.rows, t.columns}});
+    }
+    SafetensorsWriter writer(in_ / "model.safetensors", specs);
+    for (const Tensor& t : tensors) {
+      std::vector<float> values(static_cast<size_t>(t.rows * std::max<int64_t>(t.columns, 1)));
+      for (size_t i = 0; i < values.size(); ++i) values[i] = t.value * static_cast<float>(i % 37);
+      writer.append(t.name, std::as_bytes(std::span(values)));
+    }
+    writer.commit();
+  }
+  void SetUp() override { std::filesystem::create_directory(in_); }
+  std::string error_of(const QuantizeOptions& options = {}) {
+    try {
+      quantize_model(in_, out_, options);
+    } catch (const Error& error) {
+      return error.what();
+    }
+    return "";
+  }
+
+  TestFolder folder_;
+  std::filesystem::path in_ = folder_.path() / "in";
+  std::filesystem::path out_ = folder_.path() / "out";
+};
+
+TEST_F(QuantizeModelTest, PacksMatricesAndKeepsTheRest) {
+  write_input({{"model.embed_tokens.weight", 7, 128},
+               {"model.layers.0.mlp.up_proj.weight", 96, 64},
+               {"model.layers.0.mlp.up_proj.bias", 96, 0},
+               {"model.layers.0.odd.weight", 8, 96},
+               {"model.layers.0.q_norm.weight", 4, 64},
+               {"model.layers.0.table", 4, 64},
+               {"model.norm.weight", 64, 0}});
+  folder_.write("in/tokenizer.json", "tokens");
+  folder_.write("in/chat_template.jinja", "template");
+  const QuantizeReport report = quantize_model(in_, out_, {});
+  EXPECT_EQ(report.packed_tensors, 2u);
+  EXPECT_EQ(report.kept_tensors, 5u);
+  const ModelFolder model =
+      ModelFolder::open(out_, [](LogLevel, std::string_view message) { FAIL() << message; });
+  EXPECT_EQ(model.tensor_names().size(), 11u);
+  EXPECT_EQ(model.weight("model.embed_tokens", 7, 128).format, WeightFormat::mlx_affine);
+  EXPECT_EQ(model.weight("model.layers.0.mlp.up_proj", 96, 64).bits, 4u);
+  EXPECT_EQ(model.weight("model.layers.0.odd", 8, 96).format, WeightFormat::plain);
+  EXPECT_EQ(model.weight("model.layers.0.q_norm", 4, 64).format, WeightFormat::plain);
+  EXPECT_EQ(model.config().u32("a"), 1u);
+  EXPECT_EQ(model.config().object("quantization_config").u32("group_size"), 64u);
+  EXPECT_EQ(read_text_file(out_ / "tokenizer.json"), "tokens");
+  EXPECT_EQ(read_text_file(out_ / "chat_template.jinja"), "template");
+}
+
+TEST_F(QuantizeModelTest, GivesTheSameBytesForAnyNumberOfThreads) {
+  write_input({{"a.weight", 301, 256, 0.01f}, {"b.weight", 1, 64}});
+  std::string first;
+  for (const unsigned threads : {1u, 2u, 5u}) {
+    QuantizeOptions options;
+    options.threads = threads;
+    options.force = true;
+    quantize_model(in_, out_, options);
+    const std::string bytes = read_text_file(out_ / "model.safetensors");
+    if (first.empty()) first = bytes;
+    EXPECT_EQ(bytes, first) << threads;
+  }
+}
+
+TEST_F(QuantizeModelTest, AddsToTheConfigAndChangesNothingElse) {
+  const std::string added =
+      "\"quantization\": {X\"group_size\": 64,X\"bits\": 4,X\"mode\": \"affine\"Y},Z\"quantization_config\": "
+      "{X\"group_size\": "
+      "64,X\"bits\": 4,X\"mode\": \"affine\"Y}";
+  const auto expect = [&](const std::string& config, const std::string& head, const std::string& indent,
+                          const std::string& tail) {
+    write_input({{"a.weight", 1, 64}}, config);
+    QuantizeOptions options;
+    options.force = true;
+    quantize_model(in_, out_, options);
+    std::string block;
+    for (const char c : added) {
+      block += c == 'X' ? "\n" + indent + indent : c == 'Y' || c == 'Z' ? "\n" + indent : std::string(1, c);
+    }
+    EXPECT_EQ(read_text_file(out_ / "config.json"), head + "\n" + indent + block + "\n" + tail);
+  };
+  expect("{\n    \"a\": 1e-06,\n    \"b\": \"}\"\n}\n", "{\n    \"a\": 1e-06,\n    \"b\": \"}\",", "    ",
+         "}\n");
+  expect("{\"a\":1.0}", "{\"a\":1.0,", "  ", "}");
+  expect("{}", "{", "  ", "}");
+  expect(" {\n \n} \n", " {", "  ", "} \n");
+}
+
+TEST_F(QuantizeModelTest, DropsATiedHead) {
+  write_input({{"model.embed_tokens.weight", 7, 64}, {"lm_head.weight", 7, 64}},
+              R"({"tie_word_embeddings":true})");
+  EXPECT_EQ(quantize_model(in_, out_, {}).dropped_tensors, 1u);
+  EXPECT_FALSE(ModelFolder::open(out_).has("lm_head.weight"));
+}
+
+TEST_F(QuantizeModelTest, RefusesWithOneLine) {
+  const auto expect = [&](const std::string& error, const std::string& says) {
+    EXPECT_NE(error.find(says), std::string::npos) << says << "\n  in: " << error;
+    EXPECT_EQ(error.find('\n'), std::string::npos) << error;
+  };
+  write_input({{"a.weight", 1, 64}}, R"({"quantization":{"bits":4,"group_size":64}})");
+  expect(error_of(), "config.json: quantization: expected a model that is not quantized");
+  write_input({{"a.weight", 1, 64}, {"a.scales", 1, 1}});
+  expect(error_of(), "got scales");
+  write_input({{"model.layers.0.mlp.experts.0.up_proj.weight", 1, 64}});
+  expect(error_of(), "without experts");
+  write_input({{"a.weight", 1, 96}});
+  expect(error_of(), "multiple of 64");
+  write_input({{"a.weight", 1, 64, std::numeric_limits<float>::infinity()}});
+  expect(error_of(), "\"a.weight\": expected finite values");
+  EXPECT_FALSE(std::filesystem::exists(out_ / "model.safetensors"));
+  EXPECT_TRUE(std::filesystem::is_empty(out_)) << "no temporary file may remain";
+
+  write_input({{"a.weight", 1, 64}});
+  QuantizeOptions options;
+  options.affine = {3, 64};
+  EXPECT_THROW(quantize_model(in_, out_, options), InvalidArgument);
+  EXPECT_THROW(quantize_model(in_, in_, {}), FileError);
+  EXPECT_THROW(quantize_model(in_, in_ / ".." / "in" / ".", {}), FileError);
+  folder_.write("file", "");
+  EXPECT_THROW(quantize_model(in_, folder_.path() / "file", {}), FileError);
+  EXPECT_THROW(quantize_model(folder_.path() / "none", out_, {}), FileError);
+}
+
+TEST_F(QuantizeModelTest, ReplacesOnlyItsOwnResultAndOnlyWhenForced) {
+  write_input({{"a.weight", 1, 64}});
+  EXPECT_EQ(error_of(), "");
+  EXPECT_NE(error_of().find("expected an empty folder"), std::string::npos);
+  QuantizeOptions force;
+  force.force = true;
+  EXPECT_EQ(error_of(force), "");
+  folder_.write("out/model-00001-of-00002.safetensors", "");
+  EXPECT_NE(error_of(force).find("model-00001-of-00002.safetensors"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace refrain::format

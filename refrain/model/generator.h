@@ -1,0 +1,49 @@
+// Text generation for one sequence: the prompt in chunks, then token by token.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "refrain/model/program_family.h"
+
+namespace refrain::model {
+
+struct Sampling {
+  float temperature = 0;  ///< 0: the most probable token
+  uint32_t top_k = 0;     ///< 0: off
+  float top_p = 1;        ///< 1: off
+  uint64_t seed = 0;
+};
+
+struct GenerateOptions {
+  uint32_t max_tokens = 256;
+  Sampling sampling;
+  std::vector<uint32_t> stop_ids;  ///< generation ends when one is drawn; it is not delivered
+  /// Called with each id as it comes; false ends the generation.
+  std::function<bool(uint32_t id)> on_token;
+  const std::atomic<bool>* cancel = nullptr;  ///< looked at before each step
+};
+
+enum class StopReason { stop_id, max_tokens, context, callback, cancelled };
+
+struct GenerateResult {
+  StopReason reason = StopReason::max_tokens;
+  uint32_t prompt_tokens = 0;
+  uint32_t generated_tokens = 0;  ///< delivered
+  double prompt_s = 0;            ///< until the first token was drawn
+  double decode_s = 0;            ///< for all further ones
+};
+
+/// Continues `prompt` in sequence 0 of `family`, from position 0. Throws InvalidArgument for an empty prompt, ids
+/// outside the vocabulary, a prompt longer than the context, or a sampling parameter out of range.
+GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt, const GenerateOptions& options);
+
+/// Computes `ids` in sequence 0 from position 0, in chunks of the family's greatest capacity, and delivers the
+/// logits f32 [vocab] of every position from `first` on, in order. Throws as generate.
+void evaluate(ProgramFamily& family, std::span<const uint32_t> ids, size_t first,
+              const std::function<void(size_t position, std::span<const float> logits)>& on_logits);
+
+}  // namespace refrain::model

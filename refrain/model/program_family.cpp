@@ -1,0 +1,146 @@
+#include "refrain/model/program_family.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "refrain/core/checked.h"
+#include "refrain/core/error.h"
+#include "refrain/ops/sample/sample.h"
+#include "refrain/ops/step_advance/step_advance.h"
+
+namespace refrain::model {
+namespace {
+
+uint32_t cached_tokens(const Config& config, const FamilyOptions& options) {
+  if (options.context_tokens > config.context_tokens) {
+    throw InvalidArgument(fmt::format("[program_family] context: the model's is {} tokens, got {}",
+                                      config.context_tokens, options.context_tokens));
+  }
+  return options.context_tokens != 0 ? options.context_tokens : config.context_tokens;
+}
+
+const std::vector<uint32_t>& checked_capacities(const FamilyOptions& options) {
+  const std::vector<uint32_t>& capacities = options.capacities;
+  const bool ascending = std::ranges::adjacent_find(capacities, std::greater_equal<>()) == capacities.end();
+  if (capacities.empty() || capacities.front() == 0 || !ascending) {
+    throw InvalidArgument("[program_family] capacities: expected ascending numbers of rows");
+  }
+  return capacities;
+}
+
+std::string describe_status(uint32_t bits) {
+  constexpr std::pair<uint32_t, const char*> kTexts[] = {
+      {ops::kTokenOutOfRange, "a token id outside the vocabulary"},
+      {ops::kPositionOutOfRange, "a position outside the cache"},
+      {ops::kPageOutOfRange, "a cache page out of range"},
+      {ops::kSequenceOutOfRange, "a row of a sequence that does not exist"},
+      {ops::kOutputOutOfRange, "an output of a row that is not live"},
+  };
+  std::string text;
+  for (const auto& [bit, what] : kTexts) {
+    if ((bits & bit) != 0) text += (text.empty() ? "" : ", ") + std::string(what);
+  }
+  return text.empty() ? fmt::format("status {:#x}", bits) : text;
+}
+
+}  // namespace
+
+ProgramFamily::ProgramFamily(const Model& model, const FamilyOptions& options)
+    : device_(model.device()),
+      model_(model),
+      context_tokens_(cached_tokens(model.config(), options)),
+      cache_(device_, model.config(), options.sequences, context_tokens_) {
+  const std::vector<uint32_t>& capacities = checked_capacities(options);
+  const uint32_t vocab = config().vocab;
+  logits_ = device_.buffer(DType::f32, {capacities.back(), vocab}, "logits");
+  if (!options.allowed_ids.empty()) {
+    if (options.allowed_ids.size() != ceil_div(vocab, 32u)) {
+      throw InvalidArgument(fmt::format("[program_family] allowed_ids: expected {} words, got {}",
+                                        ceil_div(vocab, 32u), options.allowed_ids.size()));
+    }
+    allowed_ = device_.buffer(DType::u32, {static_cast<int64_t>(options.allowed_ids.size())}, "allowed ids");
+    std::ranges::copy(options.allowed_ids, allowed_.span<uint32_t>().begin());
+  }
+
+  members_.reserve(capacities.size());
+  size_t arena_bytes = 0;
+  for (const uint32_t rows : capacities) {
+    members_.push_back(record(options, rows));
+    arena_bytes = std::max(arena_bytes, members_.back().plan.arena_bytes());
+  }
+  // Programs of one queue run one after the other, so one arena serves them all.
+  arena_ = device_.buffer(DType::u8, {static_cast<int64_t>(arena_bytes)}, "arena");
+  for (Member& member : members_) member.program = device_.prepare(member.plan, {.arena = arena_});
+}
+
+ProgramFamily::Member ProgramFamily::record(const FamilyOptions& options, uint32_t rows) {
+  const StepLayout layout{rows, std::min(rows, options.sequences), cache_.geometry().pages};
+  Member member{StepBlock(device_, layout), device_.buffer(DType::u32, {int64_t{layout.sequences} + 1}, "status"), {}, {},
+                {}};
+  const StepBlock& step = member.step;
+  const Buffer logits = logits_.slice(0, rows).with_live_rows(step.live_outputs);
+
+  CommandEncoder encoder = device_.encoder();
+  model_.architecture().record(encoder, {step, cache_, member.status, logits});
+  encoder.label("sample");
+  ops::sample(encoder, {.logits = logits,
+                        .index = step.outputs,
+                        .step_rows = step.rows,
+                        .sequences = step.sequences,
+                        .allowed = allowed_,
+                        .status = member.status});
+  encoder.label("advance");
+  ops::step_advance(encoder, {.rows = step.rows, .sequences = step.sequences});
+  std::tie(member.plan, member.report) = device_.plan(encoder.finish(), options.plan);
+  return member;
+}
+
+Point ProgramFamily::submit(const Batch& batch) {
+  const auto member = std::ranges::find_if(
+      members_, [&](const Member& m) {
+        return m.step.layout.rows >= batch.rows.size() && m.step.layout.sequences >= batch.sequences.size();
+      });
+  if (member == members_.end()) {
+    throw InvalidArgument(fmt::format("[program_family] batch: expected at most {} rows, got {} of {} sequences",
+                                      max_rows(), batch.rows.size(), batch.sequences.size()));
+  }
+  member->step.encode(batch, cache_.page_table(), image_);
+  const Update update{member->step.block, image_};
+  last_ = &*member;
+  last_point_ = device_.submit(member->program, std::span(&update, 1));
+  return last_point_;
+}
+
+Point ProgramFamily::submit_next() {
+  if (last_ == nullptr) throw InvalidArgument("[program_family] submit_next: nothing was submitted before");
+  last_point_ = device_.submit(last_->program);
+  return last_point_;
+}
+
+void ProgramFamily::wait(std::chrono::nanoseconds timeout) {
+  if (last_ == nullptr) throw InvalidArgument("[program_family] wait: nothing was submitted before");
+  device_.wait(last_point_, timeout);
+  const std::span<uint32_t> status = last_->status.span<uint32_t>();
+  for (size_t i = 0; i < status.size(); ++i) {
+    if (status[i] == 0) continue;
+    const std::string what = describe_status(status[i]);
+    std::ranges::fill(status, 0u);
+    const std::string who = i + 1 < status.size() ? fmt::format("sequence {}", i) : "no sequence";
+    throw InvalidArgument(fmt::format("[step] {}: {}", who, what));
+  }
+}
+
+std::span<const float> ProgramFamily::logits(uint32_t output) const {
+  return logits_.slice(output, 1).span<float>();
+}
+
+uint32_t ProgramFamily::sampled(uint32_t row) const {
+  if (last_ == nullptr || row >= last_->step.layout.rows) {
+    throw InvalidArgument(fmt::format("[program_family] sampled: no row {} was submitted", row));
+  }
+  return last_->step.rows.span<uint32_t>()[row * (sizeof(StepRow) / 4) + offsetof(StepRow, sampled) / 4];
+}
+
+}  // namespace refrain::model

@@ -1,0 +1,59 @@
+// Loading: takes tensors of a model folder to a device and keeps count of what was taken.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <set>
+#include <string>
+
+#include "refrain/core/error.h"
+#include "refrain/format/model_folder.h"
+#include "refrain/stream/device.h"
+
+namespace refrain::model {
+
+/// Called while weights are packed; false cancels the load.
+using ProgressCallback = std::function<bool(uint64_t done_bytes, uint64_t total_bytes)>;
+
+/// Thrown when a ProgressCallback cancels.
+class Cancelled : public Error {
+ public:
+  using Error::Error;
+};
+
+struct WeightTotals {
+  size_t weights = 0;
+  uint64_t bytes = 0;           ///< as packed
+  uint64_t in_place_bytes = 0;  ///< of these, the file's own pages
+};
+
+class WeightLoader {
+ public:
+  WeightLoader(Device& device, const format::ModelFolder& folder, ProgressCallback progress);
+
+  /// The matrix `module`.weight, plain or quantized.
+  Weight matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses);
+  /// The vector `name`, widened to f32.
+  Weight vector(const std::string& name, uint32_t elements);
+  /// f32 values that are computed, not stored.
+  Weight computed(const std::string& name, std::span<const float> values);
+  /// Leaves a tensor (and its scales and biases) out on purpose.
+  void skip(const std::string& module);
+
+  const WeightTotals& totals() const { return totals_; }
+  /// Throws FileError naming the first tensor of the folder that nothing has taken.
+  void expect_all_taken(const std::string& what) const;
+
+ private:
+  Weight pack(const TensorSource& source, Uses uses);
+
+  Device& device_;
+  const format::ModelFolder& folder_;
+  ProgressCallback progress_;
+  std::set<std::string> taken_;
+  WeightTotals totals_;
+  uint64_t done_bytes_ = 0;
+  uint64_t total_bytes_ = 0;
+};
+
+}  // namespace refrain::model

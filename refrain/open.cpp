@@ -1,0 +1,46 @@
+// Device::open: the one place that knows every backend, and hands each its kernels.
+#include <fmt/format.h>
+
+#include <memory>
+#include <vector>
+
+#include "refrain/core/error.h"
+#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/null/null_device.h"
+#include "refrain/device/validate/validate_device.h"
+#include "refrain/ops/kernel_tables.h"
+#include "refrain/ops/layouts.h"
+#include "refrain/stream/device.h"
+
+namespace refrain {
+namespace {
+
+/// A backend and the kernel table that it refers to, as one owner.
+struct OpenBackend {
+  std::vector<device::Kernel> kernels;
+  std::unique_ptr<device::Backend> backend;
+};
+
+}  // namespace
+
+Device Device::open(std::string_view name, const DeviceOptions& options) {
+  auto opened = std::make_shared<OpenBackend>();
+  if (name == "auto" || name == "cpu") {
+    opened->kernels = ops::cpu_kernels();
+    device::CpuOptions cpu;
+    cpu.threads = options.threads;
+    opened->backend = device::make_cpu(cpu, opened->kernels);
+  } else if (name == "null") {
+    opened->kernels = ops::null_kernels();
+    opened->backend = device::make_null(opened->kernels);
+  } else if (name == "cuda" || name.starts_with("cuda:")) {
+    throw DeviceError(fmt::format("device {}: this build has no CUDA backend; expected auto or cpu", name));
+  } else {
+    throw InvalidArgument(fmt::format("device: expected auto, cpu, cuda:N or null, got {}", name));
+  }
+  if (options.validate) opened->backend = device::make_validate(std::move(opened->backend));
+  device::Backend* backend = opened->backend.get();
+  return Device(std::shared_ptr<device::Backend>(std::move(opened), backend), ops::cpu_layouts(), options);
+}
+
+}  // namespace refrain

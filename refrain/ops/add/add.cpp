@@ -1,0 +1,51 @@
+// add: schema and recording.
+#include "refrain/ops/add/add.h"
+
+#include "refrain/ops/check.h"
+
+namespace refrain::ops {
+namespace {
+
+constexpr device::ArgumentSpec kArgs[] = {
+    {"a", device::Access::in, true},
+    {"b", device::Access::in, true},
+    {"output", device::Access::out, true},
+};
+
+void check(const device::OpCall& call) {
+  expect_call(call);
+  expect_dtype(call, 0, DType::f32);
+  expect_rank(call, 0, 1, Shape::kMaxRank, "[rows, ...]");
+  const Shape& shape = call.args[0].shape;
+  expect_tensor(call, 1, DType::f32, shape);
+  expect_tensor(call, 2, DType::f32, shape);
+  expect_elementwise_constants(call, shape);
+}
+
+device::Cost cost(const device::OpCall& call) {
+  const auto elements = static_cast<uint64_t>(call.args[0].shape.elements());
+  return {3 * elements * sizeof(float), elements};
+}
+
+}  // namespace
+
+void add_reference(const device::TileArgs& args);
+
+constinit const device::OpSchema add_schema{
+    .name = "add",
+    .doc =
+        "Adds two tensors. output[i] = a[i] + b[i]. a, b, output: f32 [R, ...] of one shape. output may be a "
+        "or b.",
+    .args = kArgs,
+    .constants_bytes = sizeof(AddConstants),
+    .check = check,
+    .cost = cost,
+    .reference = add_reference,
+};
+
+void add(CommandEncoder& encoder, const Add& args) {
+  const Operand operands[] = {args.a, args.b, args.output};
+  dispatch(encoder, add_schema, operands, elementwise_constants(args.a.shape()));
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,62 @@
+// Argmax: schema, checks and recording.
+#include "refrain/ops/argmax/argmax.h"
+
+#include "refrain/ops/check.h"
+
+namespace refrain::ops {
+namespace {
+
+enum : size_t { kInput, kOutput };
+
+constexpr device::ArgumentSpec kArgs[] = {
+    {.name = "input", .access = device::Access::in, .rows = true},
+    {.name = "output", .access = device::Access::out, .rows = true},
+};
+
+void check(const device::OpCall& call) {
+  expect_call(call);
+  expect_rank(call, kInput, 2, 2, "[rows, columns]");
+  const Shape& input = call.args[kInput].shape;
+  expect_dtype(call, kInput, DType::f32);
+  expect_tensor(call, kOutput, DType::u32, {input[0]});
+  const auto& constants = call.constants_as<ArgmaxConstants>();
+  expect_constant(call, "rows", static_cast<uint64_t>(input[0]), constants.rows);
+  expect_constant(call, "columns", static_cast<uint64_t>(input[1]), constants.columns);
+}
+
+device::Cost cost(const device::OpCall& call) {
+  const auto& constants = call.constants_as<ArgmaxConstants>();
+  return {.bytes = argument_bytes(call.args[kInput]) + argument_bytes(call.args[kOutput]),
+          .flops = uint64_t{constants.rows} * constants.columns};
+}
+
+}  // namespace
+
+constinit const device::OpSchema argmax_schema = {
+    .name = "argmax",
+    .doc =
+        "Finds the greatest value of each row: output[r] = the least i with input[r, i] = max over j of "
+        "input[r, j]. input f32 [R, V]; output u32 [R]. NaNs are never the greatest; a row of nothing but "
+        "NaNs "
+        "gives 0. Exact.",
+    .args = kArgs,
+    .constants_bytes = sizeof(ArgmaxConstants),
+    .check = check,
+    .cost = cost,
+    .reference = argmax_reference,
+};
+
+void argmax(CommandEncoder& encoder, const Argmax& args) {
+  const ArgmaxConstants constants = {
+      .rows = dimension(args.input.shape(), 0),
+      .columns = dimension(args.input.shape(), 1),
+  };
+  const Operand operands[] = {args.input, args.output};
+  dispatch(encoder, argmax_schema, operands, constants);
+}
+
+device::Launch argmax_launch(const device::OpCall& call, const device::DeviceInfo&) {
+  return {.rows = call.constants_as<ArgmaxConstants>().rows};
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,106 @@
+// Attention: schema, checks and recording.
+#include "refrain/ops/attention/attention.h"
+
+#include <string>
+
+#include "refrain/ops/check.h"
+#include "refrain/ops/step_block.h"
+
+namespace refrain::ops {
+namespace {
+
+enum : size_t { kQuery, kRows, kSequences, kPageTable, kCache, kStatus, kOutput };
+
+constexpr device::ArgumentSpec kArgs[] = {
+    {.name = "query", .access = device::Access::in, .rows = true},
+    {.name = "rows", .access = device::Access::in, .rows = true},
+    {.name = "sequences", .access = device::Access::in},
+    {.name = "page_table", .access = device::Access::in},
+    {.name = "cache", .access = device::Access::in},
+    {.name = "status", .access = device::Access::status},
+    {.name = "output", .access = device::Access::out, .rows = true},
+};
+
+void check(const device::OpCall& call) {
+  expect_call(call);
+  expect_rank(call, kQuery, 3, 3, "[rows, heads, head_dim]");
+  const Shape& query = call.args[kQuery].shape;
+  expect_dtype(call, kQuery, DType::f32);
+  expect_tensor(call, kRows, DType::u32, {query[0], 4});
+  expect_rank(call, kSequences, 2, 2, "[sequences, 8]");
+  const int64_t sequences = call.args[kSequences].shape[0];
+  expect_tensor(call, kSequences, DType::u32, {sequences, 8});
+  expect_rank(call, kPageTable, 1, 1, "[entries]");
+  expect_dtype(call, kPageTable, DType::u32);
+  expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
+  const Shape& cache = call.args[kCache].shape;
+  expect_tensor(call, kCache, DType::f32, {2, cache[1], cache[2], kPagePositions, query[2]});
+  if (query[1] % cache[2] != 0) {
+    fail(call, kQuery, "heads divisible by " + std::to_string(cache[2]) + " kv_heads", to_string(query));
+  }
+  expect_tensor(call, kStatus, DType::u32, {sequences + 1});
+  expect_tensor(call, kOutput, DType::f32, query);
+  const auto& constants = call.constants_as<AttentionConstants>();
+  expect_constant(call, "rows", static_cast<uint64_t>(query[0]), constants.rows);
+  expect_constant(call, "heads", static_cast<uint64_t>(query[1]), constants.heads);
+  expect_constant(call, "kv_heads", static_cast<uint64_t>(cache[2]), constants.kv_heads);
+  expect_constant(call, "head_dim", static_cast<uint64_t>(query[2]), constants.head_dim);
+  expect_constant(call, "sequences", static_cast<uint64_t>(sequences), constants.sequences);
+  expect_constant(call, "page_table_entries", static_cast<uint64_t>(call.args[kPageTable].shape[0]),
+                  constants.page_table_entries);
+  expect_constant(call, "pages", static_cast<uint64_t>(cache[1]), constants.pages);
+}
+
+device::Cost cost(const device::OpCall& call) {
+  const auto& c = call.constants_as<AttentionConstants>();
+  // How far the rows look back is not known; this takes the whole page table for each.
+  const uint64_t scores = uint64_t{c.rows} * c.heads * c.page_table_entries * kPagePositions;
+  device::Cost result;
+  for (const device::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
+  result.flops = 4 * scores * c.head_dim;
+  return result;
+}
+
+}  // namespace
+
+constinit const device::OpSchema attention_schema = {
+    .name = "attention",
+    .doc =
+        "Attends from each row to its sequence's cached positions up to its own. "
+        "s_j = scale (query[r, h] . k_j), 0 <= j <= position; output[r, h] = sum_j e^s_j v_j / sum_j e^s_j; "
+        "blocks "
+        "of 64 positions from position 0, joined in ascending order. "
+        "query f32 [R, H, D]; rows u32 [R, 4]; sequences u32 [S, 8]; page_table u32 [P]; cache f32 "
+        "[2, pages, KVH, 64, D]; status u32 [S + 1]; output f32 [R, H, D]. Out of range: zeros and a status "
+        "bit. "
+        "Vaswani et al., 2017; Milakov and Gimelshein, 2018.",
+    .args = kArgs,
+    .constants_bytes = sizeof(AttentionConstants),
+    .check = check,
+    .cost = cost,
+    .reference = attention_reference,
+};
+
+void attention(CommandEncoder& encoder, const Attention& args) {
+  const AttentionConstants constants = {
+      .rows = dimension(args.query.shape(), 0),
+      .heads = dimension(args.query.shape(), 1),
+      .kv_heads = dimension(args.cache.shape(), 2),
+      .head_dim = dimension(args.query.shape(), 2),
+      .sequences = dimension(args.sequences.shape(), 0),
+      .page_table_entries = dimension(args.page_table.shape(), 0),
+      .pages = dimension(args.cache.shape(), 1),
+      .scale = args.scale,
+  };
+  const Operand operands[] = {args.query, args.rows,   args.sequences, args.page_table,
+                              args.cache, args.status, args.output};
+  dispatch(encoder, attention_schema, operands, constants);
+}
+
+uint32_t attention_rows_per_block(const AttentionConstants& constants) {
+  // Rows of a prompt read the same cache: eight of them make one pass over it, once there are enough tiles
+  // anyway.
+  return constants.rows >= 4 * kAttentionMaxBlockRows ? kAttentionMaxBlockRows : 1;
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,62 @@
+// Causal attention of a ragged batch over the paged cache of one layer, with grouped key and value heads.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "refrain/device/kernel.h"
+#include "refrain/stream/encoder.h"
+
+namespace refrain::ops {
+
+struct Attention {
+  Operand query;
+  Operand rows;
+  Operand sequences;
+  Operand page_table;
+  Operand cache;
+  Operand status;
+  Operand output;
+  float scale = 1;  ///< of the scores, usually 1 / sqrt(D)
+};
+
+/// Attends from each row to its sequence's cached positions up to its own.
+///
+/// For row r at position p, query head h, g = h / (H / KVH), k_j and v_j the cached key and value of position
+/// j:
+///   s_j = scale (query[r, h] . k_j), 0 <= j <= p;  output[r, h] = sum_j e^s_j v_j / sum_j e^s_j.
+/// The positions are taken in blocks of 64 from position 0, each with its own greatest score m, sum l and
+/// weighted values a; blocks join in ascending order: M = max(m, m'), l = l e^(m - M) + l' e^(m' - M), a
+/// likewise.
+///
+/// query: f32 [R, H, D], rows. rows: u32 [R, 4], rows. sequences: u32 [S, 8]. page_table: u32 [P].
+/// cache: f32 [2, pages, KVH, 64, D], keys and values, which already holds the rows' own; H divisible by KVH.
+/// status: u32 [S + 1]. output: f32 [R, H, D], rows.
+/// Aliasing: none. Errors: InvalidArgument for shapes that do not fit. A row whose sequence, position (>=
+/// length, or past the page table) or one of whose pages is out of range gives zeros and raises its status
+/// bit. Accuracy: with e = 2^-24, d = (D + 4) e scale |query| max |k| + e (max s - min s) bounds the error of
+/// the scores, and (2 d + (p / 32 + 200) e) max_j |v_j| that of the output. Source: Vaswani et al., 2017;
+/// Shazeer, 2019 (groups); Milakov and Gimelshein, 2018 (running softmax).
+void attention(CommandEncoder& encoder, const Attention& args);
+
+struct AttentionConstants {
+  uint32_t rows = 0;
+  uint32_t heads = 0;
+  uint32_t kv_heads = 0;
+  uint32_t head_dim = 0;
+  uint32_t sequences = 0;           ///< S
+  uint32_t page_table_entries = 0;  ///< P
+  uint32_t pages = 0;
+  float scale = 1;
+};
+
+/// Rows of one tile; they share what they read of the cache.
+inline constexpr uint32_t kAttentionMaxBlockRows = 8;
+uint32_t attention_rows_per_block(const AttentionConstants& constants);
+
+extern const device::OpSchema attention_schema;
+void attention_reference(const device::TileArgs& args);
+std::span<const device::Kernel> attention_cpu_kernels();
+std::span<const device::Kernel> attention_cpu_avx2_kernels();
+
+}  // namespace refrain::ops

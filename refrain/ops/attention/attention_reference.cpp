@@ -1,0 +1,75 @@
+// Attention in double, rounded once: the plain softmax over all positions, with checks of its own.
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "refrain/ops/attention/attention.h"
+#include "refrain/ops/step_block.h"
+
+namespace refrain::ops {
+namespace {
+
+/// The cached vectors of a row's positions, one pointer a position; empty when the row is refused.
+struct History {
+  std::vector<const float*> keys, values;
+};
+
+History history(const device::TileArgs& args, const StepRow& row, size_t kv_head) {
+  const auto& c = args.constants_as<AttentionConstants>();
+  uint32_t* status = args.arg<uint32_t>(5);
+  const float* cache = args.arg<const float>(4);
+  History found;
+  if (row.sequence >= c.sequences) {
+    status[c.sequences] |= kSequenceOutOfRange;
+    return found;
+  }
+  const StepSequence& sequence = args.arg<const StepSequence>(2)[row.sequence];
+  const uint64_t last_entry = sequence.first_page + uint64_t{row.position} / 64;
+  if (row.position >= sequence.length || last_entry >= c.page_table_entries) {
+    status[row.sequence] |= kPositionOutOfRange;
+    return found;
+  }
+  for (uint64_t j = 0; j <= row.position; ++j) {
+    const uint64_t page = args.arg<const uint32_t>(3)[sequence.first_page + j / 64];
+    if (page >= c.pages) {
+      status[row.sequence] |= kPageOutOfRange;
+      return {};
+    }
+    const uint64_t key = ((page * c.kv_heads + kv_head) * 64 + j % 64) * c.head_dim;
+    found.keys.push_back(cache + key);
+    found.values.push_back(cache + key + uint64_t{c.pages} * c.kv_heads * 64 * c.head_dim);
+  }
+  return found;
+}
+
+}  // namespace
+
+void attention_reference(const device::TileArgs& args) {
+  const auto& c = args.constants_as<AttentionConstants>();
+  for (size_t r = 0; r < args.live_rows; ++r) {
+    for (size_t h = 0; h < c.heads; ++h) {
+      const size_t offset = (r * c.heads + h) * c.head_dim;
+      const float* query = args.arg<const float>(0) + offset;
+      float* output = args.arg<float>(6) + offset;
+      const History cached = history(args, args.arg<const StepRow>(1)[r], h / (c.heads / c.kv_heads));
+      std::vector<double> weights;
+      for (const float* key : cached.keys) {
+        double score = 0;
+        for (size_t d = 0; d < c.head_dim; ++d)
+          score += static_cast<double>(query[d]) * static_cast<double>(key[d]);
+        weights.push_back(score * static_cast<double>(c.scale));
+      }
+      const double greatest = weights.empty() ? 0 : *std::max_element(weights.begin(), weights.end());
+      double total = 0;
+      for (double& weight : weights) total += weight = std::exp(weight - greatest);
+      for (size_t d = 0; d < c.head_dim; ++d) {
+        double sum = 0;
+        for (size_t j = 0; j < weights.size(); ++j)
+          sum += weights[j] * static_cast<double>(cached.values[j][d]);
+        output[d] = weights.empty() ? 0.0f : static_cast<float>(sum / total);
+      }
+    }
+  }
+}
+
+}  // namespace refrain::ops

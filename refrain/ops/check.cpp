@@ -1,0 +1,146 @@
+// Checks that the schemas of ops share.
+#include "refrain/ops/check.h"
+
+#include <fmt/format.h>
+
+#include <limits>
+#include <string>
+
+#include "refrain/core/error.h"
+
+namespace refrain::ops {
+
+using device::ArgumentInfo;
+using device::OpCall;
+
+void fail(const OpCall& call, std::string_view subject, std::string_view expected, std::string_view got) {
+  throw InvalidArgument(fmt::format("[{}] {}: expected {}, got {}", call.op->name, subject, expected, got));
+}
+
+void fail(const OpCall& call, size_t index, std::string_view expected, std::string_view got) {
+  fail(call, call.op->args[index].name, expected, got);
+}
+
+void expect_call(const OpCall& call) {
+  const auto& specs = call.op->args;
+  if (call.args.size() != specs.size()) {
+    fail(call, "arguments", fmt::to_string(specs.size()), fmt::to_string(call.args.size()));
+  }
+  if (call.constants.size() != call.op->constants_bytes) {
+    fail(call, "constants", fmt::format("{} bytes", call.op->constants_bytes),
+         fmt::format("{} bytes", call.constants.size()));
+  }
+  for (size_t i = 0; i < specs.size(); ++i) {
+    if (!call.args[i].bound && !specs[i].optional) fail(call, i, "an operand", "none");
+  }
+}
+
+void expect_dtype(const OpCall& call, size_t index, DType dtype) {
+  const ArgumentInfo& argument = call.args[index];
+  if (argument.weight != nullptr) fail(call, index, "a buffer or a temp", "a weight");
+  const bool activation = dtype == DType::f32 && argument.dtype == DType::activation;
+  if (argument.dtype != dtype && !activation) fail(call, index, name(dtype), name(argument.dtype));
+}
+
+void expect_shape(const OpCall& call, size_t index, const Shape& shape) {
+  if (!(call.args[index].shape == shape)) {
+    fail(call, index, to_string(shape), to_string(call.args[index].shape));
+  }
+}
+
+void expect_rank(const OpCall& call, size_t index, size_t least, size_t most, std::string_view described) {
+  const Shape& shape = call.args[index].shape;
+  bool good = shape.rank() >= least && shape.rank() <= most;
+  for (const int64_t dim : shape.dims())
+    good = good && dim > 0 && dim <= std::numeric_limits<uint32_t>::max();
+  if (!good) fail(call, index, described, to_string(shape));
+}
+
+void expect_tensor(const OpCall& call, size_t index, DType dtype, const Shape& shape) {
+  expect_dtype(call, index, dtype);
+  expect_shape(call, index, shape);
+}
+
+namespace {
+
+std::string_view format_name(WeightFormat format) {
+  return format == WeightFormat::plain ? "plain" : "mlx_affine";
+}
+
+std::string_view use_name(device::Use use) {
+  switch (use) {
+    case device::Use::matvec:
+      return "matvec";
+    case device::Use::matmul:
+      return "matmul";
+    case device::Use::gather:
+      return "gather";
+    case device::Use::vector:
+      return "vector";
+  }
+  return "unknown";
+}
+
+}  // namespace
+
+void expect_weight(const OpCall& call, size_t index, std::initializer_list<WeightFormat> formats,
+                   std::initializer_list<device::Use> uses) {
+  const ArgumentInfo& argument = call.args[index];
+  if (argument.weight == nullptr || argument.layout == nullptr)
+    fail(call, index, "a weight", "a buffer or a temp");
+  bool format_known = false;
+  std::string format_names;
+  for (const WeightFormat format : formats) {
+    format_known = format_known || argument.weight->format == format;
+    format_names += (format_names.empty() ? "" : " or ");
+    format_names += format_name(format);
+  }
+  if (!format_known) {
+    fail(call, index, fmt::format("a {} weight", format_names),
+         fmt::format("a {} weight", format_name(argument.weight->format)));
+  }
+  bool served = false;
+  std::string use_names;
+  for (const device::Use use : uses) {
+    served = served || argument.layout->accepts(*argument.weight, {use});
+    use_names += (use_names.empty() ? "" : " or ");
+    use_names += use_name(use);
+  }
+  if (!served) {
+    fail(call, index, fmt::format("a weight packed for {}", use_names),
+         fmt::format("layout {}", argument.layout->name));
+  }
+}
+
+void expect_constant(const OpCall& call, std::string_view field, uint64_t expected, uint64_t got) {
+  if (expected != got) fail(call, field, fmt::to_string(expected), fmt::to_string(got));
+}
+
+uint64_t argument_bytes(const ArgumentInfo& argument) {
+  if (!argument.bound) return 0;
+  if (argument.layout != nullptr) return argument.layout->packed_bytes(*argument.weight);
+  const DType dtype = argument.dtype == DType::activation ? DType::f32 : argument.dtype;
+  return static_cast<uint64_t>(argument.shape.elements()) * size_bytes(dtype);
+}
+
+uint32_t dimension(const Shape& shape, size_t axis) {
+  return axis < shape.rank() ? static_cast<uint32_t>(shape[axis]) : 0;
+}
+
+ElementwiseConstants elementwise_constants(const Shape& shape) {
+  ElementwiseConstants constants{dimension(shape, 0), 1};
+  for (size_t axis = 1; axis < shape.rank(); ++axis) constants.columns *= dimension(shape, axis);
+  return constants;
+}
+
+void expect_elementwise_constants(const OpCall& call, const Shape& shape) {
+  const uint64_t columns = static_cast<uint64_t>(shape.elements() / shape[0]);
+  const auto& constants = call.constants_as<ElementwiseConstants>();
+  if (columns > std::numeric_limits<uint32_t>::max()) {
+    fail(call, size_t{0}, "rows of fewer than 2^32 elements", to_string(shape));
+  }
+  expect_constant(call, "rows", static_cast<uint64_t>(shape[0]), constants.rows);
+  expect_constant(call, "columns", columns, constants.columns);
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,47 @@
+// How elementwise ops cut a matrix into tiles: runs of whole rows, or parts of one long row.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "refrain/core/checked.h"
+#include "refrain/device/kernel.h"
+
+namespace refrain::ops {
+
+/// Constants of an elementwise op: all dimensions after the first make one row.
+struct ElementwiseConstants {
+  uint32_t rows = 0;
+  uint32_t columns = 0;
+};
+
+/// Elements of a tile: a few microseconds of work, small enough for the second-level cache.
+inline constexpr uint32_t kElementsPerTile = 8192;
+
+inline device::Launch elementwise_launch(const ElementwiseConstants& constants) {
+  device::Launch launch;
+  launch.rows = constants.rows;
+  launch.rows_per_block = std::clamp(kElementsPerTile / constants.columns, 1u, constants.rows);
+  launch.tiles_per_block = launch.rows_per_block > 1 ? 1 : ceil_div(constants.columns, kElementsPerTile);
+  return launch;
+}
+
+/// A run of elements, contiguous in every argument.
+struct ElementRange {
+  size_t first = 0;
+  size_t count = 0;
+};
+
+/// The elements of `tile` that belong to live rows.
+inline ElementRange element_range(const ElementwiseConstants& constants, uint32_t live_rows, uint32_t tile) {
+  const device::Launch launch = elementwise_launch(constants);
+  const uint32_t row = tile / launch.tiles_per_block * launch.rows_per_block;
+  const uint32_t row_count = std::min(launch.rows_per_block, live_rows - row);
+  const uint32_t column = tile % launch.tiles_per_block * kElementsPerTile;
+  const size_t first = size_t{row} * constants.columns + column;
+  if (launch.tiles_per_block == 1) return {first, size_t{row_count} * constants.columns};
+  return {first, std::min(constants.columns - column, kElementsPerTile)};
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,51 @@
+// embedding: the weight rows that tokens name, as f32.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+
+#include "refrain/device/kernel.h"
+#include "refrain/ops/affine_row.h"
+#include "refrain/stream/encoder.h"
+
+namespace refrain::ops {
+
+struct Embedding {
+  Operand weight;
+  Operand rows;
+  Operand status;
+  Operand output;
+};
+
+/// Fetches the weight row of each row's token.
+///
+/// output[r] = weight[rows[r].token]
+///
+/// `weight`: Weight [V, K] packed for Use::gather: bf16, f16, f32, or MLX affine of 4 or 8 bits. `rows`: u32
+/// [R, 4], the StepRows. `status`: u32 [S + 1], words that are only OR-ed into. `output`: f32 [R, K]; only
+/// its live rows are written. Aliasing: `output` overlaps no other argument. Errors: InvalidArgument where
+/// shapes, dtypes or the weight's format do not fit. A token of V or more gives zeros and kTokenOutOfRange in
+/// its sequence's status word; a sequence of S or more gives zeros and kSequenceOutOfRange in the last word.
+/// Accuracy: plain weights exact; affine ones scale * code + bias in f32, each operation rounded.
+void embedding(CommandEncoder& encoder, const Embedding& args);
+
+struct EmbeddingConstants {
+  uint32_t rows = 0;
+  uint32_t sequences = 0;
+  uint32_t vocabulary = 0;
+  uint32_t columns = 0;
+  uint32_t dtype = 0;  ///< DType of elements, or of scales and biases
+  uint32_t bits = 0;   ///< 0: plain
+  uint32_t group_size = 0;
+
+  AffineWeight affine() const { return {vocabulary, columns, bits, group_size, dtype}; }
+  /// Whole rows, about 16384 elements.
+  uint32_t rows_per_tile() const { return std::clamp(16384 / columns, 1u, rows); }
+};
+
+extern const device::OpSchema embedding_schema;
+std::span<const device::Kernel> embedding_cpu_kernels();
+std::span<const device::Kernel> embedding_cpu_avx2_kernels();
+
+}  // namespace refrain::ops

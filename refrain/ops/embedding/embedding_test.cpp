@@ -1,0 +1,146 @@
+// embedding: kernels against the reference and unpack, rows that name nothing, live rows, splits, errors.
+#include "refrain/ops/embedding/embedding.h"
+
+#include "refrain/ops/step_block.h"
+#include "refrain/ops/testing.h"
+
+namespace refrain::ops {
+namespace {
+
+using namespace harness;
+
+constexpr uint32_t kSequences = 3;
+
+std::vector<const device::Kernel*> kernels(const Call& call) {
+  std::vector<const device::Kernel*> all, list;
+  append_runnable(all, embedding_cpu_kernels());
+#if defined(__x86_64__)
+  append_runnable(all, embedding_cpu_avx2_kernels());
+#endif
+  for (const device::Kernel* kernel : all) {
+    if (call.accepted_by(*kernel)) list.push_back(kernel);
+  }
+  return list;
+}
+
+Call call_of(const PackedWeight& weight, const Array<uint32_t>& rows, const Array<uint32_t>& status,
+             const Array<float>& output) {
+  const auto count = static_cast<uint32_t>(rows.size() / 4);
+  const device::WeightInfo& info = weight.info;
+  Call call(embedding_schema);
+  call.weight(weight).tensor({count, 4}, rows).tensor({kSequences + 1}, status);
+  call.tensor({count, info.shape[1]}, output);
+  call.constants(EmbeddingConstants{count, kSequences, static_cast<uint32_t>(info.shape[0]),
+                                    static_cast<uint32_t>(info.shape[1]), static_cast<uint32_t>(info.dtype),
+                                    info.bits, info.group_size});
+  return call;
+}
+
+std::vector<PackedWeight> weights(int64_t vocabulary, Random& random) {
+  std::vector<PackedWeight> list;
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) {
+    list.push_back(random_plain_weight(dtype, {vocabulary, 27}, rows(), random));
+    list.push_back(random_plain_weight(dtype, {vocabulary, 20000}, rows(), random));
+    for (const uint32_t bits : {4u, 8u}) {
+      for (const uint32_t group : {32u, 64u, 128u}) {
+        list.push_back(random_affine_weight(dtype, vocabulary, 2 * group, bits, group, random));
+      }
+    }
+  }
+  return list;
+}
+
+TEST(Embedding, MatchesUnpackBitForBitAndRefusesRowsThatNameNothing) {
+  Random random;
+  constexpr uint32_t kVocabulary = 11, kRows = 9;
+  Array<uint32_t> rows(kRows * 4);
+  for (uint32_t r = 0; r < kRows; ++r) {
+    rows[r * 4] = random.below(kVocabulary);
+    rows[r * 4 + 2] = random.below(kSequences);
+  }
+  rows[2 * 4] = kVocabulary;  // sequence 1
+  rows[2 * 4 + 2] = 1;
+  rows[3 * 4] = UINT32_MAX;  // sequence 2
+  rows[3 * 4 + 2] = 2;
+  rows[5 * 4 + 2] = kSequences;
+  rows[6 * 4 + 2] = UINT32_MAX;
+  rows[6 * 4] = UINT32_MAX;
+  for (const PackedWeight& weight : weights(kVocabulary, random)) {
+    const auto columns = static_cast<size_t>(weight.info.shape[1]);
+    for (const uint32_t live : {0u, 1u, 4u, kRows, kRows + 1}) {
+      Array<float> expected(kRows * columns, -7);
+      Array<uint32_t> expected_status(kSequences + 1, 128);
+      for (size_t r = 0; r < std::min(live, kRows); ++r) {
+        const bool zero = r == 2 || r == 3 || r == 5 || r == 6;
+        for (size_t k = 0; k < columns; ++k) {
+          expected[r * columns + k] = zero ? 0 : weight.values[rows[r * 4] * columns + k];
+        }
+        if (r == 2 || r == 3) expected_status[rows[r * 4 + 2]] |= kTokenOutOfRange;
+        if (r == 5 || r == 6) expected_status[kSequences] |= kSequenceOutOfRange;
+      }
+      Array<float> reference(kRows * columns, -7);
+      Array<uint32_t> reference_status(kSequences + 1, 128);
+      const Call call = call_of(weight, rows, reference_status, reference);
+      call.reference(std::min(live, kRows));
+      EXPECT_TRUE(same_bits(expected_status, reference_status));
+      // The reference rounds once, unpack rounds scale * code (at most 2 here) and the sum.
+      EXPECT_LE(excess(expected, reference,
+                       [&](size_t i) { return kUnitRoundoff * (2 + 2 * std::abs(expected[i])); }),
+                0);
+      const auto list = kernels(call);
+      ASSERT_EQ(list.size(), machine_features() == 0 ? 1u : 2u);
+      for (const device::Kernel* kernel : list) {
+        for (const Walk& walk : kWalks) {
+          Array<float> got(kRows * columns, -7);
+          Array<uint32_t> status(kSequences + 1, 128);
+          call_of(weight, rows, status, got).run(*kernel, live, walk);
+          EXPECT_TRUE(same_bits(expected, got)) << kernel->name << " live " << live;
+          EXPECT_TRUE(same_bits(expected_status, status)) << kernel->name << " live " << live;
+        }
+      }
+    }
+  }
+}
+
+TEST(Embedding, ManyRowsInSmallTiles) {
+  Random random;
+  const PackedWeight weight = random_plain_weight(DType::bf16, {50, 96}, rows(), random);
+  constexpr uint32_t kRows = 700;
+  Array<uint32_t> rows(kRows * 4);
+  for (uint32_t r = 0; r < kRows; ++r) rows[r * 4] = random.below(50);
+  Array<float> expected(kRows * 96), got(kRows * 96);
+  Array<uint32_t> status(kSequences + 1);
+  call_of(weight, rows, status, expected).reference(kRows);
+  for (const device::Kernel* kernel : kernels(call_of(weight, rows, status, got))) {
+    for (const Walk& walk : kWalks) {
+      std::fill(got.begin(), got.end(), -7.0f);
+      call_of(weight, rows, status, got).run(*kernel, kRows, walk);
+      EXPECT_TRUE(same_bits(expected, got)) << kernel->name;
+    }
+  }
+}
+
+TEST(Embedding, RefusesWhatDoesNotFit) {
+  Random random;
+  const PackedWeight weight = random_plain_weight(DType::bf16, {5, 6}, rows(), random);
+  Array<uint32_t> rows(8), status(kSequences + 1);
+  Array<float> output(12);
+  EXPECT_EQ(call_of(weight, rows, status, output).check_error(), "");
+  Call call = call_of(weight, rows, status, output);
+  call.info(1).shape = {4, 2};
+  EXPECT_EQ(call.check_error(), "[embedding] rows: expected [4, 4], got [4, 2]");
+  call = call_of(weight, rows, status, output);
+  call.info(3).shape = {2, 5};
+  EXPECT_EQ(call.check_error(), "[embedding] output: expected [2, 6], got [2, 5]");
+  call = call_of(weight, rows, status, output);
+  call.info(2).dtype = DType::i32;
+  EXPECT_EQ(call.check_error(), "[embedding] status: expected u32, got i32");
+  const PackedWeight vector = random_plain_weight(DType::f32, {6}, vector_f32(), random);
+  call = call_of(weight, rows, status, output);
+  call.info(0) = {true, DType::f32, Shape{6}, &vector.info, vector.layout};
+  EXPECT_EQ(call.check_error(),
+            "[embedding] weight: expected a weight packed for gather, got layout vector_f32");
+}
+
+}  // namespace
+}  // namespace refrain::ops

@@ -1,0 +1,72 @@
+// Gathering of rows: schema, checks and recording.
+#include "refrain/ops/gather_rows/gather_rows.h"
+
+#include <algorithm>
+
+#include "refrain/ops/check.h"
+
+namespace refrain::ops {
+namespace {
+
+enum : size_t { kInput, kIndex, kInputRows, kStatus, kOutput };
+
+constexpr device::ArgumentSpec kArgs[] = {
+    {.name = "input", .access = device::Access::in},
+    {.name = "index", .access = device::Access::in, .rows = true},
+    {.name = "input_rows", .access = device::Access::in},
+    {.name = "status", .access = device::Access::status},
+    {.name = "output", .access = device::Access::out, .rows = true},
+};
+
+void check(const device::OpCall& call) {
+  expect_call(call);
+  expect_rank(call, kInput, 2, 2, "[rows, columns]");
+  const Shape& input = call.args[kInput].shape;
+  expect_dtype(call, kInput, DType::f32);
+  expect_rank(call, kIndex, 1, 1, "[output rows]");
+  expect_dtype(call, kIndex, DType::u32);
+  const int64_t output_rows = call.args[kIndex].shape[0];
+  expect_tensor(call, kInputRows, DType::u32, {1});
+  expect_rank(call, kStatus, 1, 1, "[sequences + 1]");
+  expect_dtype(call, kStatus, DType::u32);
+  expect_tensor(call, kOutput, DType::f32, {output_rows, input[1]});
+  const auto& constants = call.constants_as<GatherRowsConstants>();
+  expect_constant(call, "input_rows", static_cast<uint64_t>(input[0]), constants.input_rows);
+  expect_constant(call, "output_rows", static_cast<uint64_t>(output_rows), constants.output_rows);
+  expect_constant(call, "columns", static_cast<uint64_t>(input[1]), constants.columns);
+  expect_constant(call, "status_word", static_cast<uint64_t>(call.args[kStatus].shape[0] - 1),
+                  constants.status_word);
+}
+
+device::Cost cost(const device::OpCall& call) {
+  return {.bytes = 2 * argument_bytes(call.args[kOutput]) + argument_bytes(call.args[kIndex]), .flops = 0};
+}
+
+}  // namespace
+
+constinit const device::OpSchema gather_rows_schema = {
+    .name = "gather_rows",
+    .doc =
+        "Copies the rows of `input` that `index` names: output[o, :] = input[index[o], :]. "
+        "input f32 [R, K]; index u32 [O]; input_rows u32 [1], the live rows of input; status u32 [S + 1], "
+        "last "
+        "word; output f32 [O, K]. An index out of range gives zeros and raises a status bit. Exact.",
+    .args = kArgs,
+    .constants_bytes = sizeof(GatherRowsConstants),
+    .check = check,
+    .cost = cost,
+    .reference = gather_rows_reference,
+};
+
+void gather_rows(CommandEncoder& encoder, const GatherRows& args) {
+  const GatherRowsConstants constants = {
+      .input_rows = dimension(args.input.shape(), 0),
+      .output_rows = dimension(args.index.shape(), 0),
+      .columns = dimension(args.input.shape(), 1),
+      .status_word = std::max(dimension(args.status.shape(), 0), 1u) - 1,
+  };
+  const Operand operands[] = {args.input, args.index, args.input_rows, args.status, args.output};
+  dispatch(encoder, gather_rows_schema, operands, constants);
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,20 @@
+// All ops as tables: what a device is opened with. The list of ops itself is ops.inc.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "refrain/device/kernel.h"
+
+namespace refrain::ops {
+
+/// Kernels of every op for host threads, the vectorised before the portable.
+std::vector<device::Kernel> cpu_kernels();
+
+/// For each op one kernel that accepts every call and does nothing.
+std::vector<device::Kernel> null_kernels();
+
+/// Every op, in the order of ops.inc.
+std::span<const device::OpSchema* const> all_schemas();
+
+}  // namespace refrain::ops

@@ -1,0 +1,86 @@
+// Cache write: schema, checks and recording.
+#include "refrain/ops/kv_write/kv_write.h"
+
+#include "refrain/ops/check.h"
+#include "refrain/ops/step_block.h"
+
+namespace refrain::ops {
+namespace {
+
+enum : size_t { kKey, kValue, kRows, kSequences, kPageTable, kCache, kStatus };
+
+constexpr device::ArgumentSpec kArgs[] = {
+    {.name = "key", .access = device::Access::in, .rows = true},
+    {.name = "value", .access = device::Access::in, .rows = true},
+    {.name = "rows", .access = device::Access::in, .rows = true},
+    {.name = "sequences", .access = device::Access::in},
+    {.name = "page_table", .access = device::Access::in},
+    {.name = "cache", .access = device::Access::inout},
+    {.name = "status", .access = device::Access::status},
+};
+
+void check(const device::OpCall& call) {
+  expect_call(call);
+  expect_rank(call, kKey, 3, 3, "[rows, kv_heads, head_dim]");
+  const Shape& key = call.args[kKey].shape;
+  expect_dtype(call, kKey, DType::f32);
+  expect_tensor(call, kValue, DType::f32, key);
+  expect_tensor(call, kRows, DType::u32, {key[0], 4});
+  expect_rank(call, kSequences, 2, 2, "[sequences, 8]");
+  const int64_t sequences = call.args[kSequences].shape[0];
+  expect_tensor(call, kSequences, DType::u32, {sequences, 8});
+  expect_rank(call, kPageTable, 1, 1, "[entries]");
+  expect_dtype(call, kPageTable, DType::u32);
+  expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
+  const int64_t pages = call.args[kCache].shape[1];
+  expect_tensor(call, kCache, DType::f32, {2, pages, key[1], kPagePositions, key[2]});
+  expect_tensor(call, kStatus, DType::u32, {sequences + 1});
+  const auto& constants = call.constants_as<KvWriteConstants>();
+  expect_constant(call, "rows", static_cast<uint64_t>(key[0]), constants.rows);
+  expect_constant(call, "kv_heads", static_cast<uint64_t>(key[1]), constants.kv_heads);
+  expect_constant(call, "head_dim", static_cast<uint64_t>(key[2]), constants.head_dim);
+  expect_constant(call, "sequences", static_cast<uint64_t>(sequences), constants.sequences);
+  expect_constant(call, "page_table_entries", static_cast<uint64_t>(call.args[kPageTable].shape[0]),
+                  constants.page_table_entries);
+  expect_constant(call, "pages", static_cast<uint64_t>(pages), constants.pages);
+}
+
+device::Cost cost(const device::OpCall& call) {
+  return {.bytes = 2 * (argument_bytes(call.args[kKey]) + argument_bytes(call.args[kValue])), .flops = 0};
+}
+
+}  // namespace
+
+constinit const device::OpSchema kv_write_schema = {
+    .name = "kv_write",
+    .doc =
+        "Copies the keys and values of each row to the place of its position in its sequence's pages. "
+        "page = page_table[first_page + position / 64]; cache[0 or 1, page, h, position % 64] = key or "
+        "value[r, h]. "
+        "key, value f32 [R, KVH, D]; rows u32 [R, 4]; sequences u32 [S, 8]; page_table u32 [P]; "
+        "cache f32 [2, pages, KVH, 64, D]; status u32 [S + 1]. Out of range: nothing is written, a status "
+        "bit is "
+        "raised. Exact.",
+    .args = kArgs,
+    .constants_bytes = sizeof(KvWriteConstants),
+    .check = check,
+    .cost = cost,
+    .reference = kv_write_reference,
+};
+
+void kv_write(CommandEncoder& encoder, const KvWrite& args) {
+  const Shape& key = args.key.shape();
+  const KvWriteConstants constants = {
+      .rows = dimension(key, 0),
+      .kv_heads = dimension(key, 1),
+      .head_dim = dimension(key, 2),
+      .sequences = dimension(args.sequences.shape(), 0),
+      .page_table_entries = dimension(args.page_table.shape(), 0),
+      .pages = dimension(args.cache.shape(), 1),
+  };
+  const Operand operands[] = {args.key,        args.value, args.rows,  args.sequences,
+                              args.page_table, args.cache, args.status};
+  dispatch(encoder, kv_write_schema, operands, constants);
+}
+
+}  // namespace refrain::ops

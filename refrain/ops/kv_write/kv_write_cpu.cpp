@@ -1,0 +1,69 @@
+// Cache write, portable kernel: one copy a head.
+#include <algorithm>
+#include <cstring>
+
+#include "refrain/ops/kv_write/kv_write.h"
+#include "refrain/ops/step_row.h"
+
+namespace refrain::ops {
+namespace {
+
+uint32_t rows_per_block(const KvWriteConstants& c) {
+  // About 2^15 elements, some 10 us.
+  return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / (uint64_t{c.kv_heads} * c.head_dim), 1, c.rows));
+}
+
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<KvWriteConstants>();
+  const float* sources[2] = {args.arg<const float>(0), args.arg<const float>(1)};
+  const StepRow* rows = args.arg<const StepRow>(2);
+  float* cache = args.arg<float>(5);
+  const StepTables tables = {
+      .sequences = args.arg<const StepSequence>(3),
+      .page_table = args.arg<const uint32_t>(4),
+      .sequence_capacity = c.sequences,
+      .page_table_entries = c.page_table_entries,
+      .cache_pages = c.pages,
+  };
+  const CacheGeometry geometry = {c.pages, c.kv_heads, c.head_dim};
+  const uint32_t block = rows_per_block(c);
+  const size_t last = std::min<size_t>(size_t{end} * block, args.live_rows);
+  for (size_t r = size_t{begin} * block; r < last; ++r) {
+    const CheckedRow row = check_row(rows[r], tables, rows[r].position);
+    if (row.pages == nullptr) {
+      raise_status(args.arg<uint32_t>(6), row.status_word, row.status_bits);
+      continue;
+    }
+    const uint32_t page = row.pages[row.position / kPagePositions];
+    const size_t within = size_t{row.position % kPagePositions} * c.head_dim;
+    for (uint32_t kind = 0; kind < 2; ++kind) {
+      for (uint32_t h = 0; h < c.kv_heads; ++h) {
+        std::memcpy(cache + geometry.unit_offset(kind, page, h) + within,
+                    sources[kind] + (r * c.kv_heads + h) * c.head_dim, c.head_dim * sizeof(float));
+      }
+    }
+  }
+}
+
+device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+  const auto& c = call.constants_as<KvWriteConstants>();
+  return {.rows = c.rows, .rows_per_block = rows_per_block(c)};
+}
+
+constexpr device::TileKernel kTiles = {.tiles = tiles};
+
+}  // namespace
+
+std::span<const device::Kernel> kv_write_cpu_kernels() {
+  static const device::Kernel kKernels[] = {{
+      .name = "kv_write_f32",
+      .op = &kv_write_schema,
+      .numerics = "exact, copy",
+      .accepts = [](const device::OpCall&) { return true; },
+      .launch = launch,
+      .entry = &kTiles,
+  }};
+  return kKernels;
+}
+
+}  // namespace refrain::ops

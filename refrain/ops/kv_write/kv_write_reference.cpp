@@ -1,0 +1,44 @@
+// Cache write, the reference: element by element, with checks of its own.
+#include "refrain/ops/kv_write/kv_write.h"
+#include "refrain/ops/step_block.h"
+
+namespace refrain::ops {
+
+void kv_write_reference(const device::TileArgs& args) {
+  const auto& c = args.constants_as<KvWriteConstants>();
+  const float* sources[2] = {args.arg<const float>(0), args.arg<const float>(1)};
+  const StepRow* rows = args.arg<const StepRow>(2);
+  const StepSequence* sequences = args.arg<const StepSequence>(3);
+  const uint32_t* page_table = args.arg<const uint32_t>(4);
+  float* cache = args.arg<float>(5);
+  uint32_t* status = args.arg<uint32_t>(6);
+  for (size_t r = 0; r < args.live_rows; ++r) {
+    const uint64_t position = rows[r].position;
+    const uint32_t s = rows[r].sequence;
+    if (s >= c.sequences) {
+      status[c.sequences] |= kSequenceOutOfRange;
+      continue;
+    }
+    const uint64_t entry = sequences[s].first_page + position / 64;
+    if (position >= sequences[s].length || entry >= c.page_table_entries) {
+      status[s] |= kPositionOutOfRange;
+      continue;
+    }
+    const uint64_t page = page_table[entry];
+    if (page >= c.pages) {
+      status[s] |= kPageOutOfRange;
+      continue;
+    }
+    for (uint64_t kind = 0; kind < 2; ++kind) {
+      for (uint64_t h = 0; h < c.kv_heads; ++h) {
+        for (uint64_t d = 0; d < c.head_dim; ++d) {
+          const uint64_t to =
+              (((kind * c.pages + page) * c.kv_heads + h) * 64 + position % 64) * c.head_dim + d;
+          cache[to] = sources[kind][(r * c.kv_heads + h) * c.head_dim + d];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace refrain::ops

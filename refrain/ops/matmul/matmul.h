@@ -1,0 +1,39 @@
+// matmul: rows of activations times a plain weight matrix, as a linear layer has it. Not a batched product.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "refrain/device/kernel.h"
+#include "refrain/stream/encoder.h"
+
+namespace refrain::ops {
+
+struct Matmul {
+  Operand input;
+  Operand weight;
+  Operand output;
+};
+
+/// Multiplies rows by the transpose of a weight matrix.
+///
+/// output[r, n] = sum over k of input[r, k] * weight[n, k]
+///
+/// `input`: f32 [R, K]. `weight`: Weight [N, K] of bf16, f16 or f32, packed for Use::matvec or Use::matmul.
+/// `output`: f32 [R, N]; only its live rows are written. Aliasing: `output` overlaps no other argument.
+/// Errors: InvalidArgument where shapes, dtypes or the weight's format do not fit.
+/// Accuracy: error of an output below (K / 8 + 6) * 2^-24 * sum over k of |input * weight|.
+void matmul(CommandEncoder& encoder, const Matmul& args);
+
+struct MatmulConstants {
+  uint32_t rows = 0;
+  uint32_t outputs = 0;
+  uint32_t columns = 0;
+  uint32_t dtype = 0;  ///< DType of the weight
+};
+
+extern const device::OpSchema matmul_schema;
+std::span<const device::Kernel> matmul_cpu_kernels();
+std::span<const device::Kernel> matmul_cpu_avx2_kernels();
+
+}  // namespace refrain::ops

@@ -1,0 +1,69 @@
+// matmul: kernels for AVX2, one for each type of weight.
+#include "refrain/device/features.h"
+#include "refrain/ops/layouts.h"
+#include "refrain/ops/matmul/matmul.h"
+#include "refrain/ops/matmul_avx2.h"
+
+namespace refrain::ops {
+namespace {
+
+template <class T>
+struct Rows {
+  const T* data;
+  size_t columns;
+
+  template <uint32_t RowCount, uint32_t Outputs>
+  REFRAIN_AVX2 void block(const float* x, size_t output, float* y, size_t y_stride) const {
+    avx2::dot_block<RowCount, Outputs>(x, columns, data + output * columns, columns, columns, y, y_stride);
+  }
+
+  REFRAIN_AVX2 void widen(size_t output, float* to) const {
+    const T* from = data + output * columns;
+    size_t k = 0;
+    for (; k + avx2::kLanes <= columns; k += avx2::kLanes) _mm256_storeu_ps(to + k, avx2::load8(from + k));
+    avx2::store_first(to + k, avx2::load_first(from + k, columns - k), columns - k);
+  }
+};
+
+template <class T>
+bool accepts(const device::OpCall& call) {
+  return call.args[1].layout == &rows() && call.args[1].weight->dtype == DTypeOf<T>::value;
+}
+
+device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+  const auto& c = call.constants_as<MatmulConstants>();
+  return matmul_launch(c.rows, c.outputs, c.columns, avx2::panel_bytes(c.columns));
+}
+
+template <class T>
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const Rows<T> weights{args.arg<const T>(1), args.constants_as<MatmulConstants>().columns};
+  avx2::matmul_tiles<MatmulConstants>(args, weights, begin, end);
+}
+
+template <class T>
+constexpr device::TileKernel kEntry{nullptr, nullptr, tiles<T>};
+
+template <class T>
+constexpr device::Kernel kernel(std::string_view name) {
+  return {.name = name,
+          .op = &matmul_schema,
+          .numerics = "exact, f32, avx2 fma, 8 lanes, ascending",
+          .needs = device::kFeatureAvx2,
+          .accepts = accepts<T>,
+          .launch = launch,
+          .entry = &kEntry<T>};
+}
+
+}  // namespace
+
+std::span<const device::Kernel> matmul_cpu_avx2_kernels() {
+  static constexpr device::Kernel kKernels[] = {
+      kernel<bf16>("matmul_bf16_avx2"),
+      kernel<f16>("matmul_f16_avx2"),
+      kernel<float>("matmul_f32_avx2"),
+  };
+  return kKernels;
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,44 @@
+// quantized_matmul: portable kernel.
+#include "refrain/ops/layouts.h"
+#include "refrain/ops/matmul_portable.h"
+#include "refrain/ops/quantized_matmul/quantized_matmul.h"
+
+namespace refrain::ops {
+namespace {
+
+struct Rows {
+  const std::byte* packed;
+  AffineWeight weight;
+
+  void widen(size_t output, float* to) const { widen_affine_row(packed, weight, output, to); }
+};
+
+bool accepts(const device::OpCall& call) { return call.args[1].layout == &mlx_affine_rows(); }
+
+device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+  const auto& c = call.constants_as<QuantizedMatmulConstants>();
+  return matmul_launch(c.rows, c.outputs, c.columns, c.columns * sizeof(float));
+}
+
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const Rows weights{args.arg<const std::byte>(1), args.constants_as<QuantizedMatmulConstants>().weight()};
+  portable::matmul_tiles<QuantizedMatmulConstants>(args, weights, begin, end);
+}
+
+constexpr device::TileKernel kEntry{nullptr, nullptr, tiles};
+
+}  // namespace
+
+std::span<const device::Kernel> quantized_matmul_cpu_kernels() {
+  static constexpr device::Kernel kKernels[] = {{
+      .name = "quantized_matmul_affine_portable",
+      .op = &quantized_matmul_schema,
+      .numerics = "exact, f32, 16 lanes, ascending",
+      .accepts = accepts,
+      .launch = launch,
+      .entry = &kEntry,
+  }};
+  return kKernels;
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,54 @@
+// Rotary position embedding: each head's pairs of elements are rotated by an angle that grows with the
+// position. Frequencies are an argument, so every scaling of them is the caller's.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "refrain/device/kernel.h"
+#include "refrain/stream/encoder.h"
+
+namespace refrain::ops {
+
+struct Rope {
+  Operand input;
+  Operand rows;
+  Operand frequencies;
+  Operand output;
+  bool interleaved = false;  ///< pairs (2i, 2i + 1); otherwise (i, i + d / 2)
+};
+
+/// Rotates the pairs of every head by the angle of the row's position.
+///
+/// With angle = position * frequencies[i], computed in float32, and a pair (x, y) of the first d = 2 F
+/// elements:
+///   x' = x cos(angle) - y sin(angle),  y' = y cos(angle) + x sin(angle).
+/// Elements from d on are copied.
+///
+/// input: f32 [R, H, D], rows. rows: u32 [R, 4], the rows of the step block; only `position` is read.
+/// frequencies: Weight [F] with 2 F <= D, layout vector_f32. output: f32 [R, H, D], rows.
+/// Aliasing: `output` may be `input` itself.
+/// Errors: InvalidArgument for shapes that do not fit. Any position is valid.
+/// Accuracy: 2^-22 (|x| + |y|) for the given angle.
+/// Source: Su et al., "RoFormer", 2021; the two pairings are those of GPT-NeoX (default) and GPT-J
+/// (interleaved).
+void rope(CommandEncoder& encoder, const Rope& args);
+
+struct RopeConstants {
+  uint32_t rows = 0;
+  uint32_t heads = 0;
+  uint32_t head_dim = 0;
+  uint32_t pairs = 0;        ///< F
+  uint32_t interleaved = 0;  ///< 0 or 1
+};
+
+extern const device::OpSchema rope_schema;
+/// Rows of one tile.
+uint32_t rope_rows_per_block(const RopeConstants& constants);
+/// One tile a block of rows; scratch for the cosines and sines of one row.
+device::Launch rope_launch(const device::OpCall& call, const device::DeviceInfo& info);
+void rope_reference(const device::TileArgs& args);
+std::span<const device::Kernel> rope_cpu_kernels();
+std::span<const device::Kernel> rope_cpu_avx2_kernels();
+
+}  // namespace refrain::ops

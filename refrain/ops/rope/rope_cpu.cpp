@@ -1,0 +1,64 @@
+// Rope, portable kernel: cosines and sines once a row, then every head.
+#include <algorithm>
+#include <cmath>
+
+#include "refrain/ops/rope/rope.h"
+#include "refrain/ops/step_block.h"
+
+namespace refrain::ops {
+namespace {
+
+void rotate_head(const RopeConstants& c, const float* cosines, const float* sines, const float* input,
+                 float* output) {
+  const size_t stride = c.interleaved != 0 ? 2 : 1;
+  const size_t partner = c.interleaved != 0 ? 1 : c.pairs;
+  for (size_t i = 0; i < c.pairs; ++i) {
+    const float x = input[i * stride];
+    const float y = input[i * stride + partner];
+    output[i * stride] = x * cosines[i] - y * sines[i];
+    output[i * stride + partner] = y * cosines[i] + x * sines[i];
+  }
+  for (size_t i = size_t{2} * c.pairs; i < c.head_dim; ++i) output[i] = input[i];
+}
+
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<RopeConstants>();
+  const float* input = args.arg<const float>(0);
+  const StepRow* rows = args.arg<const StepRow>(1);
+  const float* frequencies = args.arg<const float>(2);
+  float* output = args.arg<float>(3);
+  float* cosines = reinterpret_cast<float*>(args.scratch);
+  float* sines = cosines + c.pairs;
+  const uint32_t block = rope_rows_per_block(c);
+  const size_t last = std::min<size_t>(size_t{end} * block, args.live_rows);
+  for (size_t r = size_t{begin} * block; r < last; ++r) {
+    const float position = static_cast<float>(rows[r].position);
+    for (size_t i = 0; i < c.pairs; ++i) {
+      const float angle = position * frequencies[i];
+      cosines[i] = std::cos(angle);
+      sines[i] = std::sin(angle);
+    }
+    for (size_t h = 0; h < c.heads; ++h) {
+      const size_t offset = (r * c.heads + h) * c.head_dim;
+      rotate_head(c, cosines, sines, input + offset, output + offset);
+    }
+  }
+}
+
+constexpr device::TileKernel kTiles = {.tiles = tiles};
+
+}  // namespace
+
+std::span<const device::Kernel> rope_cpu_kernels() {
+  static const device::Kernel kKernels[] = {{
+      .name = "rope_f32",
+      .op = &rope_schema,
+      .numerics = "exact, f32",
+      .accepts = [](const device::OpCall&) { return true; },
+      .launch = rope_launch,
+      .entry = &kTiles,
+  }};
+  return kKernels;
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,279 @@
+// The drawing of one token, as source that every CPU kernel of `sample` compiles for its own instruction set.
+// Only operations that IEEE 754 rounds exactly, in one order, so that all of them draw the same tokens.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <bit>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+
+#include "refrain/ops/sample/philox.h"
+#include "refrain/ops/sample/sample.h"
+#include "refrain/ops/step_row.h"
+
+#define REFRAIN_SAMPLE_INLINE __attribute__((always_inline)) inline
+
+namespace refrain::ops::sampling {
+
+/// e^x for x <= 0 within 2 units in the last place, 0 below -700; x is no NaN.
+///
+/// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its series up to r^13 / 13! (the rest is below r^14 / 14! <
+/// 5e-18).
+REFRAIN_SAMPLE_INLINE double exp_of_negative(double x) {
+  const double clamped = x < -700.0 ? -700.0 : x;
+  constexpr double kRounder = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
+  const double shifted = clamped * 0x1.71547652b82fep+0 + kRounder;
+  const double n = shifted - kRounder;
+  // ln 2 in two parts; the first has 32 bits, so that n times it is exact.
+  double r = clamped - n * 0x1.62e42feep-1;
+  r = r - n * 0x1.a39ef35793c76p-33;
+  double p = 1.0 / 6227020800.0;
+  p = p * r + 1.0 / 479001600.0;
+  p = p * r + 1.0 / 39916800.0;
+  p = p * r + 1.0 / 3628800.0;
+  p = p * r + 1.0 / 362880.0;
+  p = p * r + 1.0 / 40320.0;
+  p = p * r + 1.0 / 5040.0;
+  p = p * r + 1.0 / 720.0;
+  p = p * r + 1.0 / 120.0;
+  p = p * r + 1.0 / 24.0;
+  p = p * r + 1.0 / 6.0;
+  p = p * r + 0.5;
+  p = p * r + 1.0;
+  p = p * r + 1.0;
+  // n is in the low bits of `shifted`; the shift leaves n in the exponent's place.
+  const double result =
+      std::bit_cast<double>(std::bit_cast<uint64_t>(p) + (std::bit_cast<uint64_t>(shifted) << 52));
+  return x < -700.0 ? 0.0 : result;
+}
+
+struct Candidate {
+  float logit;
+  uint32_t id;
+};
+
+/// Descending logit, the lower id of equals first.
+inline bool before(const Candidate& a, const Candidate& b) {
+  return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
+}
+
+inline constexpr uint32_t kBlock = 32;  // one word of the mask
+inline constexpr float kLowest = -std::numeric_limits<float>::infinity();
+
+/// The logits of one row as 32 at a time, with minus infinity for what is no candidate.
+struct Logits {
+  const float* values;
+  const uint32_t* allowed;  ///< null: all
+  uint32_t vocabulary;
+
+  REFRAIN_SAMPLE_INLINE uint32_t mask(uint32_t first) const {
+    const uint32_t count = vocabulary - first;
+    const uint32_t inside = count >= kBlock ? ~0u : (1u << count) - 1;
+    return allowed == nullptr ? inside : inside & allowed[first / kBlock];
+  }
+  REFRAIN_SAMPLE_INLINE void load(uint32_t first, float* block) const {
+    const uint32_t bits = mask(first);
+    if (bits == ~0u) {
+      for (uint32_t i = 0; i < kBlock; ++i)
+        block[i] = values[first + i] > kLowest ? values[first + i] : kLowest;
+    } else {
+      for (uint32_t i = 0; i < kBlock; ++i) {
+        block[i] = (bits >> i & 1) != 0 && values[first + i] > kLowest ? values[first + i] : kLowest;
+      }
+    }
+  }
+};
+
+/// The greatest candidate's logit and the number of candidates.
+struct Survey {
+  float greatest = kLowest;
+  uint32_t candidates = 0;
+};
+
+REFRAIN_SAMPLE_INLINE Survey survey(const Logits& logits) {
+  float greatest[kBlock];
+  uint32_t counts[kBlock] = {};
+  std::fill_n(greatest, kBlock, kLowest);
+  float block[kBlock];
+  for (uint32_t first = 0; first < logits.vocabulary; first += kBlock) {
+    logits.load(first, block);
+    for (uint32_t i = 0; i < kBlock; ++i) {
+      greatest[i] = block[i] > greatest[i] ? block[i] : greatest[i];
+      counts[i] += block[i] > kLowest ? 1u : 0u;
+    }
+  }
+  Survey result;
+  for (uint32_t i = 0; i < kBlock; ++i) {
+    result.greatest = std::max(result.greatest, greatest[i]);
+    result.candidates += counts[i];
+  }
+  return result;
+}
+
+/// The first admitted id whose logit equals `wanted`; failing that the least admitted id; failing that 0.
+inline uint32_t first_equal(const Logits& logits, float wanted) {
+  uint32_t least = UINT32_MAX;
+  for (uint32_t id = 0; id < logits.vocabulary; ++id) {
+    if ((logits.mask(id / kBlock * kBlock) >> (id % kBlock) & 1) == 0) continue;
+    if (logits.values[id] == wanted) return id;
+    least = std::min(least, id);
+  }
+  return least == UINT32_MAX ? 0 : least;
+}
+
+/// The `count` first candidates in order, at the beginning of `list` (one place for each id).
+inline void collect_first(const Logits& logits, uint32_t count, Candidate* list) {
+  // The list is cut back to `count` whenever it is full; from then on only greater logits can enter, since
+  // ids ascend and the lower id of equals wins.
+  const size_t limit = std::min<size_t>(logits.vocabulary, std::max<size_t>(size_t{2} * count, 1024));
+  size_t size = 0;
+  float threshold = kLowest;
+  float block[kBlock];
+  for (uint32_t first = 0; first < logits.vocabulary; first += kBlock) {
+    logits.load(first, block);
+    for (uint32_t i = 0; i < kBlock; ++i) {
+      if (!(block[i] > threshold)) continue;
+      if (size == limit) {
+        std::nth_element(list, list + (count - 1), list + size, before);
+        size = count;
+        threshold = list[count - 1].logit;
+        if (!(block[i] > threshold)) continue;
+      }
+      list[size++] = {block[i], first + i};
+    }
+  }
+  if (count < size) std::nth_element(list, list + (count - 1), list + size, before);
+  std::sort(list, list + std::min<size_t>(count, size), before);
+}
+
+/// All candidates, in order of id.
+inline size_t collect_all(const Logits& logits, Candidate* list) {
+  size_t size = 0;
+  float block[kBlock];
+  for (uint32_t first = 0; first < logits.vocabulary; first += kBlock) {
+    logits.load(first, block);
+    for (uint32_t i = 0; i < kBlock; ++i) {
+      if (block[i] > kLowest) list[size++] = {block[i], first + i};
+    }
+  }
+  return size;
+}
+
+/// The running sums of the weights in order of id (0 for what is no candidate). Gives the last; `sums` may be
+/// null.
+REFRAIN_SAMPLE_INLINE double running_sums(const Logits& logits, float greatest, double temperature,
+                                          double* sums) {
+  double total = 0;
+  float block[kBlock];
+  double weights[kBlock];
+  for (uint32_t first = 0; first < logits.vocabulary; first += kBlock) {
+    logits.load(first, block);
+    for (uint32_t i = 0; i < kBlock; ++i) {
+      const double x = (static_cast<double>(block[i]) - static_cast<double>(greatest)) / temperature;
+      weights[i] = block[i] > kLowest ? exp_of_negative(block[i] > kLowest ? x : 0.0) : 0.0;
+    }
+    const uint32_t count = std::min(kBlock, logits.vocabulary - first);
+    for (uint32_t i = 0; i < count; ++i) {
+      total += weights[i];
+      if (sums != nullptr) sums[first + i] = total;
+    }
+  }
+  return total;
+}
+
+/// The token of one row. `scratch` holds eight bytes for each id.
+REFRAIN_SAMPLE_INLINE uint32_t draw(const Logits& logits, const StepSequence& sequence, uint32_t position,
+                                    std::byte* scratch) {
+  const Survey found = survey(logits);
+  const bool finite = found.greatest > kLowest && found.greatest < std::numeric_limits<float>::infinity();
+  if (!(sequence.temperature > 0) || !finite) return first_equal(logits, found.greatest);
+
+  const double temperature = static_cast<double>(sequence.temperature);
+  const std::array<uint32_t, 4> words =
+      philox4x32_10({position, 0, 0, 0},
+                    {static_cast<uint32_t>(sequence.seed), static_cast<uint32_t>(sequence.seed >> 32)});
+  const double uniform = static_cast<double>(words[0]) * 0x1p-32;
+  const bool top_k = sequence.top_k > 0 && sequence.top_k < found.candidates;
+  const bool top_p = sequence.top_p < 1;
+
+  if (!top_k && !top_p) {
+    double* sums = reinterpret_cast<double*>(scratch);
+    const double total = running_sums(logits, found.greatest, temperature, sums);
+    // The greatest logit weighs 1 and uniform < 1, so the last sum exceeds the threshold.
+    return static_cast<uint32_t>(std::upper_bound(sums, sums + logits.vocabulary, uniform * total) - sums);
+  }
+
+  const auto weight = [&](const Candidate& candidate) {
+    return exp_of_negative((static_cast<double>(candidate.logit) - static_cast<double>(found.greatest)) /
+                           temperature);
+  };
+  Candidate* list = reinterpret_cast<Candidate*>(scratch);
+  size_t size = 0;
+  size_t sorted = 0;
+  double total = 0;
+  if (top_k) {
+    collect_first(logits, sequence.top_k, list);
+    size = sorted = sequence.top_k;
+    for (size_t i = 0; i < size; ++i) total += weight(list[i]);
+  } else {
+    total = running_sums(logits, found.greatest, temperature, nullptr);
+    size = collect_all(logits, list);
+  }
+  size_t kept = size;
+  if (top_p) {
+    const double wanted = static_cast<double>(sequence.top_p) * total;
+    double sum = 0;
+    kept = 0;
+    do {
+      if (kept == sorted) {  // sort as much more as is likely to be enough
+        const size_t next = std::min(size, std::max<size_t>(256, 4 * sorted));
+        if (next < size) std::nth_element(list + sorted, list + (next - 1), list + size, before);
+        std::sort(list + sorted, list + next, before);
+        sorted = next;
+      }
+      sum += weight(list[kept++]);
+    } while (kept < size && sum < wanted);
+    total = sum;
+  }
+  const double threshold = uniform * total;
+  double running = 0;
+  for (size_t i = 0; i < kept; ++i) {
+    running += weight(list[i]);
+    if (running > threshold) return list[i].id;
+  }
+  return list[kept - 1].id;
+}
+
+/// Other tiles may write the same word, when an index is given twice.
+inline void write_sampled(StepRow& row, uint32_t token) {
+  std::atomic_ref<uint32_t>(row.sampled).store(token, std::memory_order_relaxed);
+}
+
+/// Tiles [begin, end) of `sample`.
+REFRAIN_SAMPLE_INLINE void sample_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<SampleConstants>();
+  const uint32_t* index = args.arg<const uint32_t>(1);
+  StepRow* rows = args.arg<StepRow>(2);
+  const StepSequence* sequences = args.arg<const StepSequence>(3);
+  uint32_t* status = args.arg<uint32_t>(5);
+  for (uint32_t o = begin; o < end; ++o) {
+    if (index[o] >= c.step_rows) {
+      raise_status(status, c.sequences, kOutputOutOfRange);
+      continue;
+    }
+    StepRow& row = rows[index[o]];
+    if (row.sequence >= c.sequences) {
+      raise_status(status, c.sequences, kSequenceOutOfRange);
+      write_sampled(row, 0);
+      continue;
+    }
+    const Logits logits = {args.arg<const float>(0) + size_t{o} * c.vocabulary, args.arg<const uint32_t>(4),
+                           c.vocabulary};
+    write_sampled(row, draw(logits, sequences[row.sequence], row.position, args.scratch));
+  }
+}
+
+}  // namespace refrain::ops::sampling

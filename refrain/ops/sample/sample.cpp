@@ -1,0 +1,92 @@
+// Sampling: schema, checks and recording.
+#include "refrain/ops/sample/sample.h"
+
+#include "refrain/core/checked.h"
+#include "refrain/ops/check.h"
+
+namespace refrain::ops {
+namespace {
+
+enum : size_t { kLogits, kIndex, kStepRows, kSequences, kAllowed, kStatus };
+
+constexpr device::ArgumentSpec kArgs[] = {
+    {.name = "logits", .access = device::Access::in, .rows = true},
+    {.name = "index", .access = device::Access::in, .rows = true},
+    {.name = "step_rows", .access = device::Access::inout},
+    {.name = "sequences", .access = device::Access::in},
+    {.name = "allowed", .access = device::Access::in, .optional = true},
+    {.name = "status", .access = device::Access::status},
+};
+
+void check(const device::OpCall& call) {
+  expect_call(call);
+  expect_rank(call, kLogits, 2, 2, "[rows, vocabulary]");
+  const Shape& logits = call.args[kLogits].shape;
+  expect_dtype(call, kLogits, DType::f32);
+  if (logits[1] > int64_t{1} << 31) fail(call, kLogits, "at most 2^31 columns", to_string(logits));
+  expect_tensor(call, kIndex, DType::u32, {logits[0]});
+  expect_rank(call, kStepRows, 2, 2, "[step rows, 4]");
+  const int64_t step_rows = call.args[kStepRows].shape[0];
+  expect_tensor(call, kStepRows, DType::u32, {step_rows, 4});
+  expect_rank(call, kSequences, 2, 2, "[sequences, 8]");
+  const int64_t sequences = call.args[kSequences].shape[0];
+  expect_tensor(call, kSequences, DType::u32, {sequences, 8});
+  if (call.args[kAllowed].bound) expect_tensor(call, kAllowed, DType::u32, {(logits[1] + 31) / 32});
+  expect_tensor(call, kStatus, DType::u32, {sequences + 1});
+  const auto& constants = call.constants_as<SampleConstants>();
+  expect_constant(call, "rows", static_cast<uint64_t>(logits[0]), constants.rows);
+  expect_constant(call, "vocabulary", static_cast<uint64_t>(logits[1]), constants.vocabulary);
+  expect_constant(call, "step_rows", static_cast<uint64_t>(step_rows), constants.step_rows);
+  expect_constant(call, "sequences", static_cast<uint64_t>(sequences), constants.sequences);
+}
+
+device::Cost cost(const device::OpCall& call) {
+  const auto& constants = call.constants_as<SampleConstants>();
+  // A subtraction, a division, an exponential of 30 operations and a sum for each logit.
+  return {.bytes = argument_bytes(call.args[kLogits]),
+          .flops = uint64_t{33} * constants.rows * constants.vocabulary};
+}
+
+}  // namespace
+
+constinit const device::OpSchema sample_schema = {
+    .name = "sample",
+    .doc =
+        "Draws a token for each row of logits by its sequence's temperature T, top_k, top_p and seed. "
+        "w = e^((l - max) / T); the top_k greatest stay; of these the shortest beginning with a share >= "
+        "top_p; "
+        "the first whose running sum exceeds u times the sum is the token, u = the first word of "
+        "Philox4x32-10(key = seed, counter = (position, 0, 0, 0)) / 2^32. T = 0: the greatest. Ties: the "
+        "lower id. "
+        "logits f32 [O, V]; index u32 [O]; step_rows u32 [R, 4], of which `sampled` is written; sequences "
+        "u32 [S, 8]; allowed u32 [ceil(V / 32)], optional; status u32 [S + 1]. Index or sequence out of "
+        "range "
+        "raise a status bit.",
+    .args = kArgs,
+    .constants_bytes = sizeof(SampleConstants),
+    .check = check,
+    .cost = cost,
+    .reference = sample_reference,
+};
+
+void sample(CommandEncoder& encoder, const Sample& args) {
+  const SampleConstants constants = {
+      .rows = dimension(args.logits.shape(), 0),
+      .vocabulary = dimension(args.logits.shape(), 1),
+      .step_rows = dimension(args.step_rows.shape(), 0),
+      .sequences = dimension(args.sequences.shape(), 0),
+  };
+  const Operand operands[] = {args.logits,    args.index,   args.step_rows,
+                              args.sequences, args.allowed, args.status};
+  dispatch(encoder, sample_schema, operands, constants);
+}
+
+device::Launch sample_launch(const device::OpCall& call, const device::DeviceInfo&) {
+  const auto& constants = call.constants_as<SampleConstants>();
+  device::Launch launch;
+  launch.rows = constants.rows;
+  launch.scratch_bytes = align_up(size_t{8} * constants.vocabulary, 64);
+  return launch;
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,30 @@
+// Sampling, the same source compiled for AVX2.
+#include "refrain/device/features.h"
+#include "refrain/ops/sample/draw.h"
+#include "refrain/ops/sample/sample.h"
+
+namespace refrain::ops {
+namespace {
+
+__attribute__((target("avx2"))) void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  sampling::sample_tiles(args, begin, end);
+}
+
+constexpr device::TileKernel kTiles = {.tiles = tiles};
+
+}  // namespace
+
+std::span<const device::Kernel> sample_cpu_avx2_kernels() {
+  static const device::Kernel kKernels[] = {{
+      .name = "sample_f32_avx2",
+      .op = &sample_schema,
+      .numerics = "exact, f64 without FMA",
+      .needs = device::kFeatureAvx2,
+      .accepts = [](const device::OpCall&) { return true; },
+      .launch = sample_launch,
+      .entry = &kTiles,
+  }};
+  return kKernels;
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,52 @@
+// silu_mul: schema and recording.
+#include "refrain/ops/silu_mul/silu_mul.h"
+
+#include "refrain/ops/check.h"
+
+namespace refrain::ops {
+namespace {
+
+constexpr device::ArgumentSpec kArgs[] = {
+    {"gate", device::Access::in, true},
+    {"up", device::Access::in, true},
+    {"output", device::Access::out, true},
+};
+
+void check(const device::OpCall& call) {
+  expect_call(call);
+  expect_dtype(call, 0, DType::f32);
+  expect_rank(call, 0, 1, Shape::kMaxRank, "[rows, ...]");
+  const Shape& shape = call.args[0].shape;
+  expect_tensor(call, 1, DType::f32, shape);
+  expect_tensor(call, 2, DType::f32, shape);
+  expect_elementwise_constants(call, shape);
+}
+
+device::Cost cost(const device::OpCall& call) {
+  const auto elements = static_cast<uint64_t>(call.args[0].shape.elements());
+  return {3 * elements * sizeof(float), 4 * elements};
+}
+
+}  // namespace
+
+void silu_mul_reference(const device::TileArgs& args);
+
+constinit const device::OpSchema silu_mul_schema{
+    .name = "silu_mul",
+    .doc =
+        "Multiplies by a sigmoid-weighted gate. output[i] = gate[i] / (1 + exp(-gate[i])) * up[i]. gate, up, "
+        "output: f32 "
+        "[R, ...] of one shape. output may be gate or up. Relative error below 6e-7.",
+    .args = kArgs,
+    .constants_bytes = sizeof(SiluMulConstants),
+    .check = check,
+    .cost = cost,
+    .reference = silu_mul_reference,
+};
+
+void silu_mul(CommandEncoder& encoder, const SiluMul& args) {
+  const Operand operands[] = {args.gate, args.up, args.output};
+  dispatch(encoder, silu_mul_schema, operands, elementwise_constants(args.gate.shape()));
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,43 @@
+// Advance of the step block, portable kernel: one tile, since rows may share a sequence.
+#include "refrain/ops/step_advance/step_advance.h"
+#include "refrain/ops/step_block.h"
+
+namespace refrain::ops {
+namespace {
+
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<StepAdvanceConstants>();
+  StepSequence* sequences = args.arg<StepSequence>(1);
+  if (begin == end) return;
+  for (size_t r = 0; r < args.live_rows; ++r) {
+    StepRow& row = args.arg<StepRow>(0)[r];
+    row.token = row.sampled;
+    if (row.position != UINT32_MAX) ++row.position;
+    if (row.sequence < c.sequences) {
+      sequences[row.sequence].length = row.position == UINT32_MAX ? UINT32_MAX : row.position + 1;
+    }
+  }
+}
+
+device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+  const uint32_t rows = call.constants_as<StepAdvanceConstants>().rows;
+  return {.rows = rows, .rows_per_block = rows};
+}
+
+constexpr device::TileKernel kTiles = {.tiles = tiles};
+
+}  // namespace
+
+std::span<const device::Kernel> step_advance_cpu_kernels() {
+  static const device::Kernel kKernels[] = {{
+      .name = "step_advance_u32",
+      .op = &step_advance_schema,
+      .numerics = "exact, integer",
+      .accepts = [](const device::OpCall&) { return true; },
+      .launch = launch,
+      .entry = &kTiles,
+  }};
+  return kKernels;
+}
+
+}  // namespace refrain::ops

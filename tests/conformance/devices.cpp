@@ -1,0 +1,69 @@
+// One line adds a device to the suite.
+#include "tests/conformance/devices.h"
+
+#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/null/null_device.h"
+#include "refrain/device/validate/validate_device.h"
+#include "tests/conformance/test_kernels.h"
+
+namespace refrain::device::testing {
+namespace {
+
+std::unique_ptr<Backend> cpu(uint32_t threads) {
+  CpuOptions options;
+  options.threads = threads;
+  return make_cpu(options, test_kernels());
+}
+
+std::unique_ptr<Backend> cpu_awake(uint32_t threads) {
+  CpuOptions options;
+  options.threads = threads;
+  options.spin = kSpinForever;
+  return make_cpu(options, test_kernels());
+}
+
+// Tests whose results a device that computes nothing cannot give, and those of waiting.
+constexpr const char* kComputing[] = {"EdgesRandom",       "EdgesReplayed",   "Fence",
+                                      "FenceRandom",       "LiveCount",       "LiveCountWritten",
+                                      "ZeroTiles",         "Updates",         "UpdatesCopied",
+                                      "WaitAcrossQueues",  "Replays",         "ReplaysPipelined",
+                                      "SubmitFromThreads", "WaitFromThreads", "ScratchOfWorkers",
+                                      "Placement",         "PlacedEdges",     "Arena",
+                                      "Imports",           "ManyTiles",       "Prefetch",
+                                      "Timestamps",        "DestroyInFlight"};
+constexpr const char* kWaiting[] = {"HostPoint", "BlockedQueue", "Timeout", "DestroyBlocked", "HostTimeline"};
+
+std::vector<Exception> exceptions() {
+  std::vector<Exception> result;
+  for (const char* device : {"null", "validate_null"}) {
+    for (const char* test : kComputing) result.push_back({device, test, "null computes nothing"});
+    for (const char* test : kWaiting)
+      result.push_back({device, test, "null completes at once, whatever it waits for"});
+  }
+  return result;
+}
+
+}  // namespace
+
+const std::vector<DeviceCase>& devices() {
+  static const std::vector<DeviceCase> kDevices = {
+      {"null", [] { return make_null(test_kernels()); }},
+      {"cpu_1", [] { return cpu(1); }},
+      {"cpu_2", [] { return cpu(2); }},
+      {"cpu_2_awake", [] { return cpu_awake(2); }},
+      {"cpu_4", [] { return cpu(4); }},
+      {"cpu_16", [] { return cpu(16); }},
+      {"validate_cpu", [] { return make_validate(cpu(2)); }},
+      {"validate_null", [] { return make_validate(make_null(test_kernels())); }},
+  };
+  return kDevices;
+}
+
+std::string exception(const std::string& device, const std::string& test) {
+  for (const Exception& entry : exceptions()) {
+    if (entry.device == device && entry.test == test) return entry.reason;
+  }
+  return {};
+}
+
+}  // namespace refrain::device::testing

@@ -1,0 +1,88 @@
+// Small tile kernels on u32 cells, for tests of backends, and a builder of plans from them. Not part of the
+// library.
+//
+// A backend that does not walk TileKernels needs kernels of the same names to run this suite.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "refrain/device/device.h"
+
+namespace refrain::device::testing {
+
+/// The constants of every test kernel.
+struct Constants {
+  uint32_t value = 0;
+  uint32_t delay_us = 0;  ///< slept before each tile's work
+  uint32_t seed = 0;      ///< when not 0, the delay of each tile is random below delay_us
+  uint32_t reserved = 0;
+};
+
+/// What a worker keeps in its scratch for `record`.
+struct alignas(64) WorkerRecord {
+  uint64_t thread = 0;
+  uint32_t prologues = 0;
+  uint32_t tiles = 0;
+  uint32_t broken = 0;  ///< the scratch was changed by another worker
+};
+
+extern const Kernel kFill;        ///< out: value
+extern const Kernel kCopy;        ///< in, out: out = in
+extern const Kernel kAdd;         ///< in, in, out: out = a + b
+extern const Kernel kIncrement;   ///< inout: += value, on live rows
+extern const Kernel kAppend;      ///< in, inout log: log[1 + log[0]++] = in[0]
+extern const Kernel kThread;      ///< out u64 a row: the thread that ran the row
+extern const Kernel kRecord;      ///< inout u32 a row, scratch WorkerRecord: += 1
+extern const Kernel kPrefetched;  ///< in, out: out = in; argument 0 may be prefetched
+
+/// All of them, as a kernel table.
+std::span<const Kernel> test_kernels();
+
+/// Calls of kPrefetched's prefetch so far.
+uint32_t prefetch_calls();
+
+/// Builds a Plan by hand.
+class PlanBuilder {
+ public:
+  struct Options {
+    Launch launch = {};
+    Constants constants = {};
+    std::vector<uint32_t> deps = {};
+    Argument live = {};     ///< bytes > 0: the live count
+    Argument scratch = {};  ///< bytes > 0: the scratch
+    std::string label = {};
+  };
+
+  uint32_t add(const Kernel& kernel, std::initializer_list<Argument> args, const Options& options);
+  uint32_t fence(std::initializer_list<uint32_t> deps = {});
+  /// Replaces all deps by those that follow from overlapping views: each that no other path implies.
+  void derive_deps();
+
+  Plan plan;
+
+ private:
+  void set_level(uint32_t index);
+};
+
+/// The whole of `allocation`, or a part of it.
+BufferView view(const Allocation* allocation);
+BufferView view(const Allocation* allocation, size_t offset_bytes, size_t bytes);
+BufferView arena_view(size_t offset_bytes, size_t bytes);
+Argument in(const BufferView& view);
+Argument out(const BufferView& view);
+Argument inout(const BufferView& view);
+Argument sealed(const BufferView& view);
+
+template <class T>
+std::span<T> host_span(const Allocation* allocation) {
+  return {static_cast<T*>(allocation->host), allocation->bytes / sizeof(T)};
+}
+
+}  // namespace refrain::device::testing

@@ -1,0 +1,131 @@
+"""The checks of tools/ accept what they should and refuse planted violations."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+TOOLS = pathlib.Path(__file__).resolve().parents[2] / "tools"
+
+
+def check(script, root):
+    return subprocess.run([sys.executable, TOOLS / script, root], capture_output=True, text=True, check=False)
+
+
+def plant(root, files):
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+HOUSE = {
+    f"refrain/{name}": "#pragma once\n"
+    for name in (
+        "refrain.h",
+        "core/a.h",
+        "device/device.h",
+        "device/cpu/team.h",
+        "device/null/null.h",
+        "graph/a.h",
+        "stream/a.h",
+        "ops/a.h",
+        "format/a.h",
+        "text/a.h",
+        "model/a.h",
+        "ops/add/testing.h",
+    )
+}
+
+
+def include(name):
+    return f'#pragma once\n#include "{name}"\n'
+
+
+@pytest.mark.parametrize(
+    "path, target",
+    [
+        ("refrain/device/b.h", "refrain/core/a.h"),
+        ("refrain/device/cpu/b.h", "refrain/device/cpu/team.h"),
+        ("refrain/device/cpu/b.cpp", "refrain/device/device.h"),
+        ("refrain/stream/b.cpp", "refrain/graph/a.h"),
+        ("refrain/ops/add/add.cpp", "refrain/format/a.h"),
+        ("refrain/model/b.cpp", "refrain/text/a.h"),
+        ("refrain/open.cpp", "refrain/device/cpu/team.h"),
+        ("cli/main.cpp", "refrain/refrain.h"),
+        ("refrain/core/a_test.cpp", "refrain/refrain.h"),
+        ("refrain/ops/add/add_test.cpp", "refrain/ops/add/testing.h"),
+        ("tests/null/b.cpp", "refrain/device/null/null.h"),
+    ],
+)
+def test_allowed_include(tmp_path, path, target):
+    plant(tmp_path, HOUSE | {path: include(target)})
+    result = check("check_includes.py", tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "path, target",
+    [
+        ("refrain/core/b.h", "refrain/device/device.h"),
+        ("refrain/device/b.h", "refrain/graph/a.h"),
+        ("refrain/device/b.h", "refrain/device/cpu/team.h"),
+        ("refrain/device/null/b.h", "refrain/device/cpu/team.h"),
+        ("refrain/device/cpu/b.cpp", "refrain/ops/a.h"),
+        ("refrain/graph/b.h", "refrain/stream/a.h"),
+        ("refrain/graph/b.h", "refrain/device/cpu/team.h"),
+        ("refrain/stream/b.h", "refrain/ops/a.h"),
+        ("refrain/stream/b.h", "refrain/format/a.h"),
+        ("refrain/ops/b.h", "refrain/model/a.h"),
+        ("refrain/ops/b.h", "refrain/text/a.h"),
+        ("refrain/ops/add/add.cpp", "refrain/ops/add/testing.h"),
+        ("refrain/format/b.h", "refrain/text/a.h"),
+        ("refrain/text/b.h", "refrain/model/a.h"),
+        ("refrain/model/b.h", "refrain/device/cpu/team.h"),
+        ("refrain/model/b.h", "refrain/refrain.h"),
+        ("cli/main.cpp", "refrain/device/cpu/team.h"),
+        ("refrain/core/b.h", "a.h"),
+        ("refrain/core/b.h", "refrain/core/absent.h"),
+    ],
+)
+def test_forbidden_include(tmp_path, path, target):
+    plant(tmp_path, HOUSE | {path: include(target)})
+    result = check("check_includes.py", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{path}:2: ") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "path, text",
+    [
+        ("refrain/core/b.h", "#pragma once\n#include <fmt/format.h>\n"),
+        ("refrain/core/b.h", "int x;\n"),
+        ("refrain/elsewhere/b.cpp", "int x;\n"),
+        ("refrain/model/b.cpp", "#include <CLI/CLI.hpp>\n"),
+    ],
+)
+def test_forbidden_text(tmp_path, path, text):
+    plant(tmp_path, HOUSE | {path: text})
+    assert check("check_includes.py", tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize(
+    "path, limit",
+    [
+        ("refrain/core/a.h", 300),
+        ("refrain/core/a.cpp", 500),
+        ("refrain/core/a_test.cpp", 800),
+        ("refrain/ops/add/add.cpp", 500),
+        ("refrain/ops/add/add_cpu.cpp", 800),
+        ("refrain/ops/add/add_cpu_avx2.cpp", 800),
+        ("tests/golden/logits_test.py", 800),
+        ("tools/a.py", 500),
+    ],
+)
+def test_size_limit(tmp_path, path, limit):
+    plant(tmp_path, {path: "//\n" * limit})
+    assert check("check_sizes.py", tmp_path).returncode == 0
+    plant(tmp_path, {path: "//\n" * (limit + 1)})
+    result = check("check_sizes.py", tmp_path)
+    assert result.returncode == 1 and result.stderr == f"{path}: {limit + 1} lines, at most {limit}\n"
