@@ -29,6 +29,7 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
     opened->kernels = ops::cpu_kernels();
     device::CpuOptions cpu;
     cpu.threads = options.threads;
+    if (options.portable_kernels) cpu.features = 0;
     opened->backend = device::make_cpu(cpu, opened->kernels);
   } else if (name == "null") {
     opened->kernels = ops::null_kernels();

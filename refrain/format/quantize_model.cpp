@@ -32,6 +32,19 @@ constexpr std::array<std::string_view, 5> kCopied = {"tokenizer.json", "tokenize
 
 bool is_template(std::string_view name) { return name.starts_with("chat_template."); }
 
+bool is_ours(std::string_view name) {
+  return name == "model.safetensors" || name == "config.json" || is_template(name) ||
+         std::ranges::find(kCopied, name) != kCopied.end();
+}
+
+/// Whether a run that was killed may have left it: the temporary name of one of our files.
+bool is_leftover(std::string_view name) {
+  constexpr std::string_view kEnd = ".tmp";
+  if (!name.starts_with('.') || !name.ends_with(kEnd)) return false;
+  const std::string_view inner = name.substr(1, name.size() - 1 - kEnd.size());
+  return inner.rfind('.') != inner.npos && is_ours(inner.substr(0, inner.rfind('.')));
+}
+
 enum class Fate { pack, keep, drop };
 
 /// Linear layers and embeddings are the rank-2 floating-point tensors named `*.weight`. Norms have rank 1;
@@ -85,11 +98,12 @@ void prepare_output(const fs::path& in, const fs::path& out, bool force) {
     if (!force)
       throw FileError(fmt::format("{}: expected an empty folder, found {} (--force replaces)", out.string(),
                                   in_quotes(name)));
-    const bool ours = name == "model.safetensors" || name == "config.json" || is_template(name) ||
-                      std::ranges::find(kCopied, name) != kCopied.end();
-    if (!ours)
+    if (is_leftover(name)) {
+      fs::remove(iterator->path(), error);
+    } else if (!is_ours(name)) {
       throw FileError(fmt::format("{}: expected only files that this command writes, found {}", out.string(),
                                   in_quotes(name)));
+    }
   }
   if (error) throw FileError(fmt::format("{}: {}", out.string(), error.message()));
 }

@@ -158,6 +158,13 @@ TEST_F(QuantizeModelTest, ReplacesOnlyItsOwnResultAndOnlyWhenForced) {
   QuantizeOptions force;
   force.force = true;
   EXPECT_EQ(error_of(force), "");
+  folder_.write("out/.model.safetensors.123-0.tmp", "left by a run that was killed");
+  EXPECT_NE(error_of(), "");
+  EXPECT_EQ(error_of(force), "");
+  EXPECT_FALSE(std::filesystem::exists(out_ / ".model.safetensors.123-0.tmp"));
+  folder_.write("out/.mine.tmp", "");
+  EXPECT_NE(error_of(force).find(".mine.tmp"), std::string::npos);
+  std::filesystem::remove(out_ / ".mine.tmp");
   folder_.write("out/model-00001-of-00002.safetensors", "");
   EXPECT_NE(error_of(force).find("model-00001-of-00002.safetensors"), std::string::npos);
 }

@@ -6,7 +6,7 @@ device::OpCall op_call(const ComputeGraph& graph, const Command& command,
                        std::vector<device::ArgumentInfo>& infos) {
   infos.clear();
   for (size_t i = 0; i < command.op->args.size(); ++i) {
-    infos.push_back(graph.bindings[command.bindings.first + i].info);
+    infos.push_back(graph.infos[graph.bindings[command.bindings.first + i].info]);
   }
   return {command.op, infos,
           std::span(graph.constants).subspan(command.constants.first, command.constants.count)};

@@ -24,11 +24,13 @@ struct TempInfo {
 
 /// What one argument of a command is bound to.
 struct Binding {
-  device::ArgumentInfo info;
+  uint32_t info = 0;        ///< index into ComputeGraph::infos
   device::BufferView view;  ///< a temp: offset and bytes within the value (bytes = 0 while its dtype is open)
   uint32_t temp = kNone;    ///< index into ComputeGraph::temps; kNone: `view` is memory
   device::Access access = device::Access::in;
   bool sealed = false;
+
+  bool bound() const { return temp != kNone || view.allocation != nullptr; }
 };
 
 struct Command {
@@ -42,6 +44,8 @@ struct Command {
 struct ComputeGraph {
   std::vector<Command> commands;
   std::vector<Binding> bindings;
+  std::vector<device::ArgumentInfo>
+      infos;  ///< shared by bindings, most of which are alike; [0]: nothing is bound
   std::vector<TempInfo> temps;
   std::vector<std::byte> constants;
   std::vector<std::string> labels;                     ///< [0] is empty

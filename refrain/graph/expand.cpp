@@ -9,8 +9,8 @@ void expand(ComputeGraph& graph, Mode mode) {
     if (dtype == DType::activation) dtype = DType::f32;
   };
   for (TempInfo& temp : graph.temps) resolve(temp.dtype);
+  for (device::ArgumentInfo& info : graph.infos) resolve(info.dtype);
   for (Binding& binding : graph.bindings) {
-    resolve(binding.info.dtype);
     if (binding.temp != kNone) {
       const TempInfo& temp = graph.temps[binding.temp];
       binding.view.bytes = static_cast<size_t>(temp.shape.elements()) * size_bytes(temp.dtype);

@@ -69,6 +69,11 @@ struct AffineRows {
         bias8[o] = broadcast(bias + o * groups + group);
       }
       const size_t end = (group + 1) * group_size;
+      for (uint32_t o = 0; o < Outputs; ++o) {
+        // Of the next block of outputs; rows are too short for the processor to foresee.
+        const std::byte* next = row + (Outputs + o) * codes_row_bytes + group * group_size * Bits / 8;
+        for (size_t byte = 0; byte < group_size * Bits / 8; byte += 64) prefetch(next + byte);
+      }
       for (size_t k = group * group_size; k < end; k += kLanes) {
         __m256 weights[Outputs];
         for (uint32_t o = 0; o < Outputs; ++o) {

@@ -22,8 +22,20 @@ constexpr size_t panel_bytes(size_t columns) {
   return kPanelOutputs * align_up(columns, kLanes) * sizeof(float);
 }
 
-/// y[r * y_stride + o] = sum over k of x[r * x_stride + k] * w[o * w_stride + k].
+/// One step of eight elements.
 template <uint32_t Rows, uint32_t Outputs, class T>
+REFRAIN_AVX2_INLINE void add_products(const float* x, size_t x_stride, const T* w, size_t w_stride,
+                                      __m256 (&sums)[Rows][Outputs]) {
+  __m256 weights[Outputs];
+  for (uint32_t o = 0; o < Outputs; ++o) weights[o] = load8(w + o * w_stride);
+  for (uint32_t r = 0; r < Rows; ++r) {
+    const __m256 value = load8(x + r * x_stride);
+    for (uint32_t o = 0; o < Outputs; ++o) sums[r][o] = _mm256_fmadd_ps(value, weights[o], sums[r][o]);
+  }
+}
+
+/// y[r * y_stride + o] = sum over k of x[r * x_stride + k] * w[o * w_stride + k].
+template <uint32_t Rows, uint32_t Outputs, bool Prefetch, class T>
 REFRAIN_AVX2_INLINE void dot_block(const float* x, size_t x_stride, const T* w, size_t w_stride,
                                    size_t columns, float* y, size_t y_stride) {
   __m256 sums[Rows][Outputs];
@@ -31,13 +43,17 @@ REFRAIN_AVX2_INLINE void dot_block(const float* x, size_t x_stride, const T* w, 
     for (uint32_t o = 0; o < Outputs; ++o) sums[r][o] = _mm256_setzero_ps();
   }
   size_t k = 0;
-  for (; k + kLanes <= columns; k += kLanes) {
-    __m256 weights[Outputs];
-    for (uint32_t o = 0; o < Outputs; ++o) weights[o] = load8(w + o * w_stride + k);
-    for (uint32_t r = 0; r < Rows; ++r) {
-      const __m256 value = load8(x + r * x_stride + k);
-      for (uint32_t o = 0; o < Outputs; ++o) sums[r][o] = _mm256_fmadd_ps(value, weights[o], sums[r][o]);
+  if constexpr (Prefetch) {
+    constexpr size_t kLine = 64 / sizeof(T);
+    for (; k + kLine <= columns; k += kLine) {
+      for (uint32_t o = 0; o < Outputs; ++o) prefetch(w + (Outputs + o) * w_stride + k);
+      for (size_t i = k; i < k + kLine; i += kLanes) {
+        add_products<Rows, Outputs>(x + i, x_stride, w + i, w_stride, sums);
+      }
     }
+  }
+  for (; k + kLanes <= columns; k += kLanes) {
+    add_products<Rows, Outputs>(x + k, x_stride, w + k, w_stride, sums);
   }
   if (k < columns) {
     for (uint32_t r = 0; r < Rows; ++r) {
@@ -78,12 +94,12 @@ REFRAIN_AVX2 void panel_rows(const float* panel, size_t panel_stride, uint32_t r
                              size_t columns, float* y, size_t y_stride) {
   uint32_t row = 0;
   for (; row + kBlockRows <= rows; row += kBlockRows) {
-    dot_block<kBlockRows, Outputs>(x + row * columns, columns, panel, panel_stride, columns,
-                                   y + row * y_stride, y_stride);
+    dot_block<kBlockRows, Outputs, false>(x + row * columns, columns, panel, panel_stride, columns,
+                                          y + row * y_stride, y_stride);
   }
   for (; row < rows; ++row) {
-    dot_block<1, Outputs>(x + row * columns, columns, panel, panel_stride, columns, y + row * y_stride,
-                          y_stride);
+    dot_block<1, Outputs, false>(x + row * columns, columns, panel, panel_stride, columns, y + row * y_stride,
+                                 y_stride);
   }
 }
 

@@ -59,6 +59,12 @@ REFRAIN_AVX2_INLINE void store_first(float* to, __m256 value, size_t count) {
   _mm256_maskstore_ps(to, first_lanes(count), value);
 }
 
+/// Asks for a cache line, which may lie anywhere: no fault. For streams of short rows, since the processor's
+/// own prefetching begins anew with each page.
+REFRAIN_AVX2_INLINE void prefetch(const void* line) {
+  _mm_prefetch(static_cast<const char*>(line), _MM_HINT_T0);
+}
+
 /// ((0+4)+(2+6)) + ((1+5)+(3+7)): always this order.
 REFRAIN_AVX2_INLINE float horizontal_sum(__m256 v) {
   const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));

@@ -25,6 +25,8 @@ using graph::PlanReport;
 
 struct DeviceOptions {
   uint32_t threads = 0;  ///< workers of a CPU device; 0: the device decides
+  bool portable_kernels =
+      false;  ///< leave vector extensions unused (the bits of the portable numerics classes)
 #ifdef NDEBUG
   bool validate = false;  ///< check every call to the backend against its contract
 #else

@@ -29,7 +29,24 @@ struct CommandEncoder::Recording {
   std::vector<bool> temp_written;
   std::vector<device::ArgumentInfo> infos;  // of the dispatch being recorded
   std::array<const void*, 64> retained{};   // recently retained, so that most repeats are skipped
+  std::array<uint32_t, 64> recent_infos{};  // into graph.infos: recently added, for the same reason
   uint32_t label = 0;
+
+  /// The index of `info` in graph.infos.
+  uint32_t add(const device::ArgumentInfo& info) {
+    if (!info.bound) return 0;
+    uint64_t hash = reinterpret_cast<uintptr_t>(info.weight) / 16 + static_cast<uint64_t>(info.dtype);
+    for (const int64_t dim : info.shape.dims())
+      hash = hash * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(dim);
+    uint32_t& recent = recent_infos[hash * 0x9e3779b97f4a7c15u >> 58];
+    const device::ArgumentInfo& old = graph.infos[recent];
+    if (!old.bound || old.dtype != info.dtype || old.weight != info.weight || old.layout != info.layout ||
+        old.shape != info.shape) {
+      graph.infos.push_back(info);
+      recent = static_cast<uint32_t>(graph.infos.size() - 1);
+    }
+    return recent;
+  }
 };
 
 namespace {
@@ -61,13 +78,13 @@ void check_overlap(const device::OpSchema& op, std::span<const Binding> bindings
   Binding count;
   count.view = live;
   for (size_t i = 0; i < op.args.size(); ++i) {
-    if (op.args[i].access == Access::in || op.args[i].access == Access::status || !bindings[i].info.bound)
+    if (op.args[i].access == Access::in || op.args[i].access == Access::status || !bindings[i].bound())
       continue;
     if (live.allocation != nullptr && overlap(bindings[i], count)) {
       throw InvalidArgument(site(op, i) + "shares bytes with the live row count; expected separate memory");
     }
     for (size_t j = 0; j < op.args.size(); ++j) {
-      if (i == j || !bindings[j].info.bound || op.args[j].access == Access::status) continue;
+      if (i == j || !bindings[j].bound() || op.args[j].access == Access::status) continue;
       if (!overlap(bindings[i], bindings[j])) continue;
       if ((op.args[i].in_place >> j & 1) != 0 && same_bytes(bindings[i], bindings[j])) continue;
       throw InvalidArgument(fmt::format("{}shares bytes with {}; expected separate memory{}", site(op, i),
@@ -103,6 +120,7 @@ const Shape& Operand::shape() const {
 CommandEncoder::CommandEncoder(std::shared_ptr<DeviceState> device)
     : device_(std::move(device)), recording_(std::make_unique<Recording>()) {
   recording_->graph.labels.emplace_back();
+  recording_->graph.infos.emplace_back();
 }
 
 CommandEncoder::~CommandEncoder() = default;
@@ -166,12 +184,12 @@ void CommandEncoder::bind(const device::OpSchema& op, size_t index, const Operan
   const ArgumentSpec& spec = op.args[index];
   Binding& binding = r.graph.bindings.emplace_back();
   binding.access = spec.access;
+  device::ArgumentInfo& info = r.infos.emplace_back();
   if (!operand) {
     if (!spec.optional)
       throw InvalidArgument(site(op, index) + "expected a buffer, temp or weight, got nothing");
     return;
   }
-  device::ArgumentInfo& info = binding.info;
   info.bound = true;
   info.shape = operand.shape();
   if (std::ranges::find(info.shape.dims(), 0) != info.shape.dims().end()) {
@@ -225,6 +243,7 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
                                       op.constants_bytes, dispatch.constants.size()));
   }
 
+  r.infos.clear();
   const size_t first = r.graph.bindings.size();
   const size_t first_constant = r.graph.constants.size();
   const size_t first_resource = r.graph.resources.size();
@@ -250,17 +269,16 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
       live_known = true;
     }
 
-    r.infos.clear();
-    for (size_t i = 0; i < op.args.size(); ++i) r.infos.push_back(r.graph.bindings[first + i].info);
     if (op.check != nullptr) op.check({&op, r.infos, dispatch.constants});
     check_overlap(op, std::span(r.graph.bindings).subspan(first), live);
 
+    for (size_t i = 0; i < op.args.size(); ++i) r.graph.bindings[first + i].info = r.add(r.infos[i]);
     graph::Command command;
     command.op = &op;
     command.label = r.label;
     if (live.allocation != nullptr) {
       Binding& binding = r.graph.bindings.emplace_back();
-      binding.info = {true, DType::u32, {1}, nullptr, nullptr};
+      binding.info = r.add({true, DType::u32, {1}, nullptr, nullptr});
       binding.view = live;
       command.live = true;
     }

@@ -8,7 +8,6 @@
 
 #include <array>
 #include <new>
-#include <optional>
 
 #include "refrain/core/error.h"
 
@@ -57,12 +56,12 @@ struct Regex::Impl {
   Handle<pcre2_code, pcre2_code_free> code;
 };
 
-Regex::Regex(std::string_view pattern) : impl_(std::make_unique<Impl>()) {
+Regex::Regex(std::string_view pattern, std::optional<bool> expand_all) : impl_(std::make_unique<Impl>()) {
   if (pattern.size() > kMaxPatternBytes) {
     throw InvalidArgument(fmt::format("regular expression: expected at most {} bytes, got {}",
                                       kMaxPatternBytes, pattern.size()));
   }
-  const std::string translated = translate_pattern(pattern, !has_unicode_14());
+  const std::string translated = translate_pattern(pattern, expand_all.value_or(!has_unicode_14()));
   const Handle<pcre2_compile_context, pcre2_compile_context_free> context(
       checked(pcre2_compile_context_create(nullptr)));
   pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);

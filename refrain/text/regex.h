@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,8 +20,9 @@ std::string translate_pattern(std::string_view pattern, bool expand_all);
 /// A compiled expression. Immutable: threads may share it.
 class Regex {
  public:
-  /// Throws InvalidArgument when `pattern` is not supported or not valid.
-  explicit Regex(std::string_view pattern);
+  /// Throws InvalidArgument when `pattern` is not supported or not valid. Properties are expanded as
+  /// `translate_pattern` says; by default wherever PCRE2's Unicode is not version 14.
+  explicit Regex(std::string_view pattern, std::optional<bool> expand_all = std::nullopt);
   ~Regex();
   Regex(Regex&&) noexcept;
   Regex& operator=(Regex&&) noexcept;

@@ -79,6 +79,8 @@ TEST(Regex, BothFormsOfAPropertyMeanTheSame) {
   for (const char* pattern : {R"(\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)", R"([\p{Lu}\p{M}]*\P{Ll})"}) {
     EXPECT_NE(translate_pattern(pattern, false), translate_pattern(pattern, true));
     EXPECT_EQ(translate_pattern(pattern, true).find("\\p"), std::string::npos);
+    const std::string text = tested_code_points();
+    EXPECT_EQ(matches(Regex(pattern, true), text), matches(Regex(pattern), text));
   }
 }
 

@@ -9,6 +9,8 @@ import pytest
 mx = pytest.importorskip("mlx.core")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
+pytestmark = pytest.mark.asan
+
 WIDTHS = [4, 8]
 GROUPS = [32, 64, 128]
 DTYPES = {"f32": mx.float32, "bf16": mx.bfloat16, "f16": mx.float16}

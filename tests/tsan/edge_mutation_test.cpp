@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint32_t kRows = 16;
 constexpr size_t kBytes = kRows * sizeof(uint32_t);
-constexpr int kRepetitions = 20;
+constexpr int kRepetitions = 5;
 
 class EdgeMutation : public ::testing::Test {
  protected:

@@ -9,7 +9,7 @@ namespace {
 constexpr device::ArgumentSpec kArgs[] = {
     {"a", device::Access::in, true},
     {"b", device::Access::in, true},
-    {"output", device::Access::out, true},
+    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b11},
 };
 
 void check(const device::OpCall& call) {

@@ -1,7 +1,7 @@
 // Cache write: the kernel against the reference, ragged batches, hostile values.
 #include "refrain/ops/kv_write/kv_write.h"
 
-#include "refrain/ops/step_testing.h"
+#include "refrain/ops/test_step.h"
 
 namespace refrain::ops {
 namespace {

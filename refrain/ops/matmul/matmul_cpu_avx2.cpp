@@ -14,7 +14,8 @@ struct Rows {
 
   template <uint32_t RowCount, uint32_t Outputs>
   REFRAIN_AVX2 void block(const float* x, size_t output, float* y, size_t y_stride) const {
-    avx2::dot_block<RowCount, Outputs>(x, columns, data + output * columns, columns, columns, y, y_stride);
+    avx2::dot_block<RowCount, Outputs, true>(x, columns, data + output * columns, columns, columns, y,
+                                             y_stride);
   }
 
   REFRAIN_AVX2 void widen(size_t output, float* to) const {

@@ -15,7 +15,8 @@ std::vector<const device::Kernel*> kernels(DType dtype) {
 #if defined(__x86_64__)
   append_runnable(all, matmul_cpu_avx2_kernels());
 #endif
-  const std::string part = "_" + std::string(name(dtype)) + "_";
+  std::string part(name(dtype));
+  part.append("_").insert(part.begin(), '_');
   for (const device::Kernel* kernel : all) {
     if (kernel->name.find(part) != std::string_view::npos) list.push_back(kernel);
   }

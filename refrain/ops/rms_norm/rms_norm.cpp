@@ -13,7 +13,7 @@ namespace {
 constexpr device::ArgumentSpec kArgs[] = {
     {"input", device::Access::in, true},
     {"weight", device::Access::in, false, true},
-    {"output", device::Access::out, true},
+    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b1},
 };
 
 RmsNormConstants constants_of(const Shape& shape, float eps) {

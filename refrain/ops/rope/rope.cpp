@@ -16,7 +16,7 @@ constexpr device::ArgumentSpec kArgs[] = {
     {.name = "input", .access = device::Access::in, .rows = true},
     {.name = "rows", .access = device::Access::in, .rows = true},
     {.name = "frequencies", .access = device::Access::in},
-    {.name = "output", .access = device::Access::out, .rows = true},
+    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b1},
 };
 
 void check(const device::OpCall& call) {

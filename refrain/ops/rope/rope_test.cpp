@@ -83,7 +83,9 @@ TEST(Rope, EveryKernelIsCloseToTheReference) {
       });
       EXPECT_LE(worst, 0) << kernel->name << ' ' << to_string(c.shape());
       for (size_t i = 0; i < c.elements(); ++i) {
-        if (i % c.head_dim >= 2 * c.pairs) EXPECT_EQ(output[i], data.input[i]);
+        if (i % c.head_dim >= 2 * c.pairs) {
+          EXPECT_EQ(output[i], data.input[i]);
+        }
       }
     }
   }

@@ -18,12 +18,12 @@
 
 namespace refrain::ops::sampling {
 
-/// e^x for x <= 0 within 2 units in the last place, 0 below -700; x is no NaN.
+/// e^x for x <= 0 within 2 units in the last place, 0 below -700 and for a NaN.
 ///
 /// x = n ln 2 + r, |r| <= ln 2 / 2; e^r by its series up to r^13 / 13! (the rest is below r^14 / 14! <
 /// 5e-18).
 REFRAIN_SAMPLE_INLINE double exp_of_negative(double x) {
-  const double clamped = x < -700.0 ? -700.0 : x;
+  const double clamped = x > -700.0 ? x : -700.0;
   constexpr double kRounder = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
   const double shifted = clamped * 0x1.71547652b82fep+0 + kRounder;
   const double n = shifted - kRounder;
@@ -47,7 +47,7 @@ REFRAIN_SAMPLE_INLINE double exp_of_negative(double x) {
   // n is in the low bits of `shifted`; the shift leaves n in the exponent's place.
   const double result =
       std::bit_cast<double>(std::bit_cast<uint64_t>(p) + (std::bit_cast<uint64_t>(shifted) << 52));
-  return x < -700.0 ? 0.0 : result;
+  return x >= -700.0 ? result : 0.0;
 }
 
 struct Candidate {
@@ -59,6 +59,9 @@ struct Candidate {
 inline bool before(const Candidate& a, const Candidate& b) {
   return a.logit > b.logit || (a.logit == b.logit && a.id < b.id);
 }
+
+/// For heaps whose top is the first.
+inline bool after(const Candidate& a, const Candidate& b) { return before(b, a); }
 
 inline constexpr uint32_t kBlock = 32;  // one word of the mask
 inline constexpr float kLowest = -std::numeric_limits<float>::infinity();
@@ -172,8 +175,9 @@ REFRAIN_SAMPLE_INLINE double running_sums(const Logits& logits, float greatest, 
   for (uint32_t first = 0; first < logits.vocabulary; first += kBlock) {
     logits.load(first, block);
     for (uint32_t i = 0; i < kBlock; ++i) {
-      const double x = (static_cast<double>(block[i]) - static_cast<double>(greatest)) / temperature;
-      weights[i] = block[i] > kLowest ? exp_of_negative(block[i] > kLowest ? x : 0.0) : 0.0;
+      // Minus infinity weighs 0, also by an infinite temperature: the quotient is then a NaN.
+      weights[i] =
+          exp_of_negative((static_cast<double>(block[i]) - static_cast<double>(greatest)) / temperature);
     }
     const uint32_t count = std::min(kBlock, logits.vocabulary - first);
     for (uint32_t i = 0; i < count; ++i) {
@@ -211,32 +215,32 @@ REFRAIN_SAMPLE_INLINE uint32_t draw(const Logits& logits, const StepSequence& se
                            temperature);
   };
   Candidate* list = reinterpret_cast<Candidate*>(scratch);
-  size_t size = 0;
-  size_t sorted = 0;
+  size_t kept = sequence.top_k;
   double total = 0;
   if (top_k) {
     collect_first(logits, sequence.top_k, list);
-    size = sorted = sequence.top_k;
-    for (size_t i = 0; i < size; ++i) total += weight(list[i]);
+    for (size_t i = 0; i < kept; ++i) total += weight(list[i]);
   } else {
     total = running_sums(logits, found.greatest, temperature, nullptr);
-    size = collect_all(logits, list);
+    kept = collect_all(logits, list);
+    std::make_heap(list, list + kept, after);
   }
-  size_t kept = size;
   if (top_p) {
     const double wanted = static_cast<double>(sequence.top_p) * total;
+    const size_t size = kept;
     double sum = 0;
     kept = 0;
     do {
-      if (kept == sorted) {  // sort as much more as is likely to be enough
-        const size_t next = std::min(size, std::max<size_t>(256, 4 * sorted));
-        if (next < size) std::nth_element(list + sorted, list + (next - 1), list + size, before);
-        std::sort(list + sorted, list + next, before);
-        sorted = next;
-      }
-      sum += weight(list[kept++]);
+      // The first of a heap moves to the end of it; a list of top_k is in order already.
+      if (!top_k) std::pop_heap(list, list + (size - kept), after);
+      sum += weight(top_k ? list[kept] : list[size - 1 - kept]);
+      ++kept;
     } while (kept < size && sum < wanted);
     total = sum;
+    if (!top_k) {
+      list += size - kept;
+      std::reverse(list, list + kept);
+    }
   }
   const double threshold = uniform * total;
   double running = 0;

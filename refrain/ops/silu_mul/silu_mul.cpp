@@ -9,7 +9,7 @@ namespace {
 constexpr device::ArgumentSpec kArgs[] = {
     {"gate", device::Access::in, true},
     {"up", device::Access::in, true},
-    {"output", device::Access::out, true},
+    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b11},
 };
 
 void check(const device::OpCall& call) {

@@ -1,5 +1,5 @@
-// A step block as plain memory for the tests of ops that read one: sequences with shuffled cache pages, rows at
-// chosen positions, status words.
+// A step block as plain memory for the tests of ops that read one: sequences with shuffled cache pages, rows
+// at chosen positions, status words.
 //
 // Only for *_test.cpp.
 #pragma once
@@ -13,20 +13,21 @@
 
 namespace refrain::ops::harness {
 
-/// Sequences of the given lengths. Their pages are a random choice among `cache_pages`, in random order, and begin at
-/// a random place of the page table.
+/// Sequences of the given lengths. Their pages are a random choice among `cache_pages`, in random order, and
+/// begin at a random place of the page table.
 struct TestStep {
   using Position = std::pair<uint32_t, uint32_t>;  // sequence, position
 
-  TestStep(const std::vector<uint32_t>& lengths, const std::vector<Position>& positions, uint32_t row_capacity,
-           Random& random)
+  TestStep(const std::vector<uint32_t>& lengths, const std::vector<Position>& positions,
+           uint32_t row_capacity, Random& random)
       : rows(row_capacity), sequences(lengths.size()), status(lengths.size() + 1) {
     uint32_t used = 0;
     for (const uint32_t length : lengths) used += ceil_div(length, kPagePositions);
     cache_pages = used + 3;
     std::vector<uint32_t> ids(cache_pages);
     std::iota(ids.begin(), ids.end(), 0u);
-    for (size_t i = ids.size(); i > 1; --i) std::swap(ids[i - 1], ids[random.below(static_cast<uint32_t>(i))]);
+    for (size_t i = ids.size(); i > 1; --i)
+      std::swap(ids[i - 1], ids[random.below(static_cast<uint32_t>(i))]);
     const uint32_t lead = random.below(3);
     page_table = Array<uint32_t>(lead + used, 0);
     uint32_t next = 0;
@@ -63,14 +64,14 @@ struct TestStep {
   Array<uint32_t> status;
 };
 
-/// The ways in which a row can lie, as (row, what the status words then say).
+/// A row that names what is not there, and what the status words then say.
 struct HostileRow {
   StepRow row;
   uint32_t word;  ///< of the status; UINT32_MAX: the last
   uint32_t bits;
 };
 
-/// Rows that name what is not there, for a step of two sequences of 130 and 64 positions, after `spoil(step)`.
+/// Such rows for a step of two sequences of 130 and 64 positions.
 inline std::vector<HostileRow> hostile_rows() {
   return {
       {{0, 0, 2, 0}, UINT32_MAX, kSequenceOutOfRange},

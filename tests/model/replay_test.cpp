@@ -1,0 +1,183 @@
+// Replay: after warm-up nothing is recorded, planned or allocated; the same program is submitted for each token.
+// Also what a step does with values out of range, and that every edge of the model's plan is needed.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <new>
+
+#include "refrain/graph/check.h"
+#include "tests/model/tales.h"
+
+namespace {
+std::atomic<uint64_t> heap_allocations{0};
+
+void* counted(std::size_t bytes) {
+  heap_allocations.fetch_add(1, std::memory_order_relaxed);
+  if (void* p = std::malloc(bytes != 0 ? bytes : 1)) return p;
+  throw std::bad_alloc();
+}
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes); }
+void* operator new[](std::size_t bytes) { return counted(bytes); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+
+namespace refrain::test {
+namespace {
+
+using model::FamilyOptions;
+using model::ProgramFamily;
+using model::StepRow;
+using model::StepSequence;
+
+FamilyOptions small() {
+  FamilyOptions options;
+  options.context_tokens = 256;
+  return options;
+}
+
+/// One decode step at `position` with the program of capacity 1.
+void start_decode(ProgramFamily& family, uint32_t token, uint32_t position) {
+  const StepRow row{token, position, 0, 0};
+  StepSequence sequence;
+  sequence.length = position + 1;
+  const uint32_t output = 0;
+  family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+  family.wait();
+}
+
+TEST(Replay, SteadyStateAllocatesAndRecordsNothing) {
+  const model::Model model = open_tales(2, /*validate=*/false);
+  ProgramFamily family(model, small());
+  start_decode(family, 5, 0);
+  for (int i = 0; i < 8; ++i) {
+    family.submit_next();
+    family.wait();
+  }
+
+  const Counters before = family.device().counters();
+  const uint64_t heap_before = heap_allocations.load();
+  for (int i = 0; i < 100; ++i) {
+    family.submit_next();
+    family.wait();
+  }
+  const uint64_t heap = heap_allocations.load() - heap_before;
+  const Counters after = family.device().counters();
+  EXPECT_EQ(heap, 0u);
+  EXPECT_EQ(after.allocations, before.allocations);
+  EXPECT_EQ(after.dispatches_recorded, before.dispatches_recorded);
+  EXPECT_EQ(after.plans, before.plans);
+  EXPECT_EQ(after.programs_prepared, before.programs_prepared);
+  EXPECT_EQ(after.submissions, before.submissions + 100);
+  EXPECT_EQ(after.commands_submitted - before.commands_submitted, 100 * family.report(0).commands);
+}
+
+TEST(Replay, GenerationSubmitsOneProgramForEachToken) {
+  const model::Model model = open_tales(2);
+  ProgramFamily family(model, small());
+  const Counters before = family.device().counters();
+  model::GenerateOptions options;
+  options.max_tokens = 50;
+  const model::GenerateResult result = model::generate(family, some_ids(70), options);
+  const Counters after = family.device().counters();
+  EXPECT_EQ(result.generated_tokens, 50u);
+  // Two chunks of the prompt draw the first token, each further token is one submission.
+  EXPECT_EQ(after.submissions - before.submissions, 2u + 49u);
+  EXPECT_EQ(after.programs_prepared, before.programs_prepared);
+  EXPECT_EQ(after.dispatches_recorded, before.dispatches_recorded);
+}
+
+TEST(Replay, TheCheckerNamesThePairOfEveryRemovedEdge) {
+  const model::Model model = open_tales(1);
+  const ProgramFamily family(model, small());
+  const device::Plan& plan = family.program(0).plan().data();
+  EXPECT_TRUE(graph::check_order(plan).empty());
+  // Every edge of the first layer and of what surrounds it; the other layers repeat it.
+  size_t removed = 0;
+  for (uint32_t c = 0; c < plan.commands.size(); ++c) {
+    const std::string& label = plan.labels[plan.commands[c].label];
+    if (label != "layer 0" && label != "embedding" && label != "head" && label != "sample" && label != "advance") {
+      continue;
+    }
+    for (uint32_t d = 0; d < plan.commands[c].deps.count; ++d) {
+      device::Plan cut = plan;
+      const device::Range deps = cut.commands[c].deps;
+      const uint32_t from = cut.deps[deps.first + d];
+      std::swap(cut.deps[deps.first + d], cut.deps[deps.first + deps.count - 1]);
+      --cut.commands[c].deps.count;
+      ++removed;
+      bool named = false;
+      for (const graph::Unordered& pair : graph::check_order(cut)) {
+        named |= pair.first == from && pair.second == c;
+      }
+      EXPECT_TRUE(named) << "edge " << from << " -> " << c << " (" << label << ")";
+    }
+  }
+  EXPECT_GT(removed, 20u);
+}
+
+TEST(Replay, ValuesOutOfRangeAreRaisedAndLeaveTheCacheAlone) {
+  const model::Model model = open_tales(2);
+  ProgramFamily family(model, small());
+  const std::vector<uint32_t> ids = some_ids(30);
+  const std::vector<float> expected = all_logits(family, ids);
+
+  const auto run = [&](StepRow row, uint32_t length) {
+    StepSequence sequence;
+    sequence.length = length;
+    const uint32_t output = 0;
+    family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+    family.wait();
+  };
+  EXPECT_THROW(run({0xFFFFFFFF, 3, 0, 0}, 30), InvalidArgument);  // token
+  EXPECT_THROW(run({5, 0xFFFFFFFF, 0, 0}, 30), InvalidArgument);  // position
+  EXPECT_THROW(run({5, 30, 0, 0}, 30), InvalidArgument);          // past the length
+  EXPECT_THROW(run({5, 256, 0, 0}, 257), InvalidArgument);        // past the cache
+  EXPECT_THROW(run({5, 3, 1, 0}, 30), InvalidArgument);           // sequence
+
+  // A token out of range writes its position's key and value from a row of zeros; the positions before it stay.
+  run({ids[2], 2, 0, 0}, 3);
+  const size_t vocab = model.config().vocab;
+  EXPECT_TRUE(std::equal(family.logits(0).begin(), family.logits(0).end(), expected.begin() + 2 * vocab));
+}
+
+TEST(Replay, BatchesThatDoNotFitAreRefused) {
+  const model::Model model = open_tales(1);
+  ProgramFamily family(model, small());
+  const std::vector<StepRow> rows(65, StepRow{5, 0, 0, 0});
+  const StepSequence sequence;
+  const std::vector<uint32_t> outputs = {1};
+  EXPECT_THROW(family.submit({rows, std::span(&sequence, 1), {}}), InvalidArgument);
+  EXPECT_THROW(family.submit({std::span(rows).first(1), std::span(&sequence, 1), outputs}), InvalidArgument);
+  EXPECT_THROW(family.wait(), InvalidArgument);
+  EXPECT_THROW(family.submit_next(), InvalidArgument);
+  FamilyOptions options = small();
+  options.capacities = {64, 1};
+  EXPECT_THROW(ProgramFamily(model, options), InvalidArgument);
+  options = small();
+  options.context_tokens = 1025;
+  EXPECT_THROW(ProgramFamily(model, options), InvalidArgument);
+}
+
+TEST(Replay, CancelEndsAGeneration) {
+  const model::Model model = open_tales(2);
+  ProgramFamily family(model, small());
+  std::atomic<bool> cancel{false};
+  model::GenerateOptions options;
+  options.cancel = &cancel;
+  uint32_t seen = 0;
+  options.on_token = [&](uint32_t) {
+    cancel = ++seen == 5;
+    return true;
+  };
+  const model::GenerateResult result = model::generate(family, some_ids(3), options);
+  EXPECT_EQ(result.reason, model::StopReason::cancelled);
+  EXPECT_EQ(result.generated_tokens, 5u);
+}
+
+}  // namespace
+}  // namespace refrain::test

@@ -1,0 +1,184 @@
+// Law 10: a row has the same bits for any number of threads, any cut of the prompt, any neighbours in the batch.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+
+#include "tests/model/tales.h"
+
+namespace refrain::test {
+namespace {
+
+using model::Batch;
+using model::FamilyOptions;
+using model::ProgramFamily;
+using model::StepRow;
+using model::StepSequence;
+
+bool same_bits(std::span<const float> a, std::span<const float> b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
+}
+
+FamilyOptions family_options(std::vector<uint32_t> capacities, uint32_t sequences = 1) {
+  FamilyOptions options;
+  options.context_tokens = 256;
+  options.sequences = sequences;
+  options.capacities = std::move(capacities);
+  return options;
+}
+
+TEST(SameBits, AnyNumberOfThreads) {
+  const std::vector<uint32_t> ids = some_ids(150);
+  for (const bool portable : {false, true}) {
+    std::vector<float> expected;
+    for (const uint32_t threads : {1u, 2u, 3u}) {
+      ProgramFamily family(open_tales(threads, true, portable), family_options({1, 64}));
+      const std::vector<float> logits = all_logits(family, ids);
+      if (expected.empty()) expected = logits;
+      EXPECT_TRUE(same_bits(logits, expected)) << threads << " threads, portable " << portable;
+    }
+  }
+}
+
+TEST(SameBits, PortableAndVectorisedKernelsAgreeToRounding) {
+  const std::vector<uint32_t> ids = some_ids(100);
+  ProgramFamily vectorised(open_tales(2, true, false), family_options({64}));
+  ProgramFamily portable(open_tales(2, true, true), family_options({64}));
+  const std::vector<float> a = all_logits(vectorised, ids), b = all_logits(portable, ids);
+  double difference = 0, norm = 0;
+  for (size_t i = 0; i < a.size(); ++i) {
+    difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+    norm += double{b[i]} * b[i];
+  }
+  // The exact mode's own bound against a reference.
+  EXPECT_LT(std::sqrt(difference / norm), 1e-4);
+}
+
+TEST(SameBits, AnyCutOfThePrompt) {
+  const std::vector<uint32_t> ids = some_ids(150);
+  const model::Model model = open_tales(2);
+  std::vector<float> expected;
+  // Chunks of one, of a few, across page boundaries, of everything at once.
+  for (const uint32_t capacity : {1u, 2u, 7u, 63u, 64u, 65u, 150u}) {
+    ProgramFamily family(model, family_options({capacity}));
+    const std::vector<float> logits = all_logits(family, ids);
+    if (expected.empty()) expected = logits;
+    EXPECT_TRUE(same_bits(logits, expected)) << "chunks of " << capacity;
+  }
+}
+
+TEST(SameBits, ChunksAndSingleTokensShareOneCache) {
+  const std::vector<uint32_t> ids = some_ids(100);
+  const model::Model model = open_tales(2);
+  ProgramFamily alone(model, family_options({1}));
+  const std::vector<float> expected = all_logits(alone, ids);
+  const size_t vocab = model.config().vocab;
+
+  // 64 rows, then 30, then one at a time: programs of two capacities over one cache.
+  ProgramFamily family(model, family_options({1, 64}));
+  for (size_t begin = 0; begin < ids.size();) {
+    const size_t count = begin == 0 ? 64 : begin == 64 ? 30 : 1;
+    std::vector<StepRow> rows;
+    std::vector<uint32_t> outputs;
+    for (size_t i = begin; i < begin + count; ++i) {
+      outputs.push_back(static_cast<uint32_t>(rows.size()));
+      rows.push_back({ids[i], static_cast<uint32_t>(i), 0, 0});
+    }
+    StepSequence sequence;
+    sequence.length = static_cast<uint32_t>(begin + count);
+    family.submit({rows, std::span(&sequence, 1), outputs});
+    family.wait();
+    for (size_t i = 0; i < count; ++i) {
+      EXPECT_TRUE(same_bits(family.logits(static_cast<uint32_t>(i)),
+                            std::span(expected).subspan((begin + i) * vocab, vocab)))
+          << "position " << begin + i;
+    }
+    begin += count;
+  }
+}
+
+TEST(SameBits, TwoSequencesInOneBatchAreWhatEachIsAlone) {
+  const model::Model model = open_tales(2);
+  const std::vector<uint32_t> first = some_ids(90, 1), second = some_ids(70, 2);
+  const size_t vocab = model.config().vocab;
+  ProgramFamily alone(model, family_options({1, 64}));
+  const std::vector<float> expected[2] = {all_logits(alone, first), all_logits(alone, second)};
+
+  // Ragged: in every step the one gives three rows and the other two, interleaved, until each has run out.
+  ProgramFamily family(model, family_options({8}, 2));
+  const std::vector<uint32_t>* ids[2] = {&first, &second};
+  size_t done[2] = {0, 0};
+  while (done[0] < first.size() || done[1] < second.size()) {
+    std::vector<StepRow> rows;
+    std::vector<uint32_t> outputs;
+    std::vector<std::pair<size_t, size_t>> what;  // sequence and position of each row
+    for (const size_t s : {size_t{1}, size_t{0}, size_t{1}, size_t{0}, size_t{0}}) {
+      if (done[s] == ids[s]->size()) continue;
+      outputs.push_back(static_cast<uint32_t>(rows.size()));
+      rows.push_back({(*ids[s])[done[s]], static_cast<uint32_t>(done[s]), static_cast<uint32_t>(s), 0});
+      what.emplace_back(s, done[s]++);
+    }
+    StepSequence sequences[2];
+    for (uint32_t s = 0; s < 2; ++s) {
+      sequences[s].length = static_cast<uint32_t>(done[s]);
+      sequences[s].first_page = family.first_page(s);
+    }
+    family.submit({rows, sequences, outputs});
+    family.wait();
+    for (uint32_t o = 0; o < what.size(); ++o) {
+      const auto [s, position] = what[o];
+      EXPECT_TRUE(same_bits(family.logits(o), std::span(expected[s]).subspan(position * vocab, vocab)))
+          << "sequence " << s << " position " << position;
+    }
+  }
+}
+
+TEST(SameBits, MemoryReuseChangesNothing) {
+  const std::vector<uint32_t> ids = some_ids(80);
+  const model::Model model = open_tales(2);
+  FamilyOptions options = family_options({64});
+  ProgramFamily shared(model, options);
+  options.plan.reuse_memory = false;
+  ProgramFamily separate(model, options);
+  EXPECT_LT(shared.arena_bytes(), separate.arena_bytes());
+  EXPECT_TRUE(same_bits(all_logits(shared, ids), all_logits(separate, ids)));
+}
+
+TEST(SameBits, DecodeOnTheDeviceIsWhatTheHostWouldSend) {
+  const model::Model model = open_tales(2);
+  const std::vector<uint32_t> prompt = some_ids(20);
+  ProgramFamily family(model, family_options({1, 64}));
+  for (const model::Sampling& sampling :
+       {model::Sampling{}, model::Sampling{.temperature = 0.9f, .top_k = 50, .top_p = 0.95f, .seed = 7}}) {
+    std::vector<uint32_t> replayed;
+    model::GenerateOptions options;
+    options.max_tokens = 40;
+    options.sampling = sampling;
+    options.on_token = [&](uint32_t id) {
+      replayed.push_back(id);
+      return true;
+    };
+    model::generate(family, prompt, options);
+    ASSERT_EQ(replayed.size(), 40u);
+
+    // The same by hand: every token sent anew by the host.
+    std::vector<uint32_t> sent = prompt;
+    for (uint32_t i = 0; i < sent.size() && sent.size() < prompt.size() + 40; ++i) {
+      const StepRow row{sent[i], i, 0, 0};
+      StepSequence sequence;
+      sequence.length = i + 1;
+      sequence.temperature = sampling.temperature;
+      sequence.top_k = sampling.top_k;
+      sequence.top_p = sampling.top_p;
+      sequence.seed = sampling.seed;
+      const uint32_t output = 0;
+      family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+      family.wait();
+      if (i + 1 >= prompt.size()) sent.push_back(family.sampled(0));
+    }
+    EXPECT_EQ(replayed, std::vector<uint32_t>(sent.begin() + static_cast<ptrdiff_t>(prompt.size()), sent.end()));
+  }
+}
+
+}  // namespace
+}  // namespace refrain::test

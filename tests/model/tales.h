@@ -1,0 +1,53 @@
+// The embedded story model for tests: opened, and driven step by step.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "refrain/model/generator.h"
+#include "refrain/model/model.h"
+#include "refrain/model/program_family.h"
+#include "refrain/refrain.h"
+
+namespace refrain::test {
+
+inline constexpr const char* kTales = "models/tales-qwen3-4bit";
+
+// ThreadSanitizer sees no access of 32 bytes, so under it the portable kernels stand in for the vectorised ones.
+#if defined(__SANITIZE_THREAD__)
+inline constexpr bool kThreadSanitizer = true;
+#elif defined(__has_feature)
+inline constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
+#else
+inline constexpr bool kThreadSanitizer = false;
+#endif
+
+inline model::Model open_tales(uint32_t threads, bool validate = true, bool portable = kThreadSanitizer) {
+  DeviceOptions options;
+  options.threads = threads;
+  options.portable_kernels = portable;
+  options.validate = validate;
+  return model::Model::load(Device::open("cpu", options), kTales);
+}
+
+/// A prompt of `count` ids with no meaning: every id is below the vocabulary, most differ.
+inline std::vector<uint32_t> some_ids(size_t count, uint32_t seed = 1) {
+  std::vector<uint32_t> ids;
+  uint32_t state = seed;
+  for (size_t i = 0; i < count; ++i) {
+    state = state * 1664525u + 1013904223u;
+    ids.push_back(3 + (state >> 8) % 1400);
+  }
+  return ids;
+}
+
+/// The logits of every position of `ids`, row-major.
+inline std::vector<float> all_logits(model::ProgramFamily& family, std::span<const uint32_t> ids) {
+  std::vector<float> logits;
+  model::evaluate(family, ids, 0,
+                  [&](size_t, std::span<const float> row) { logits.insert(logits.end(), row.begin(), row.end()); });
+  return logits;
+}
+
+}  // namespace refrain::test

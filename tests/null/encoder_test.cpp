@@ -1,0 +1,425 @@
+// Recording: what is written down, and every misuse of encoders, buffers and temps.
+#include "refrain/stream/encoder.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "tests/null/random_graph.h"
+
+namespace refrain::null_tests {
+namespace {
+
+using Action = std::function<void()>;
+
+std::string refusal(const Action& action) {
+  try {
+    action();
+  } catch (const InvalidArgument& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+class Encoder : public testing::Test {
+ protected:
+  void mix(Operand a, Operand b, Operand output) {
+    dispatch(encoder_, kMix, std::array{a, b, output}, MixConstants{1, 1, 1, 1});
+  }
+  void pair(Operand input, Operand status, Operand first, Operand second) {
+    encoder_.dispatch({&kPair, std::array{input, status, first, second}, {}});
+  }
+  Buffer buffer(Shape shape) { return device_.buffer(DType::u32, shape); }
+
+  Device device_ = null_device();
+  Device other_ = null_device();
+  CommandEncoder encoder_ = device_.encoder();
+  Buffer a_ = buffer({8, 4}), b_ = buffer({8, 4}), count_ = buffer({4});
+};
+
+TEST_F(Encoder, WritesDownCommandsBindingsAndConstants) {
+  const Temp t = encoder_.temp(DType::u32, {8, 4});
+  mix(a_, {}, t);
+  encoder_.barrier();
+  encoder_.label("later");
+  mix(t, a_, b_.slice(2, 3));
+  const ComputeGraph graph = encoder_.finish();
+
+  ASSERT_EQ(graph.commands.size(), 3u);
+  EXPECT_EQ(graph.commands[0].op, &kMix);
+  EXPECT_EQ(graph.commands[1].op, nullptr);
+  EXPECT_EQ(graph.labels, (std::vector<std::string>{"", "later"}));
+  EXPECT_EQ(graph.commands[0].label, 0u);
+  EXPECT_EQ(graph.commands[2].label, 1u);
+  for (const graph::Command& command : graph.commands) EXPECT_EQ(command.constants.first % 16, 0u);
+
+  const graph::Binding* first = &graph.bindings[graph.commands[0].bindings.first];
+  EXPECT_EQ(first[0].view.allocation, a_.device_view().allocation);
+  EXPECT_EQ(first[0].view.bytes, 128u);
+  EXPECT_EQ(first[0].access, Access::in);
+  EXPECT_FALSE(first[1].bound());
+  EXPECT_EQ(first[2].temp, 0u);
+  EXPECT_EQ(first[2].access, Access::out);
+  const graph::Binding* last = &graph.bindings[graph.commands[2].bindings.first];
+  EXPECT_EQ(last[0].temp, 0u);
+  EXPECT_EQ(last[2].view.offset_bytes, 32u);
+  EXPECT_EQ(last[2].view.bytes, 48u);
+  EXPECT_EQ(graph.infos[last[2].info].shape, (Shape{3, 4}));
+  EXPECT_EQ(first[0].info, first[2].info) << "alike, hence shared";
+  EXPECT_FALSE(graph.infos[first[1].info].bound);
+  EXPECT_FALSE(graph.commands[0].live);
+
+  std::vector<device::ArgumentInfo> infos;
+  const OpCall call = graph::op_call(graph, graph.commands[2], infos);
+  EXPECT_EQ(call.args.size(), 3u);
+  EXPECT_EQ(call.constants_as<MixConstants>().salt, 1u);
+}
+
+TEST_F(Encoder, ConstantsAreAlignedWhateverTheirSize) {
+  static constexpr OpSchema kOdd{"odd", "", kUpdateArgs, 5, nullptr};
+  const std::array<std::byte, 5> constants{std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4},
+                                           std::byte{5}};
+  for (int i = 0; i < 3; ++i) encoder_.dispatch({&kOdd, std::array{Operand(a_), Operand(b_)}, constants});
+  const ComputeGraph graph = encoder_.finish();
+  for (uint32_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(graph.commands[i].constants.first, i * 16);
+    EXPECT_EQ(graph.constants[graph.commands[i].constants.first + 4], std::byte{5});
+  }
+}
+
+TEST_F(Encoder, TheLiveCountIsTheLastBinding) {
+  const Buffer rows = count_.slice(1, 1), input = a_.with_live_rows(rows);
+  const Temp t = encoder_.temp(DType::u32, {8, 4}, rows);
+  dispatch(encoder_, kRows, std::array{Operand(input), Operand(t)}, MixConstants{});
+  const ComputeGraph graph = encoder_.finish();
+  const graph::Command& command = graph.commands[0];
+  ASSERT_TRUE(command.live);
+  ASSERT_EQ(command.bindings.count, 3u);
+  const graph::Binding& live = graph.bindings[command.bindings.first + 2];
+  EXPECT_EQ(live.access, Access::in);
+  EXPECT_EQ(live.view.allocation, count_.device_view().allocation);
+  EXPECT_EQ(live.view.offset_bytes, 4u);
+  EXPECT_EQ(live.view.bytes, 4u);
+}
+
+TEST_F(Encoder, ARefusedDispatchLeavesNothing) {
+  mix(a_, {}, b_);
+  const Buffer fresh = buffer({4});
+  const Buffer half = fresh.view(DType::f32, {4});
+  const std::weak_ptr<const AllocationHandle> watched = fresh.memory();
+  const Temp t = encoder_.temp(DType::u32, {8, 4});
+  const Temp unwritten = encoder_.temp(DType::u32, {8, 4});
+  EXPECT_EQ(refusal([&] { mix(fresh, half, t); }), "[mix] b: expected u32, got f32");
+  EXPECT_EQ(refusal([&] { mix(fresh, unwritten, t); }),
+            "[mix] b: expected a value, got a temp that no command has written");
+  EXPECT_EQ(refusal([&] { mix(t, {}, b_); }),
+            "[mix] a: expected a value, got a temp that no command has written")
+      << "a refused dispatch wrote it";
+  EXPECT_EQ(device_.counters().dispatches_recorded, 1u);
+  mix(fresh, {}, t);  // what a refusal let go of is kept by the next one
+  const ComputeGraph graph = encoder_.finish();
+  EXPECT_EQ(graph.commands.size(), 2u);
+  EXPECT_EQ(graph.bindings.size(), 6u);
+  EXPECT_EQ(graph.constants.size(), 32u);
+  EXPECT_EQ(std::ranges::count(graph.resources, std::shared_ptr<const void>(fresh.memory())), 1);
+  EXPECT_EQ(graph.resources.size(), 3u);
+}
+
+TEST_F(Encoder, ARefusedDispatchKeepsNoMemory) {
+  std::weak_ptr<const AllocationHandle> watched;
+  {
+    const Buffer fresh = buffer({4});
+    watched = fresh.memory();
+    EXPECT_NE(refusal([&] { mix(fresh, {}, fresh.slice(0, 2)); }), "nothing was thrown");
+  }
+  EXPECT_TRUE(watched.expired());
+}
+
+TEST_F(Encoder, MemoryLivesAsLongAsTheGraph) {
+  std::weak_ptr<const AllocationHandle> bound, live;
+  {
+    const Buffer fresh = buffer({8, 4}), rows = buffer({1});
+    bound = fresh.memory();
+    live = rows.memory();
+    const Buffer input = fresh.with_live_rows(rows), output = b_.with_live_rows(rows);
+    dispatch(encoder_, kRows, std::array{Operand(input), Operand(output)}, MixConstants{});
+  }
+  EXPECT_FALSE(bound.expired());
+  {
+    auto [plan, report] = device_.plan(encoder_.finish());
+    EXPECT_FALSE(bound.expired());
+    Program program = device_.prepare(plan);
+    plan = {};
+    EXPECT_FALSE(bound.expired());
+    EXPECT_FALSE(live.expired());
+  }
+  EXPECT_TRUE(bound.expired());
+  EXPECT_TRUE(live.expired());
+}
+
+TEST_F(Encoder, DroppingARecordingDropsItsMemory) {
+  std::weak_ptr<const AllocationHandle> bound;
+  {
+    CommandEncoder encoder = device_.encoder();
+    const Buffer fresh = buffer({4});
+    bound = fresh.memory();
+    dispatch(encoder, kMix, std::array{Operand(fresh), Operand(), Operand(b_)}, MixConstants{1, 1, 1, 1});
+  }
+  EXPECT_TRUE(bound.expired());
+}
+
+TEST_F(Encoder, ManyBuffersAreAllKept) {
+  // More than the table of recent ones holds, in an order that defeats it.
+  std::vector<std::weak_ptr<const AllocationHandle>> watched;
+  {
+    std::vector<Buffer> buffers;
+    for (int i = 0; i < 300; ++i) watched.push_back(buffers.emplace_back(buffer({4})).memory());
+    for (int round = 0; round < 2; ++round) {
+      for (const Buffer& each : buffers) mix(each, {}, b_);
+    }
+  }
+  for (const auto& each : watched) EXPECT_FALSE(each.expired());
+}
+
+TEST_F(Encoder, Labels) {
+  encoder_.label("one");
+  mix(a_, {}, b_);
+  encoder_.label("one");
+  mix(a_, {}, b_);
+  encoder_.label("");
+  mix(a_, {}, b_);
+  const ComputeGraph graph = encoder_.finish();
+  EXPECT_EQ(graph.labels, (std::vector<std::string>{"", "one"}));
+  EXPECT_EQ(graph.commands[0].label, 1u);
+  EXPECT_EQ(graph.commands[1].label, 1u);
+  EXPECT_EQ(graph.commands[2].label, 0u);
+}
+
+TEST_F(Encoder, ASpentEncoderRefusesEverything) {
+  const Buffer rows = count_.slice(0, 1);
+  for (int spent_by = 0; spent_by < 4; ++spent_by) {
+    CommandEncoder encoder = device_.encoder();
+    dispatch(encoder, kMix, std::array{Operand(a_), Operand(), Operand(b_)}, MixConstants{1, 1, 1, 1});
+    CommandEncoder moved_to = device_.encoder();
+    if (spent_by == 0) encoder.finish();
+    if (spent_by == 1) encoder.commit();
+    if (spent_by == 2) CommandEncoder taken = std::move(encoder);
+    if (spent_by == 3) moved_to = std::move(encoder);
+    const std::string spent = "[encoder] this recording was committed or finished; make a new encoder";
+    EXPECT_EQ(refusal([&] { encoder.temp(DType::u32, {1}); }), spent);
+    EXPECT_EQ(refusal([&] { encoder.temp(DType::u32, {1}, rows); }), spent);
+    EXPECT_EQ(refusal([&] { encoder.dispatch({&kPair, {}, {}}); }), spent);
+    EXPECT_EQ(refusal([&] { encoder.barrier(); }), spent);
+    EXPECT_EQ(refusal([&] { encoder.label("x"); }), spent);
+    EXPECT_EQ(refusal([&] { encoder.finish(); }), spent);
+    EXPECT_EQ(refusal([&] { encoder.commit(); }), spent);
+    EXPECT_EQ(refusal([&] { encoder.commit({.label = "x", .queue = 0}); }), spent);
+  }
+}
+
+TEST_F(Encoder, ARefusedPlanSpendsTheRecordingOnly) {
+  static constexpr OpSchema kUnknown{"unknown", "", kUpdateArgs, 0, nullptr};
+  encoder_.dispatch({&kUnknown, std::array{Operand(a_), Operand(b_)}, {}});
+  EXPECT_NE(refusal([&] { encoder_.commit(); }).find("[unknown] device null: no kernel"), std::string::npos);
+  encoder_ = device_.encoder();
+  mix(a_, {}, b_);
+  EXPECT_TRUE(device_.reached(encoder_.commit()));
+}
+
+TEST_F(Encoder, MisuseOfDispatch) {
+  const Buffer foreign = other_.buffer(DType::u32, {8, 4});
+  CommandEncoder second = device_.encoder(), of_other = other_.encoder();
+  const Temp of_second = second.temp(DType::u32, {8, 4}), of_foreign = of_other.temp(DType::u32, {8, 4});
+  const Temp own = encoder_.temp(DType::u32, {8, 4}), unwritten = encoder_.temp(DType::u32, {8, 4});
+  mix(a_, {}, own);
+  const Buffer zero = a_.slice(3, 0);
+  const Buffer live_one = a_.with_live_rows(count_.slice(0, 1)),
+               live_two = b_.with_live_rows(count_.slice(1, 1));
+  const Buffer over_count = count_.view(DType::u32, {1, 4}).with_live_rows(count_.slice(0, 1));
+  const Buffer one_row = a_.slice(0, 1).with_live_rows(count_.slice(0, 1));
+  const auto rows = [&](Operand a, Operand out) {
+    dispatch(encoder_, kRows, std::array{a, out}, MixConstants{});
+  };
+  const size_t before = device_.counters().dispatches_recorded;
+  const std::pair<Action, const char*> cases[] = {
+      {[&] { encoder_.dispatch({}); }, "[encoder] dispatch: expected an op, got none"},
+      {[&] {
+         encoder_.dispatch({&kPair, {}, {}});
+       },
+       "[pair] arguments: expected 4, got 0"},
+      {[&] {
+         encoder_.dispatch({&kMix, std::array{Operand(a_), Operand(), Operand(b_)}, {}});
+       },
+       "[mix] constants: expected 16 bytes, got 0"},
+      {[&] { mix({}, {}, b_); }, "[mix] a: expected a buffer, temp or weight, got nothing"},
+      {[&] { mix(Buffer(), {}, b_); }, "[mix] a: expected a buffer, temp or weight, got nothing"},
+      {[&] { mix(Temp(), {}, b_); }, "[mix] a: expected a buffer, temp or weight, got nothing"},
+      {[&] { mix(Weight(), {}, b_); }, "[mix] a: expected a buffer, temp or weight, got nothing"},
+      {[&] { mix(a_, {}, foreign); }, "[mix] output: expected a buffer of this device, got another device's"},
+      {[&] { mix(of_second, {}, b_); }, "[mix] a: expected a temp of this recording"},
+      {[&] { mix(a_, {}, of_foreign); }, "[mix] output: expected a temp of this recording"},
+      {[&] { mix(unwritten, {}, b_); }, "[mix] a: expected a value, got a temp that no command has written"},
+      {[&] { mix(unwritten, {}, unwritten); },
+       "[mix] a: expected a value, got a temp that no command has written"},
+      {[&] {
+         dispatch(encoder_, kUpdate, std::array{Operand(a_), Operand(unwritten)}, MixConstants{});
+       },
+       "[update] target: expected a value, got a temp that no command has written"},
+      {[&] { mix(zero, {}, b_); }, "[mix] a: expected elements, got [0, 4]"},
+      {[&] { pair(a_, own, b_, {}); }, "[pair] status: expected memory for status words, got a temp"},
+      {[&] { mix(a_, {}, a_.slice(1, 2)); },
+       "[mix] output: shares bytes with a; expected separate memory or exactly the same"},
+      {[&] { mix(b_, a_, a_); }, "[mix] output: shares bytes with b; expected separate memory"},
+      {[&] { mix(a_, own, own); }, "[mix] output: shares bytes with b; expected separate memory"},
+      {[&] { pair(b_, {}, a_.slice(0, 2), a_.slice(1, 2)); },
+       "[pair] first: shares bytes with second; expected separate memory"},
+      {[&] { pair(b_, {}, own, own); }, "[pair] first: shares bytes with second; expected separate memory"},
+      {[&] {
+         dispatch(encoder_, kUpdate, std::array{Operand(a_), Operand(a_)}, MixConstants{});
+       },
+       "[update] target: shares bytes with a; expected separate memory"},
+      {[&] { rows(live_one, live_two); },
+       "[rows] output: expected the live row count of the other row arguments, got another"},
+      {[&] { rows(live_one, b_); },
+       "[rows] output: expected the live row count of the other row arguments, got another"},
+      {[&] { rows(b_, live_one); },
+       "[rows] output: expected the live row count of the other row arguments, got another"},
+      {[&] { rows(one_row, over_count); },
+       "[rows] output: shares bytes with the live row count; expected separate memory"},
+  };
+  for (const auto& [action, message] : cases) EXPECT_EQ(refusal(action), message);
+  EXPECT_EQ(device_.counters().dispatches_recorded, before);
+  EXPECT_EQ(encoder_.finish().commands.size(), 1u);
+}
+
+TEST_F(Encoder, NeighboursAndSharedInputsAreNoOverlap) {
+  mix(a_, a_, b_);
+  mix(a_.slice(0, 4), a_.slice(2, 4), a_.slice(6, 2));
+  pair(a_.slice(0, 2), a_.slice(0, 2), a_.slice(2, 3), a_.slice(5, 3));
+  mix(a_, {}, a_);
+  const Temp t = encoder_.temp(DType::u32, {4});
+  mix(a_, {}, t);
+  mix(t, {}, t.view({2, 2}));
+  EXPECT_EQ(encoder_.finish().commands.size(), 6u);
+}
+
+TEST_F(Encoder, TempOfAnEndedRecordingIsForeign) {
+  // Its recording is gone and another may lie where it lay.
+  Temp old;
+  {
+    CommandEncoder ended = device_.encoder();
+    old = ended.temp(DType::u32, {8, 4});
+  }
+  CommandEncoder next = device_.encoder();
+  next.temp(DType::u32, {8, 4});
+  EXPECT_EQ(refusal([&] {
+              dispatch(next, kMix, std::array{Operand(a_), Operand(), Operand(old)}, MixConstants{});
+            }),
+            "[mix] output: expected a temp of this recording");
+}
+
+TEST_F(Encoder, MisuseOfTemps) {
+  const Buffer foreign = other_.buffer(DType::u32, {1});
+  const Temp live = encoder_.temp(DType::u32, {8, 4}, count_.slice(0, 1));
+  const Temp plain = encoder_.temp(DType::activation, {8, 4});
+  EXPECT_EQ(plain.view({32}).shape(), Shape{32});
+  EXPECT_EQ(live.view({8, 2, 2}).shape(), (Shape{8, 2, 2}));
+  EXPECT_FALSE(Temp());
+  EXPECT_TRUE(plain);
+  constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+  const std::pair<Action, const char*> cases[] = {
+      {[&] {
+         encoder_.temp(DType::u32, {0, 4});
+       },
+       "[encoder] temp: expected elements, got [0, 4]"},
+      {[&] {
+         encoder_.temp(DType::u32, {kHuge, 2});
+       },
+       "[shape] [9223372036854775807, 2]: the number of elements overflows"},
+      {[&] { encoder_.temp(DType::u32, {int64_t{1} << 62}); },
+       "[encoder] temp: u32 [4611686018427387904] is too large"},
+      {[&] { encoder_.temp(DType::activation, {int64_t{1} << 62}); },
+       "[encoder] temp: activation [4611686018427387904] is too large"},
+      {[&] { encoder_.temp(DType::u32, {}, count_.slice(0, 1)); },
+       "[encoder] temp: expected a first dimension that counts rows"},
+      {[&] { encoder_.temp(DType::u32, {4}, count_); },
+       "[encoder] temp: live rows: expected a u32 buffer of one element"},
+      {[&] { encoder_.temp(DType::u32, {4}, Buffer()); },
+       "[encoder] temp: live rows: expected a u32 buffer of one element"},
+      {[&] { encoder_.temp(DType::u32, {4}, foreign); },
+       "[encoder] temp: live rows: expected a buffer of this device, got another device's"},
+      {[&] { plain.view({31}); }, "[temp] view: expected 32 elements as in [8, 4], got [31]"},
+      {[&] { live.view({32}); }, "[temp] view: expected 8 rows, of which a count is live, got [32]"},
+  };
+  for (const auto& [action, message] : cases) EXPECT_EQ(refusal(action), message);
+}
+
+TEST_F(Encoder, MisuseOfBuffers) {
+  const Buffer foreign = other_.buffer(DType::u32, {1}), none;
+  constexpr int64_t kHuge = std::numeric_limits<int64_t>::max();
+  const std::pair<Action, const char*> cases[] = {
+      {[&] { a_.slice(0, 9); }, "[buffer] slice: expected rows within [0, 8), got [0, 0 + 9)"},
+      {[&] { a_.slice(-1, 2); }, "[buffer] slice: expected rows within [0, 8), got [-1, -1 + 2)"},
+      {[&] { a_.slice(2, -1); }, "[buffer] slice: expected rows within [0, 8), got [2, 2 + -1)"},
+      {[&] { a_.slice(8, kHuge); },
+       "[buffer] slice: expected rows within [0, 8), got [8, 8 + 9223372036854775807)"},
+      {[&] { none.slice(0, 0); }, "[buffer] slice: expected a buffer with a dimension"},
+      {[&] { a_.view(DType::u32, {33}); }, "[buffer] view: bytes [0, 0 + 132) exceed the view of 128"},
+      {[&] { a_.view(DType::u8, {1}, 128); }, "[buffer] view: bytes [128, 128 + 1) exceed the view of 128"},
+      {[&] { a_.view(DType::u8, {1}, SIZE_MAX); },
+       "[buffer] view: bytes [18446744073709551615, 18446744073709551615 + 1) exceed the view of 128"},
+      {[&] { a_.slice(1, 1).view(DType::u32, {5}); },
+       "[buffer] view: bytes [0, 0 + 20) exceed the view of 16"},
+      {[&] { a_.view(DType::u32, {2}, 2); },
+       "[buffer] view: offset 2 is not a multiple of the 4 bytes of u32"},
+      {[&] { a_.view(DType::u64, {int64_t{1} << 61}); },
+       "[buffer] shape: [2305843009213693952] is too large"},
+      {[&] { a_.view(DType::activation, {1}); }, "[buffer] dtype: activation has no size"},
+      {[&] { none.view(DType::u32, {}); }, "[buffer] view: expected a buffer, got none"},
+      {[&] { a_.with_live_rows(count_); }, "[buffer] with_live_rows: expected a u32 buffer of one element"},
+      {[&] { a_.with_live_rows(none); }, "[buffer] with_live_rows: expected a u32 buffer of one element"},
+      {[&] { a_.with_live_rows(count_.view(DType::i32, {1})); },
+       "[buffer] with_live_rows: expected a u32 buffer of one element"},
+      {[&] { none.with_live_rows(count_.slice(0, 1)); },
+       "[buffer] with_live_rows: expected a buffer with rows"},
+      {[&] { a_.with_live_rows(foreign); },
+       "[buffer] with_live_rows: expected a count on this buffer's device, got another device's"},
+      {[&] { a_.span<float>(); }, "[buffer] span: expected u32, got f32"},
+      {[&] { none.span<float>(); }, "[buffer] span: expected a buffer, got none"},
+      {[&] { none.host_span(); }, "[buffer] span: expected a buffer, got none"},
+      {[&] { none.device_view(); }, "[buffer] device_view: expected a buffer, got none"},
+      {[&] { Buffer(nullptr, 0, DType::u32, {1}); }, "[buffer] memory: expected an allocation, got none"},
+      {[&] { Buffer(a_.memory(), 124, DType::u32, {2}); },
+       "[buffer] view: bytes [124, 124 + 8) exceed the allocation of 128"},
+      {[&] { Buffer(a_.memory(), SIZE_MAX - 3, DType::u32, {2}); },
+       "[buffer] view: bytes [18446744073709551612, 18446744073709551612 + 8) exceed the allocation of 128"},
+  };
+  for (const auto& [action, message] : cases) EXPECT_EQ(refusal(action), message);
+  EXPECT_EQ(none.shape().rank(), 0u);
+  EXPECT_EQ(none.bytes(), 0u);
+  EXPECT_EQ(none.memory(), nullptr);
+  Buffer moved = a_, taken = std::move(moved);
+  EXPECT_EQ(refusal([&] { moved.host_span(); }), "[buffer] span: expected a buffer, got none");  // NOLINT
+}
+
+TEST_F(Encoder, DefaultHandlesThrow) {
+  const Weight weight;
+  const Plan plan;
+  const Program program;
+  const std::string no_weight = "[weight] expected a packed weight, got none";
+  EXPECT_EQ(refusal([&] { (void)weight.name(); }), no_weight);
+  EXPECT_EQ(refusal([&] { (void)weight.format(); }), no_weight);
+  EXPECT_EQ(refusal([&] { (void)weight.dtype(); }), no_weight);
+  EXPECT_EQ(refusal([&] { (void)weight.shape(); }), no_weight);
+  EXPECT_EQ(refusal([&] { (void)weight.bytes(); }), no_weight);
+  EXPECT_EQ(refusal([&] { (void)weight.in_place(); }), no_weight);
+  EXPECT_EQ(weight.state(), nullptr);
+  EXPECT_EQ(refusal([&] { plan.data(); }), "[plan] expected a plan, got none");
+  EXPECT_EQ(refusal([&] { (void)plan.arena_bytes(); }), "[plan] expected a plan, got none");
+  EXPECT_EQ(refusal([&] { program.plan(); }), "[program] expected a prepared program, got none");
+  EXPECT_EQ(Temp().view({1}).shape(), Shape{1});
+}
+
+}  // namespace
+}  // namespace refrain::null_tests
