@@ -91,10 +91,12 @@ void run(const GenerateCommand& command) {
 
   model::FamilyOptions family_options;
   const uint64_t wanted_tokens = uint64_t{prompt.size()} + command.tokens;
-  family_options.context_tokens = static_cast<uint32_t>(
-      std::clamp<uint64_t>(wanted_tokens, 1, config.context_tokens));
+  family_options.context_tokens =
+      static_cast<uint32_t>(std::clamp<uint64_t>(wanted_tokens, 1, config.context_tokens));
   if (tokenizer) family_options.allowed_ids = spelled_ids(*tokenizer, config.vocab);
   model::ProgramFamily family(model, family_options);
+
+  model::check_generate(family, prompt, command.sampling);  // before anything goes to stdout
 
   Printer printer(print_ids, tokenizer);
   if (command.echo && print_ids) {
@@ -118,11 +120,12 @@ void run(const GenerateCommand& command) {
 
   if (::isatty(STDOUT_FILENO) != 0 && !print_ids) fmt::print(stderr, "\n");
   if (result.reason == model::StopReason::context) {
-    fmt::print(stderr, "refrain: note: stopped at the end of the context, {} tokens\n", family.context_tokens());
+    fmt::print(stderr, "refrain: note: stopped at the end of the context, {} tokens\n",
+               family.context_tokens());
   }
   if (command.model.shows_progress()) {
-    fmt::print(stderr, "prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n", result.prompt_tokens,
-               result.prompt_tokens / result.prompt_s, result.generated_tokens,
+    fmt::print(stderr, "prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n",
+               result.prompt_tokens, result.prompt_tokens / result.prompt_s, result.generated_tokens,
                result.generated_tokens > 1 ? (result.generated_tokens - 1) / result.decode_s : 0.0);
   }
   if (result.reason == model::StopReason::cancelled) throw CLI::RuntimeError(128 + SIGINT);
@@ -135,13 +138,15 @@ void add_generate(CLI::App& app) {
   CLI::App* sub = app.add_subcommand("generate", "Continue a prompt; only the continuation goes to stdout");
   command->model.add_to(*sub);
   CLI::Option* prompt = sub->add_option("-p,--prompt", command->prompt, "Text to continue");
-  command->ids_option = sub->add_option("--ids", command->ids, "File of token ids to continue, instead of -p");
+  command->ids_option =
+      sub->add_option("--ids", command->ids, "File of token ids to continue, instead of -p");
   command->ids_option->excludes(prompt);
   sub->add_option("--print", command->print, "text or ids")
       ->check(CLI::IsMember({"text", "ids"}))
       ->capture_default_str();
   sub->add_flag("--echo", command->echo, "Print the prompt, too");
-  sub->add_option("--special", command->special, "on: spellings of special tokens in the prompt become those tokens")
+  sub->add_option("--special", command->special,
+                  "on: spellings of special tokens in the prompt become those tokens")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
   sub->add_option("-n,--tokens", command->tokens, "Most tokens to generate")->capture_default_str();
@@ -150,9 +155,12 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   sub->add_option("--top-k", command->sampling.top_k, "Draw from the k most probable tokens; 0: off")
       ->capture_default_str();
-  sub->add_option("--top-p", command->sampling.top_p, "Draw from the tokens that make up this probability; 1: off")
+  sub->add_option("--top-p", command->sampling.top_p,
+                  "Draw from the tokens that make up this probability; 1: off")
       ->capture_default_str();
-  sub->add_option("--seed", command->sampling.seed, "Seed of the draws")->capture_default_str();
+  sub->add_option("--seed", command->sampling.seed, "Seed of the draws")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   sub->callback([command, prompt] {
     if (prompt->count() == 0 && command->ids_option->count() == 0) {
       throw InvalidArgument("generate: expected a prompt, -p TEXT or --ids FILE");

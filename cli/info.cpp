@@ -38,14 +38,15 @@ void run(const std::filesystem::path& path) {
   line(text, "heads", "{} of {} for queries, {} for keys and values", c.heads, c.head_dim, c.kv_heads);
   line(text, "vocabulary", "{}{}", c.vocab, c.tied_embeddings ? ", embedding and head tied" : "");
   line(text, "context", "{} tokens, rope theta {}", c.context_tokens, c.rope.theta);
-  line(text, "cache", "{} bytes a token",
-       size_t{2} * c.layers * c.kv_heads * c.head_dim * sizeof(float));
+  line(text, "cache", "{} bytes a token", size_t{2} * c.layers * c.kv_heads * c.head_dim * sizeof(float));
   if (const auto& q = folder.quantization().defaults) {
     line(text, "quantization", "{} {} bits, groups of {}", q->mode, q->affine.bits, q->affine.group_size);
   }
   std::string counts;
-  for (const auto& [type, count] : types) fmt::format_to(std::back_inserter(counts), "{}{} {}", counts.empty() ? "" : ", ", count, type);
-  line(text, "tensors", "{} in {} file{}: {}", totals.tensors, totals.files, totals.files == 1 ? "" : "s", counts);
+  for (const auto& [type, count] : types)
+    fmt::format_to(std::back_inserter(counts), "{}{} {}", counts.empty() ? "" : ", ", count, type);
+  line(text, "tensors", "{} in {} file{}: {}", totals.tensors, totals.files, totals.files == 1 ? "" : "s",
+       counts);
   line(text, "bytes", "{}", totals.bytes);
   line(text, "alignment", "{} tensors usable where they lie, {} to be copied", totals.aligned_tensors,
        totals.unaligned_tensors);
@@ -55,7 +56,8 @@ void run(const std::filesystem::path& path) {
     size_t spelled = 0;
     for (uint32_t id = 0; id < tokenizer.vocab_size(); ++id) spelled += tokenizer.has_spelling(id);
     const auto bos = tokenizer.bos();
-    line(text, "tokenizer", "{} tokens, {}", spelled, bos ? fmt::format("a prompt begins with id {}", *bos) : "nothing in front of a prompt");
+    line(text, "tokenizer", "{} tokens, {}", spelled,
+         bos ? fmt::format("a prompt begins with id {}", *bos) : "nothing in front of a prompt");
   } else {
     line(text, "tokenizer", "none");
   }

@@ -24,7 +24,8 @@ struct LogitsCommand {
 /// Header of a version 1.0 .npy file of f32 [rows, columns], padded so that the data is aligned to 64.
 std::string npy_header(size_t rows, size_t columns) {
   static_assert(std::endian::native == std::endian::little);
-  std::string dict = fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, columns);
+  std::string dict =
+      fmt::format("{{'descr': '<f4', 'fortran_order': False, 'shape': ({}, {}), }}", rows, columns);
   constexpr size_t kPreamble = 10;  // magic, version, u16 length
   dict.append(align_up(kPreamble + dict.size() + 1, 64) - kPreamble - dict.size() - 1, ' ');
   dict += '\n';
@@ -62,11 +63,13 @@ void add_logits(CLI::App& app) {
   auto command = std::make_shared<LogitsCommand>();
   CLI::App* sub = app.add_subcommand("logits", "Write the logits of the last positions of a sequence of ids");
   command->model.add_to(*sub);
-  sub->add_option("--ids", command->ids, "File of token ids in decimal, separated by white space")->required();
+  sub->add_option("--ids", command->ids, "File of token ids in decimal, separated by white space")
+      ->required();
   sub->add_option("--last", command->last, "Positions from the end")
       ->check(CLI::Range(1u, UINT32_MAX))
       ->capture_default_str();
-  sub->add_option("-o,--output", command->output, "NumPy file: f32 [min(last, length), vocab_size]")->required();
+  sub->add_option("-o,--output", command->output, "NumPy file: f32 [min(last, length), vocab_size]")
+      ->required();
   sub->callback([command] { run(*command); });
 }
 

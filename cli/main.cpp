@@ -21,6 +21,10 @@ int report(const std::string& what) {
   return 1;
 }
 
+bool is_subcommand(const CLI::App& app, const std::string& name) {
+  return !app.get_subcommands([&](const CLI::App* sub) { return sub->check_name(name); }).empty();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -33,10 +37,16 @@ int main(int argc, char** argv) {
     refrain::cli::add_tokenize(app);
     refrain::cli::add_logits(app);
     refrain::cli::add_quantize(app);
+    if (const std::string first = argc > 1 ? argv[1] : "-";
+        first.front() != '-' && !is_subcommand(app, first)) {
+      return report("expected a subcommand (refrain --help lists them), got \"" + first + "\"");
+    }
     try {
       app.parse(argc, argv);
     } catch (const CLI::Success& asked) {  // --help, --version
       return app.exit(asked);
+    } catch (const CLI::RuntimeError& status) {  // a command that has ended with an exit code of its own
+      return status.get_exit_code();
     } catch (const CLI::ParseError& error) {
       return report(error.what());
     }

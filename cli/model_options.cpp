@@ -17,7 +17,8 @@ void ModelOptions::add_to(CLI::App& command) {
   command.add_option("MODEL", model, "Folder with config.json, *.safetensors and tokenizer.json")->required();
   command.add_option("--device", device, "auto, cpu or cuda:N")->capture_default_str();
   command.add_option("--threads", threads, "Workers of a CPU device (0: one a core)")->capture_default_str();
-  CLI::Option* exact_flag = command.add_flag("--exact", exact, "f32 activations and cache (the only mode so far)");
+  CLI::Option* exact_flag =
+      command.add_flag("--exact", exact, "f32 activations and cache (the only mode so far)");
   command.add_flag("--fast", fast, "Reduced precision of activations and cache")->excludes(exact_flag);
   command.add_flag("-v,--verbose", verbose, "Progress and figures on stderr, also when it is no terminal");
 }
@@ -26,6 +27,9 @@ bool ModelOptions::shows_progress() const { return verbose || ::isatty(STDERR_FI
 
 model::Model load_model(const ModelOptions& options) {
   if (options.fast) throw InvalidArgument("--fast: this build has the exact mode only");
+  if (options.device == "null") {
+    throw InvalidArgument("--device: expected auto, cpu or cuda:N, got null, which computes nothing");
+  }
   const bool progress = options.shows_progress();
   const LogCallback log = [](LogLevel level, std::string_view message) {
     if (level == LogLevel::warning) fmt::print(stderr, "refrain: warning: {}\n", message);
@@ -49,7 +53,8 @@ model::Model load_model(const ModelOptions& options) {
   if (progress) {
     const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
     fmt::print(stderr, "{}load {:.1f} ms, {:.1f} MB of weights ({:.1f} MB in place), {}\n",
-               shown_percent != 0 ? "\r" : "", elapsed.count(), static_cast<double>(model.weights().bytes) / 1e6,
+               shown_percent != 0 ? "\r" : "", elapsed.count(),
+               static_cast<double>(model.weights().bytes) / 1e6,
                static_cast<double>(model.weights().in_place_bytes) / 1e6, opened.info().name);
   }
   return model;

@@ -1,4 +1,5 @@
-// What every subcommand that runs a model takes: where it is, on what it runs, and what is said while it loads.
+// What every subcommand that runs a model takes: where it is, on what it runs, and what is said while it
+// loads.
 #pragma once
 
 #include <CLI/CLI.hpp>

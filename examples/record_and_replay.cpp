@@ -25,8 +25,9 @@ struct Matrix {
       state = state * 1664525u + 1013904223u;
       value = bf16::from_float(static_cast<float>(state >> 8) * 0x1p-29f - 0x1p-6f);
     }
-    format::affine_quantize(DType::bf16, std::as_bytes(std::span(values)), {.bits = 4, .group_size = 64}, codes,
-                            std::as_writable_bytes(std::span(scales)), std::as_writable_bytes(std::span(biases)));
+    format::affine_quantize(DType::bf16, std::as_bytes(std::span(values)), {.bits = 4, .group_size = 64},
+                            codes, std::as_writable_bytes(std::span(scales)),
+                            std::as_writable_bytes(std::span(biases)));
   }
 
   TensorSource source() const {

@@ -1,8 +1,9 @@
 // The contract between the front (stream/, which checks) and a backend (which trusts).
 //
-// The front hands a backend one immutable Plan; the backend turns it into a Program once and runs it many times.
-// No command is a virtual call. A backend checks nothing: validate/ wraps any backend and checks the contract.
-// Errors that only the device can see: DeviceError (refused, the device lives), DeviceLost (sticky).
+// The front hands a backend one immutable Plan; the backend turns it into a Program once and runs it many
+// times. No command is a virtual call. A backend checks nothing: validate/ wraps any backend and checks the
+// contract. Errors that only the device can see: DeviceError (refused, the device lives), DeviceLost
+// (sticky).
 #pragma once
 
 #include <chrono>
@@ -17,8 +18,9 @@
 namespace refrain::device {
 
 struct BufferSpec {
-  size_t bytes = 0;      ///< > 0
-  void* host = nullptr;  ///< memory of the host to use in place (read-only mappings included); null: allocate, zeroed
+  size_t bytes = 0;  ///< > 0
+  void* host =
+      nullptr;  ///< memory of the host to use in place (read-only mappings included); null: allocate, zeroed
   std::string label;
 };
 
@@ -65,7 +67,7 @@ struct Update {
 struct Submission {
   const Program* program = nullptr;  ///< outlives the completion of the submission
   std::span<const Update> updates;
-  std::span<const Point> waits;      ///< points of this backend that submit() returned, or host points
+  std::span<const Point> waits;  ///< points of this backend that submit() returned, or host points
 };
 
 struct TickSpan {

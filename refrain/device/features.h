@@ -5,6 +5,7 @@
 
 namespace refrain::device {
 
-inline constexpr uint64_t kFeatureAvx2 = 1;  ///< AVX2, FMA and F16C, and an operating system that saves their state
+inline constexpr uint64_t kFeatureAvx2 =
+    1;  ///< AVX2, FMA and F16C, and an operating system that saves their state
 
 }  // namespace refrain::device

@@ -12,28 +12,29 @@ namespace refrain::device {
 
 /// What a backend says of itself. Data; does not change.
 struct DeviceInfo {
-  std::string backend;               ///< "cpu"
-  std::string name;                  ///< "AMD EPYC, 2 workers, avx2"
-  uint64_t features = 0;             ///< bits that Kernel::needs is tested against; the backend's own
+  std::string backend;    ///< "cpu"
+  std::string name;       ///< "AMD EPYC, 2 workers, avx2"
+  uint64_t features = 0;  ///< bits that Kernel::needs is tested against; the backend's own
   uint32_t queue_count = 1;
-  uint32_t compute_units = 1;        ///< workers, SMs: for scratch and walkers, never for boundaries of a reduction
+  uint32_t compute_units = 1;  ///< workers, SMs: for scratch and walkers, never for boundaries of a reduction
   size_t buffer_alignment_bytes = 64;
   double ns_per_tick = 1.0;
-  bool host_memory = false;          ///< allocations can be read and written by the host in place
+  bool host_memory = false;  ///< allocations can be read and written by the host in place
 };
 
 /// The work of one command. The number of tiles is ceil(live rows / rows_per_block) * tiles_per_block; tiles
 /// of one block are numbered consecutively.
 struct Launch {
-  uint32_t rows = 1;              ///< capacity: a larger live count is taken as this
+  uint32_t rows = 1;  ///< capacity: a larger live count is taken as this
   uint32_t rows_per_block = 1;
   uint32_t tiles_per_block = 1;
-  size_t scratch_bytes = 0;       ///< for each worker
+  size_t scratch_bytes = 0;  ///< for each worker
 };
 
 /// What the three functions of a tile kernel get.
 struct TileArgs {
-  void* const* args = nullptr;           ///< in the order of the schema; null for an unbound one; a weight: its packed bytes
+  void* const* args =
+      nullptr;  ///< in the order of the schema; null for an unbound one; a weight: its packed bytes
   const std::byte* constants = nullptr;  ///< the op's own struct
   std::byte* scratch = nullptr;          ///< this worker's, aligned to 64
   uint32_t live_rows = 1;                ///< rows to compute; the capacity when there is no live count
@@ -50,7 +51,8 @@ struct TileArgs {
 
 /// A kernel of a backend that walks tiles on host threads: three functions that never throw.
 struct TileKernel {
-  /// May load sealed arguments, and nothing else, before the command's dependencies have completed. May be null.
+  /// May load sealed arguments, and nothing else, before the command's dependencies have completed. May be
+  /// null.
   void (*prefetch)(const TileArgs& args) = nullptr;
   /// Once a worker and command, after the dependencies; writes only `scratch`. May be null.
   void (*prologue)(const TileArgs& args) = nullptr;
@@ -60,7 +62,7 @@ struct TileKernel {
 
 /// One row of a backend's kernel table. Of the rows that accept a call, the first is taken.
 struct Kernel {
-  std::string_view name;      ///< "rms_norm_f32_avx2"
+  std::string_view name;  ///< "rms_norm_f32_avx2"
   const OpSchema* op = nullptr;
   std::string_view numerics;  ///< mode, instruction, blocking, order; equal classes give equal bits of a row
   uint64_t needs = 0;         ///< features required

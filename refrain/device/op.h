@@ -69,7 +69,8 @@ struct WeightLayout {
   /// Writes the packed form of `source` to `packed` (packed_bytes of it, aligned to 64).
   void (*pack)(const TensorSource& source, const WeightInfo& weight, std::span<std::byte> packed) = nullptr;
   /// Writes the logical values, row-major, to `values`. The reference that tests use.
-  void (*unpack)(const WeightInfo& weight, std::span<const std::byte> packed, std::span<float> values) = nullptr;
+  void (*unpack)(const WeightInfo& weight, std::span<const std::byte> packed,
+                 std::span<float> values) = nullptr;
   /// True when the packed form is the source's only segment unchanged, so that it can be used in place.
   bool as_stored = false;
 };
@@ -77,8 +78,8 @@ struct WeightLayout {
 /// What is known of a bound argument before there is an address.
 struct ArgumentInfo {
   bool bound = false;
-  DType dtype = DType::f32;  ///< of elements; a weight: as in WeightInfo
-  Shape shape;               ///< a weight: its logical shape
+  DType dtype = DType::f32;              ///< of elements; a weight: as in WeightInfo
+  Shape shape;                           ///< a weight: its logical shape
   const WeightInfo* weight = nullptr;    ///< null: a row-major tensor, not a weight
   const WeightLayout* layout = nullptr;  ///< of a weight
 };
@@ -109,9 +110,9 @@ struct TileArgs;
 /// An op. A value in ops/, one a folder.
 struct OpSchema {
   std::string_view name;
-  std::string_view doc;                ///< sentence; formula; arguments; aliasing; errors; accuracy; source
+  std::string_view doc;  ///< sentence; formula; arguments; aliasing; errors; accuracy; source
   std::span<const ArgumentSpec> args;
-  size_t constants_bytes = 0;          ///< size of the op's constants struct
+  size_t constants_bytes = 0;                   ///< size of the op's constants struct
   void (*check)(const OpCall& call) = nullptr;  ///< throws InvalidArgument
   Cost (*cost)(const OpCall& call) = nullptr;
   /// All live rows, computed in double and rounded once on output. The oracle of the op's tests.

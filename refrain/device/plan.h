@@ -1,4 +1,5 @@
-// A Plan: commands with their kernels chosen, their order and memory decided. Plain data, never changed again.
+// A Plan: commands with their kernels chosen, their order and memory decided. Plain data, never changed
+// again.
 #pragma once
 
 #include <cstddef>
@@ -32,9 +33,9 @@ struct Range {
 };
 
 struct Argument {
-  BufferView view;              ///< bytes = 0: an optional argument that is not bound
+  BufferView view;  ///< bytes = 0: an optional argument that is not bound
   Access access = Access::in;
-  bool sealed = false;          ///< never written again: may be loaded ahead of the dependencies
+  bool sealed = false;  ///< never written again: may be loaded ahead of the dependencies
 };
 
 enum class CommandKind : uint8_t {
@@ -48,13 +49,14 @@ struct Command {
   CommandKind kind = CommandKind::kernel;
   const Kernel* kernel = nullptr;
   Launch launch;
-  Range args;                     ///< into Plan::args: the schema's, then the live count, then scratch
-  Range constants;                ///< into Plan::constants, aligned to 16
-  Range deps;                     ///< into Plan::deps: earlier commands that must have completed
-  uint32_t live_arg = kNone;      ///< index within `args` of the live count, a u32
-  uint32_t scratch_arg = kNone;   ///< index within `args` of the scratch: compute_units times launch.scratch_bytes
-  uint32_t level = 0;             ///< 1 + the greatest level of its deps; fences do not count
-  uint32_t label = 0;             ///< into Plan::labels
+  Range args;                 ///< into Plan::args: the schema's, then the live count, then scratch
+  Range constants;            ///< into Plan::constants, aligned to 16
+  Range deps;                 ///< into Plan::deps: earlier commands that must have completed
+  uint32_t live_arg = kNone;  ///< index within `args` of the live count, a u32
+  uint32_t scratch_arg =
+      kNone;           ///< index within `args` of the scratch: compute_units times launch.scratch_bytes
+  uint32_t level = 0;  ///< 1 + the greatest level of its deps; fences do not count
+  uint32_t label = 0;  ///< into Plan::labels
 };
 
 struct Plan {

@@ -42,10 +42,10 @@ std::string conflict(const Plan& plan, uint32_t a, uint32_t b) {
       const size_t begin = std::max(x.view.offset_bytes, y.view.offset_bytes);
       const size_t end = std::min(x.view.offset_bytes + x.view.bytes, y.view.offset_bytes + y.view.bytes);
       if (begin >= end) continue;
-      return fmt::format("{} and {} share bytes [{}, {}) of {}", argument_name(first, i), argument_name(second, j),
-                         begin, end,
-                         x.view.allocation == nullptr ? "the arena"
-                                                      : fmt::format("allocation {}", x.view.allocation->id));
+      return fmt::format(
+          "{} and {} share bytes [{}, {}) of {}", argument_name(first, i), argument_name(second, j), begin,
+          end,
+          x.view.allocation == nullptr ? "the arena" : fmt::format("allocation {}", x.view.allocation->id));
     }
   }
   return {};
@@ -77,8 +77,9 @@ std::vector<Unordered> check_order(const Plan& plan) {
       if (before[first]) continue;
       const std::string reason = conflict(plan, first, second);
       if (reason.empty()) continue;
-      found.push_back({first, second,
-                       fmt::format("{} and {} are not ordered: {}", title(plan, first), title(plan, second), reason)});
+      found.push_back(
+          {first, second,
+           fmt::format("{} and {} are not ordered: {}", title(plan, first), title(plan, second), reason)});
     }
   }
   return found;

@@ -1,5 +1,5 @@
-// An independent judge of a Plan: every conflicting pair of commands must be ordered by its edges. Written from
-// the definition, by brute force, and sharing no code with hazards.
+// An independent judge of a Plan: every conflicting pair of commands must be ordered by its edges. Written
+// from the definition, by brute force, and sharing no code with hazards.
 #pragma once
 
 #include <cstdint>

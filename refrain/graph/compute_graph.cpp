@@ -2,6 +2,17 @@
 
 namespace refrain::graph {
 
+void clear(ComputeGraph& graph) {
+  graph.commands.clear();
+  graph.bindings.clear();
+  graph.infos.clear();
+  graph.temps.clear();
+  graph.constants.clear();
+  graph.labels.clear();
+  graph.resources.clear();
+  graph.owner = nullptr;
+}
+
 device::OpCall op_call(const ComputeGraph& graph, const Command& command,
                        std::vector<device::ArgumentInfo>& infos) {
   infos.clear();

@@ -53,6 +53,9 @@ struct ComputeGraph {
   const void* owner = nullptr;                         ///< the backend whose memory is bound; null: none said
 };
 
+/// Empties a graph; the next recording may use its storage.
+void clear(ComputeGraph& graph);
+
 /// The call of a command, as ops and kernels see it. `infos` is storage for it.
 device::OpCall op_call(const ComputeGraph& graph, const Command& command,
                        std::vector<device::ArgumentInfo>& infos);

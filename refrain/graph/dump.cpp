@@ -37,13 +37,16 @@ std::string dump(const Plan& plan) {
     const Command& command = plan.commands[i];
     const bool fence = command.kind == device::CommandKind::fence;
     fmt::format_to(out, "{:>4} level {:<3} {}", i, command.level, fence ? "fence" : command.kernel->name);
-    if (const std::string& label = plan.labels[command.label]; !label.empty()) fmt::format_to(out, " \"{}\"", label);
+    if (const std::string& label = plan.labels[command.label]; !label.empty())
+      fmt::format_to(out, " \"{}\"", label);
     if (!fence) {
       const device::Launch& launch = command.launch;
-      fmt::format_to(out, " rows {}/{} x {} tiles", launch.rows, launch.rows_per_block, launch.tiles_per_block);
+      fmt::format_to(out, " rows {}/{} x {} tiles", launch.rows, launch.rows_per_block,
+                     launch.tiles_per_block);
     }
     fmt::format_to(out, " after");
-    for (uint32_t d = 0; d < command.deps.count; ++d) fmt::format_to(out, " {}", plan.deps[command.deps.first + d]);
+    for (uint32_t d = 0; d < command.deps.count; ++d)
+      fmt::format_to(out, " {}", plan.deps[command.deps.first + d]);
     fmt::format_to(out, "\n");
     for (uint32_t a = 0; a < command.args.count; ++a) {
       const Argument& arg = plan.args[command.args.first + a];
@@ -55,7 +58,8 @@ std::string dump(const Plan& plan) {
       if (arg.view.allocation == nullptr) {
         fmt::format_to(out, " arena");
       } else {
-        fmt::format_to(out, " memory {}", numbers.try_emplace(arg.view.allocation, numbers.size()).first->second);
+        fmt::format_to(out, " memory {}",
+                       numbers.try_emplace(arg.view.allocation, numbers.size()).first->second);
       }
       fmt::format_to(out, " [{}, {}){}\n", arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes,
                      arg.sealed ? " sealed" : "");

@@ -43,7 +43,8 @@ class MemoryHistory {
     std::vector<uint32_t> readers;
   };
 
-  /// Makes `at` a boundary if a segment spans it. Returns the index of the first segment that begins at or after it.
+  /// Makes `at` a boundary if a segment spans it. Returns the index of the first segment that begins at or
+  /// after it.
   size_t split(size_t at) {
     auto it = std::ranges::upper_bound(segments_, at, {}, &Segment::begin);
     if (it != segments_.begin()) {

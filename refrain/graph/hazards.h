@@ -49,10 +49,10 @@ class Reachability {
 /// The order that the accesses ask for.
 struct Order {
   std::vector<device::Range> deps_of;  ///< of each command, into `deps`
-  std::vector<uint32_t> deps;          ///< transitive reduction, each command's ascending: every edge is necessary
-  std::vector<uint32_t> levels;        ///< 1 + the greatest level of the deps; a fence: that greatest level
-  Reachability before;                 ///< transitive closure
-  size_t conflicts = 0;                ///< edges before the reduction, fences excluded
+  std::vector<uint32_t> deps;    ///< transitive reduction, each command's ascending: every edge is necessary
+  std::vector<uint32_t> levels;  ///< 1 + the greatest level of the deps; a fence: that greatest level
+  Reachability before;           ///< transitive closure
+  size_t conflicts = 0;          ///< edges before the reduction, fences excluded
 };
 
 /// Read after write, write after read and write after write on overlapping bytes; a fence follows everything

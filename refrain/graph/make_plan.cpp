@@ -49,7 +49,7 @@ AccessList accesses(const LoweredGraph& graph, const MemoryPlan* memory) {
 
 }  // namespace
 
-std::pair<device::Plan, PlanReport> make_plan(ComputeGraph graph, std::span<const device::Kernel> kernels,
+std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<const device::Kernel> kernels,
                                               const device::DeviceInfo& info, const PlanOptions& options) {
   expand(graph, options.mode);
   LoweredGraph lowered = lower(graph, kernels, info);

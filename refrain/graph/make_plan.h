@@ -11,9 +11,10 @@
 
 namespace refrain::graph {
 
-/// Turns a recording into a Plan for a device. Throws InvalidArgument when no kernel accepts a command, Error
-/// when the independent check refutes the derived order (a defect of this library).
-std::pair<device::Plan, PlanReport> make_plan(ComputeGraph graph, std::span<const device::Kernel> kernels,
+/// Turns a recording, which is expanded in place, into a Plan for a device. Throws InvalidArgument when no
+/// kernel accepts a command, Error when the independent check refutes the derived order (a defect of this
+/// library).
+std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<const device::Kernel> kernels,
                                               const device::DeviceInfo& info, const PlanOptions& options);
 
 }  // namespace refrain::graph

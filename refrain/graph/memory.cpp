@@ -49,8 +49,9 @@ MemoryPlan plan_memory(const LoweredGraph& graph, const Order& order, bool reuse
     }
     plan.offsets_bytes[temp] = offset;
     plan.arena_bytes = std::max(plan.arena_bytes, offset + bytes);
-    placed.insert(std::ranges::upper_bound(placed, offset, {}, [&](uint32_t t) { return plan.offsets_bytes[t]; }),
-                  temp);
+    placed.insert(
+        std::ranges::upper_bound(placed, offset, {}, [&](uint32_t t) { return plan.offsets_bytes[t]; }),
+        temp);
   }
   return plan;
 }

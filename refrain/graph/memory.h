@@ -14,8 +14,8 @@ struct MemoryPlan {
   size_t arena_bytes = 0;
 };
 
-/// Two temps share bytes only when every user of the one is already ordered before every user of the other, so
-/// that sharing adds no edge. Greedy, largest first, at the lowest offset that fits.
+/// Two temps share bytes only when every user of the one is already ordered before every user of the other,
+/// so that sharing adds no edge. Greedy, largest first, at the lowest offset that fits.
 MemoryPlan plan_memory(const LoweredGraph& graph, const Order& order, bool reuse);
 
 }  // namespace refrain::graph

@@ -23,13 +23,13 @@ struct PlanOptions {
 };
 
 struct PlanReport {
-  size_t commands = 0;      ///< fences excluded
-  size_t edges = 0;         ///< after transitive reduction
-  size_t conflicts = 0;     ///< ordered pairs of neighbouring accesses before reduction
+  size_t commands = 0;   ///< fences excluded
+  size_t edges = 0;      ///< after transitive reduction
+  size_t conflicts = 0;  ///< ordered pairs of neighbouring accesses before reduction
   size_t levels = 0;
-  size_t temp_bytes = 0;    ///< sum over all temps
+  size_t temp_bytes = 0;  ///< sum over all temps
   size_t scratch_bytes = 0;
-  size_t arena_bytes = 0;   ///< what is left of both after sharing
+  size_t arena_bytes = 0;  ///< what is left of both after sharing
 };
 
 }  // namespace refrain::graph

@@ -41,7 +41,8 @@ RopeConfig read_rope(const Json& config) {
     if (!field) return;
     const double value = field->as_f64();
     if (!(value > 0)) field->fail(fmt::format("expected a positive number, got {}", field->describe()));
-    if (theta && *theta != value) field->fail(fmt::format("contradicts rope_parameters.rope_theta {}", *theta));
+    if (theta && *theta != value)
+      field->fail(fmt::format("contradicts rope_parameters.rope_theta {}", *theta));
     theta = value;
   };
   if (const auto parameters = config.find("rope_parameters")) {
@@ -79,7 +80,8 @@ Config read_config(const std::filesystem::path& folder, const Json& json) {
   Config config;
   config.model_type = json.string("model_type");
   if (config.model_type != "qwen3") {
-    json.at("model_type").fail(fmt::format("expected one of: qwen3; got {}", json.at("model_type").describe()));
+    json.at("model_type")
+        .fail(fmt::format("expected one of: qwen3; got {}", json.at("model_type").describe()));
   }
   if (json.has("model_file")) {
     json.at("model_file").fail("the model brings its own Python code, which is never run");
@@ -90,8 +92,9 @@ Config read_config(const std::filesystem::path& folder, const Json& json) {
   config.heads = json.u32("num_attention_heads", 1, kMaxHeads);
   config.kv_heads = json.u32_or("num_key_value_heads", config.heads, 1, kMaxHeads);
   if (config.heads % config.kv_heads != 0) {
-    json.at("num_key_value_heads").fail(fmt::format("expected a divisor of num_attention_heads {}, got {}",
-                                                    config.heads, config.kv_heads));
+    json.at("num_key_value_heads")
+        .fail(fmt::format("expected a divisor of num_attention_heads {}, got {}", config.heads,
+                          config.kv_heads));
   }
   config.head_dim = json.u32_or("head_dim", config.hidden / config.heads, 1, kMaxHeadDim);
   if (config.head_dim % 2 != 0 || config.head_dim == 0) {
@@ -100,7 +103,8 @@ Config read_config(const std::filesystem::path& folder, const Json& json) {
   config.vocab = json.u32("vocab_size", 1, kMaxVocab);
   config.context_tokens = json.u32("max_position_embeddings", 1, kMaxContext);
   const double eps = json.f64("rms_norm_eps");
-  if (!(eps > 0 && eps < 1)) json.at("rms_norm_eps").fail(fmt::format("expected a number in (0, 1), got {}", eps));
+  if (!(eps > 0 && eps < 1))
+    json.at("rms_norm_eps").fail(fmt::format("expected a number in (0, 1), got {}", eps));
   config.rms_norm_eps = static_cast<float>(eps);
   if (const auto act = json.find("hidden_act"); act && act->as_string() != "silu") {
     act->fail(fmt::format("expected \"silu\", got {}", act->describe()));

@@ -1,5 +1,5 @@
-// What config.json and generation_config.json say of a model, read strictly: what is not understood is refused,
-// so that no model runs as something that it is not.
+// What config.json and generation_config.json say of a model, read strictly: what is not understood is
+// refused, so that no model runs as something that it is not.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +34,9 @@ struct Config {
 };
 
 /// Reads `folder`/config.json (given parsed) and, if there, generation_config.json. Accepts rope_theta with
-/// rope_scaling as well as rope_parameters. Throws FileError for an unknown architecture, naming those that are
-/// known, for a missing, mistyped or contradictory field, and for a feature that would be ignored otherwise.
+/// rope_scaling as well as rope_parameters. Throws FileError for an unknown architecture, naming those that
+/// are known, for a missing, mistyped or contradictory field, and for a feature that would be ignored
+/// otherwise.
 Config read_config(const std::filesystem::path& folder, const format::Json& config);
 
 }  // namespace refrain::model

@@ -19,8 +19,8 @@ void check_ids(const ProgramFamily& family, std::span<const uint32_t> ids) {
   }
   for (size_t i = 0; i < ids.size(); ++i) {
     if (ids[i] >= family.config().vocab) {
-      throw InvalidArgument(fmt::format("prompt: token {}: expected an id below the vocabulary's {}, got {}", i,
-                                        family.config().vocab, ids[i]));
+      throw InvalidArgument(fmt::format("prompt: token {}: expected an id below the vocabulary's {}, got {}",
+                                        i, family.config().vocab, ids[i]));
     }
   }
 }
@@ -35,9 +35,7 @@ void check_sampling(const Sampling& sampling) {
 }
 
 StepSequence sequence_state(const ProgramFamily& family, const Sampling& sampling, uint32_t length) {
-  StepSequence sequence;
-  sequence.length = length;
-  sequence.first_page = family.first_page(0);
+  StepSequence sequence = family.sequence(0, length);
   sequence.top_k = sampling.top_k;
   sequence.temperature = sampling.temperature;
   sequence.top_p = sampling.top_p;
@@ -61,7 +59,8 @@ struct Chunk {
 };
 
 /// Submits a chunk and waits for it.
-void run_chunk(ProgramFamily& family, std::span<const uint32_t> ids, const Chunk& chunk, const Sampling& sampling) {
+void run_chunk(ProgramFamily& family, std::span<const uint32_t> ids, const Chunk& chunk,
+               const Sampling& sampling) {
   std::vector<StepRow> rows;
   std::vector<uint32_t> outputs;
   for (size_t position = chunk.begin; position < chunk.end; ++position) {
@@ -75,9 +74,14 @@ void run_chunk(ProgramFamily& family, std::span<const uint32_t> ids, const Chunk
 
 }  // namespace
 
-GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt, const GenerateOptions& options) {
+void check_generate(const ProgramFamily& family, std::span<const uint32_t> prompt, const Sampling& sampling) {
   check_ids(family, prompt);
-  check_sampling(options.sampling);
+  check_sampling(sampling);
+}
+
+GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt,
+                        const GenerateOptions& options) {
+  check_generate(family, prompt, options.sampling);
   GenerateResult result;
   result.prompt_tokens = static_cast<uint32_t>(prompt.size());
   if (options.max_tokens == 0) return result;

@@ -37,12 +37,16 @@ struct GenerateResult {
   double decode_s = 0;            ///< for all further ones
 };
 
-/// Continues `prompt` in sequence 0 of `family`, from position 0. Throws InvalidArgument for an empty prompt, ids
-/// outside the vocabulary, a prompt longer than the context, or a sampling parameter out of range.
-GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt, const GenerateOptions& options);
+/// Throws InvalidArgument for an empty prompt, ids outside the vocabulary, a prompt longer than the context,
+/// or a sampling parameter out of range.
+void check_generate(const ProgramFamily& family, std::span<const uint32_t> prompt, const Sampling& sampling);
 
-/// Computes `ids` in sequence 0 from position 0, in chunks of the family's greatest capacity, and delivers the
-/// logits f32 [vocab] of every position from `first` on, in order. Throws as generate.
+/// Continues `prompt` in sequence 0 of `family`, from position 0. Throws as check_generate.
+GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt,
+                        const GenerateOptions& options);
+
+/// Computes `ids` in sequence 0 from position 0, in chunks of the family's greatest capacity, and delivers
+/// the logits f32 [vocab] of every position from `first` on, in order. Throws as generate.
 void evaluate(ProgramFamily& family, std::span<const uint32_t> ids, size_t first,
               const std::function<void(size_t position, std::span<const float> logits)>& on_logits);
 

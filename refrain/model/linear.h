@@ -7,7 +7,8 @@
 namespace refrain::model {
 
 /// input f32 [rows, columns of weight], output f32 [rows, rows of weight].
-inline void linear(CommandEncoder& encoder, const Operand& input, const Weight& weight, const Operand& output) {
+inline void linear(CommandEncoder& encoder, const Operand& input, const Weight& weight,
+                   const Operand& output) {
   if (weight.format() == WeightFormat::plain) {
     ops::matmul(encoder, {.input = input, .weight = weight, .output = output});
   } else {

@@ -9,7 +9,8 @@ Model Model::load(const Device& device, const std::filesystem::path& path, const
   auto state = std::make_shared<State>(State{device, read_config(path, folder.config()), {}, nullptr});
   WeightLoader loader(state->device, folder, options.progress);
   state->architecture = load_qwen3(state->config, loader);
-  loader.expect_all_taken(fmt::format("a {} model of {} layers", state->config.model_type, state->config.layers));
+  loader.expect_all_taken(
+      fmt::format("a {} model of {} layers", state->config.model_type, state->config.layers));
   state->totals = loader.totals();
   return Model(std::move(state));
 }

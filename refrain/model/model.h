@@ -19,8 +19,8 @@ struct LoadOptions {
 /// Immutable once loaded; copies share it.
 class Model {
  public:
-  /// `path`: a folder with config.json and *.safetensors, Hugging Face's or MLX's. Throws FileError, Cancelled,
-  /// DeviceError.
+  /// `path`: a folder with config.json and *.safetensors, Hugging Face's or MLX's. Throws FileError,
+  /// Cancelled, DeviceError.
   static Model load(const Device& device, const std::filesystem::path& path, const LoadOptions& options = {});
 
   const Config& config() const { return state_->config; }

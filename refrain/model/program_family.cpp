@@ -77,7 +77,10 @@ ProgramFamily::ProgramFamily(const Model& model, const FamilyOptions& options)
 
 ProgramFamily::Member ProgramFamily::record(const FamilyOptions& options, uint32_t rows) {
   const StepLayout layout{rows, std::min(rows, options.sequences), cache_.geometry().pages};
-  Member member{StepBlock(device_, layout), device_.buffer(DType::u32, {int64_t{layout.sequences} + 1}, "status"), {}, {},
+  Member member{StepBlock(device_, layout),
+                device_.buffer(DType::u32, {int64_t{layout.sequences} + 1}, "status"),
+                {},
+                {},
                 {}};
   const StepBlock& step = member.step;
   const Buffer logits = logits_.slice(0, rows).with_live_rows(step.live_outputs);
@@ -97,14 +100,22 @@ ProgramFamily::Member ProgramFamily::record(const FamilyOptions& options, uint32
   return member;
 }
 
+StepSequence ProgramFamily::sequence(uint32_t index, uint32_t length) const {
+  StepSequence sequence;
+  sequence.length = length;
+  sequence.pages = cache_.pages_per_sequence();
+  sequence.first_page = index * sequence.pages;
+  return sequence;
+}
+
 Point ProgramFamily::submit(const Batch& batch) {
-  const auto member = std::ranges::find_if(
-      members_, [&](const Member& m) {
-        return m.step.layout.rows >= batch.rows.size() && m.step.layout.sequences >= batch.sequences.size();
-      });
+  const auto member = std::ranges::find_if(members_, [&](const Member& m) {
+    return m.step.layout.rows >= batch.rows.size() && m.step.layout.sequences >= batch.sequences.size();
+  });
   if (member == members_.end()) {
-    throw InvalidArgument(fmt::format("[program_family] batch: expected at most {} rows, got {} of {} sequences",
-                                      max_rows(), batch.rows.size(), batch.sequences.size()));
+    throw InvalidArgument(
+        fmt::format("[program_family] batch: expected at most {} rows, got {} of {} sequences", max_rows(),
+                    batch.rows.size(), batch.sequences.size()));
   }
   member->step.encode(batch, cache_.page_table(), image_);
   const Update update{member->step.block, image_};

@@ -23,21 +23,22 @@ struct FamilyOptions {
   PlanOptions plan;
 };
 
-/// Records the model once for each capacity; afterwards nothing is recorded or allocated. One thread at a time.
+/// Records the model once for each capacity; afterwards nothing is recorded or allocated. One thread at a
+/// time.
 ///
-/// A step is a ragged batch: rows of any sequences in any mixture. A row gets the same bits whatever rows it is
-/// computed with, whatever the capacity. Each program ends by making the sampled tokens the next step's, so that
-/// a decode loop submits the same program again and again.
+/// A step is a ragged batch: rows of any sequences in any mixture. A row gets the same bits whatever rows it
+/// is computed with, whatever the capacity. Each program ends by making the sampled tokens the next step's,
+/// so that a decode loop submits the same program again and again.
 class ProgramFamily {
  public:
   ProgramFamily(const Model& model, const FamilyOptions& options);
 
-  /// Queues one step in the program with the least capacity that holds it. Positions of a sequence are cached up
-  /// to its `length`; rows of one sequence come in ascending position. Throws InvalidArgument when no capacity
-  /// holds the rows.
+  /// Queues one step in the program with the least capacity that holds it. Positions of a sequence are cached
+  /// up to its `length`; rows of one sequence come in ascending position. Throws InvalidArgument when no
+  /// capacity holds the rows.
   Point submit(const Batch& batch);
-  /// Queues the last step's program once more as it stands: each of its rows takes its sampled token and the next
-  /// position. Every row of that step had an output. Sends nothing.
+  /// Queues the last step's program once more as it stands: each of its rows takes its sampled token and the
+  /// next position. Every row of that step had an output. Sends nothing.
   Point submit_next();
 
   /// Waits for the last step. Throws Error naming the sequence when the device met a value out of range.
@@ -50,8 +51,9 @@ class ProgramFamily {
   const Config& config() const { return model_.config(); }
   uint32_t context_tokens() const { return context_tokens_; }
   uint32_t max_rows() const { return members_.back().step.layout.rows; }
-  /// Where the pages of `sequence` begin in the page table, for StepSequence::first_page.
-  uint32_t first_page(uint32_t sequence) const { return sequence * cache_.pages_per_sequence(); }
+  /// The state of sequence `index` with `length` positions cached after a step: its pages, and greedy
+  /// sampling.
+  StepSequence sequence(uint32_t index, uint32_t length) const;
   size_t cache_bytes() const { return cache_.bytes(); }
   size_t arena_bytes() const { return arena_ ? arena_.bytes() : 0; }
   Device& device() { return device_; }

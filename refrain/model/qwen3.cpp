@@ -37,9 +37,9 @@ class Qwen3 final : public Architecture {
     const Config& c = config_;
     const uint32_t q_width = c.heads * c.head_dim;
     const uint32_t kv_width = c.kv_heads * c.head_dim;
-    embedding_ = c.tied_embeddings
-                     ? loader.matrix("model.embed_tokens", c.vocab, c.hidden, {Use::gather, Use::matvec, Use::matmul})
-                     : loader.matrix("model.embed_tokens", c.vocab, c.hidden, {Use::gather});
+    embedding_ = c.tied_embeddings ? loader.matrix("model.embed_tokens", c.vocab, c.hidden,
+                                                   {Use::gather, Use::matvec, Use::matmul})
+                                   : loader.matrix("model.embed_tokens", c.vocab, c.hidden, {Use::gather});
     for (uint32_t i = 0; i < c.layers; ++i) {
       const std::string p = fmt::format("model.layers.{}.", i);
       Layer& layer = layers_.emplace_back();
@@ -124,8 +124,10 @@ class Qwen3 final : public Architecture {
     linear(e, h, layer.v, v);
 
     const Temp q_normed = rows_of(q_width).view(q_heads), k_normed = rows_of(kv_width).view(kv_heads);
-    ops::rms_norm(e, {.input = q.view(q_heads), .weight = layer.q_norm, .output = q_normed, .eps = c.rms_norm_eps});
-    ops::rms_norm(e, {.input = k.view(kv_heads), .weight = layer.k_norm, .output = k_normed, .eps = c.rms_norm_eps});
+    ops::rms_norm(
+        e, {.input = q.view(q_heads), .weight = layer.q_norm, .output = q_normed, .eps = c.rms_norm_eps});
+    ops::rms_norm(
+        e, {.input = k.view(kv_heads), .weight = layer.k_norm, .output = k_normed, .eps = c.rms_norm_eps});
 
     const Temp q_rope = rows_of(q_width).view(q_heads), k_rope = rows_of(kv_width).view(kv_heads);
     ops::rope(e, {.input = q_normed, .rows = f.step.rows, .frequencies = frequencies_, .output = q_rope});

@@ -9,7 +9,8 @@
 namespace refrain::model {
 
 StepBlock::StepBlock(Device& device, const StepLayout& step_layout)
-    : layout(step_layout), block(device.buffer(DType::u8, {static_cast<int64_t>(layout.bytes())}, "step block")) {
+    : layout(step_layout),
+      block(device.buffer(DType::u8, {static_cast<int64_t>(layout.bytes())}, "step block")) {
   live_rows = block.view(DType::u32, {1}, offsetof(ops::StepHeader, rows));
   live_outputs = block.view(DType::u32, {1}, offsetof(ops::StepHeader, outputs));
   rows = block.view(DType::u32, {layout.rows, sizeof(StepRow) / 4}, layout.rows_offset_bytes())
@@ -20,9 +21,11 @@ StepBlock::StepBlock(Device& device, const StepLayout& step_layout)
   page_table = block.view(DType::u32, {layout.pages}, layout.page_table_offset_bytes());
 }
 
-void StepBlock::encode(const Batch& batch, std::span<const uint32_t> pages, std::vector<std::byte>& image) const {
+void StepBlock::encode(const Batch& batch, std::span<const uint32_t> pages,
+                       std::vector<std::byte>& image) const {
   const auto check = [](const char* what, size_t most, size_t got) {
-    if (got > most) throw InvalidArgument(fmt::format("[batch] {}: expected at most {}, got {}", what, most, got));
+    if (got > most)
+      throw InvalidArgument(fmt::format("[batch] {}: expected at most {}, got {}", what, most, got));
   };
   check("rows", layout.rows, batch.rows.size());
   check("sequences", layout.sequences, batch.sequences.size());
@@ -39,7 +42,8 @@ void StepBlock::encode(const Batch& batch, std::span<const uint32_t> pages, std:
   const auto put = [&](size_t offset, std::span<const std::byte> bytes) {
     if (!bytes.empty()) std::memcpy(image.data() + offset, bytes.data(), bytes.size());
   };
-  const ops::StepHeader header{static_cast<uint32_t>(batch.rows.size()), static_cast<uint32_t>(batch.sequences.size()),
+  const ops::StepHeader header{static_cast<uint32_t>(batch.rows.size()),
+                               static_cast<uint32_t>(batch.sequences.size()),
                                static_cast<uint32_t>(batch.outputs.size()), 0};
   put(0, std::as_bytes(std::span(&header, 1)));
   put(layout.rows_offset_bytes(), std::as_bytes(batch.rows));

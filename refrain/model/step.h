@@ -26,13 +26,13 @@ struct StepBlock {
   StepBlock(Device& device, const StepLayout& layout);
 
   StepLayout layout;
-  Buffer block;       ///< u8 [layout.bytes()]
-  Buffer live_rows;   ///< u32 [1]
+  Buffer block;         ///< u8 [layout.bytes()]
+  Buffer live_rows;     ///< u32 [1]
   Buffer live_outputs;  ///< u32 [1]
-  Buffer rows;        ///< u32 [rows, 4], live_rows of them live
-  Buffer sequences;   ///< u32 [sequences, 8]
-  Buffer outputs;     ///< u32 [rows], live_outputs of them live
-  Buffer page_table;  ///< u32 [pages]
+  Buffer rows;          ///< u32 [rows, 4], live_rows of them live
+  Buffer sequences;     ///< u32 [sequences, 8]
+  Buffer outputs;       ///< u32 [rows], live_outputs of them live
+  Buffer page_table;    ///< u32 [pages]
 
   /// Writes the image of `batch` with `page_table` to `image`, whose size becomes layout.bytes(). Throws
   /// InvalidArgument when the batch exceeds the layout or an output is not one of its rows.

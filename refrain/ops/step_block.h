@@ -34,9 +34,9 @@ struct StepSequence {
   uint32_t length = 0;      ///< positions cached after this step
   uint32_t first_page = 0;  ///< where this sequence's pages begin in the page table
   uint32_t top_k = 0;       ///< 0: off
-  uint32_t reserved = 0;
-  float temperature = 0;  ///< 0: the greatest logit, lower id first
-  float top_p = 1;        ///< 1: off
+  uint32_t pages = 0;       ///< entries of the page table that are this sequence's
+  float temperature = 0;    ///< 0: the greatest logit, lower id first
+  float top_p = 1;          ///< 1: off
   uint64_t seed = 0;
 };
 static_assert(sizeof(StepSequence) == 32);

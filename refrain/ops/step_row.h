@@ -43,7 +43,7 @@ inline CheckedRow check_row(const StepRow& row, const StepTables& tables, uint32
   checked.status_word = row.sequence;
   const StepSequence& sequence = tables.sequences[row.sequence];
   const uint32_t last_page = row.position / kPagePositions;
-  if (row.position >= sequence.length ||
+  if (row.position >= sequence.length || last_page >= sequence.pages ||
       uint64_t{sequence.first_page} + last_page >= tables.page_table_entries) {
     checked.status_bits = kPositionOutOfRange;
     return checked;

@@ -34,6 +34,7 @@ struct TestStep {
     for (size_t s = 0; s < lengths.size(); ++s) {
       sequences[s].length = lengths[s];
       sequences[s].first_page = lead + next;
+      sequences[s].pages = ceil_div(lengths[s], kPagePositions);
       for (uint32_t page = 0; page < ceil_div(lengths[s], kPagePositions); ++page, ++next) {
         page_table[lead + next] = ids[next];
       }

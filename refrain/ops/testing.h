@@ -1,7 +1,6 @@
 // What the tests of ops share: aligned arrays, random values, packed weights, and Call, which runs a kernel
 // or the reference on plain memory without a device: it walks tiles in a given split and order.
-//
-// Only for *_test.cpp and benchmarks.
+// Only for tests and benchmarks.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -12,7 +11,6 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <span>
 #include <string>
@@ -110,15 +108,13 @@ inline PackedWeight pack(const TensorSource& source, const device::WeightLayout&
 
 /// `values` rounded to `dtype` (f32, f16, bf16), as bytes.
 inline std::vector<std::byte> encode(DType dtype, std::span<const float> values) {
-  std::vector<std::byte> bytes(values.size() * size_bytes(dtype));
+  const size_t size = size_bytes(dtype);
+  std::vector<std::byte> bytes(values.size() * size);
   for (size_t i = 0; i < values.size(); ++i) {
-    if (dtype == DType::f32) {
-      std::memcpy(bytes.data() + i * 4, &values[i], 4);
-    } else {
-      const uint16_t bits =
-          dtype == DType::f16 ? f16::from_float(values[i]).bits : bf16::from_float(values[i]).bits;
-      std::memcpy(bytes.data() + i * 2, &bits, 2);
-    }
+    uint32_t bits = std::bit_cast<uint32_t>(values[i]);
+    if (dtype == DType::f16) bits = f16::from_float(values[i]).bits;
+    if (dtype == DType::bf16) bits = bf16::from_float(values[i]).bits;
+    std::memcpy(bytes.data() + i * size, &bits, size);  // little-endian
   }
   return bytes;
 }
@@ -163,14 +159,11 @@ inline PackedWeight random_affine_weight(DType dtype, int64_t n, int64_t k, uint
 
 /// What the machine offers, in bits of device/features.h.
 inline uint64_t machine_features() {
-  uint64_t features = 0;
 #if defined(__x86_64__)
   // Every processor with AVX2 has F16C, which Clang 16 cannot ask for.
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    features |= device::kFeatureAvx2;
-  }
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return device::kFeatureAvx2;
 #endif
-  return features;
+  return 0;
 }
 
 /// A device that takes `workers` of this machine; for Kernel::launch.
@@ -235,7 +228,6 @@ class Call {
 
   /// For tests of the check that change one thing of a good call.
   device::ArgumentInfo& info(size_t index) { return infos_[index]; }
-  void rebind(size_t index, void* data) { args_[index] = data; }
 
   device::OpCall op_call() const { return {schema_, infos_, constants_.span()}; }
   void check() const { schema_->check(op_call()); }

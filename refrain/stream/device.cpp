@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <utility>
 
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
@@ -79,12 +80,23 @@ std::pair<Plan, PlanReport> DeviceState::plan(ComputeGraph graph, const PlanOpti
   }
   Plan plan;
   plan.backend_ = backend;
-  plan.resources_ =
-      std::make_shared<const std::vector<std::shared_ptr<const void>>>(std::move(graph.resources));
+  plan.resources_ = std::make_shared<const std::vector<std::shared_ptr<const void>>>(graph.resources);
   auto [data, report] = graph::make_plan(std::move(graph), backend->kernels, backend->info, plan_options);
   plan.data_ = std::make_shared<const device::Plan>(std::move(data));
+  keep_storage(std::move(graph));
   counters.plans.fetch_add(1, std::memory_order_relaxed);
   return {std::move(plan), report};
+}
+
+ComputeGraph DeviceState::take_storage() {
+  const std::lock_guard lock(mutex);
+  return std::exchange(spare, {});
+}
+
+void DeviceState::keep_storage(ComputeGraph&& graph) noexcept {
+  graph::clear(graph);  // outside of the lock: it may release memory
+  const std::lock_guard lock(mutex);
+  if (graph.bindings.capacity() > spare.bindings.capacity()) std::swap(graph, spare);
 }
 
 Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_options, bool once) {

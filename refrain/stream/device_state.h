@@ -40,6 +40,9 @@ struct DeviceState {
   Point submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits);
   /// Throws InvalidArgument unless `point` came from submit or host_point of this device.
   void check(const Point& point, const char* call) const;
+  /// An empty graph with the storage of the last spent one: recording again touches no new pages.
+  ComputeGraph take_storage();
+  void keep_storage(ComputeGraph&& graph) noexcept;
   /// Lets go of programs whose submissions have completed.
   void reap();
 
@@ -65,6 +68,7 @@ struct DeviceState {
   std::mutex mutex;                              // guards what follows
   std::vector<std::vector<InFlight>> in_flight;  // by queue, ascending
   std::map<const MappedFile*, std::weak_ptr<const AllocationHandle>> imports;
+  ComputeGraph spare;  // empty
 };
 
 }  // namespace refrain

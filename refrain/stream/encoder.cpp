@@ -20,6 +20,15 @@ namespace {
 // More than any device has, and so little that the sum of all temps of a recording fits into size_t.
 constexpr size_t kMaxTempBytes = size_t{1} << 44;
 
+/// As ==, in line: shapes of few dimensions are compared for every argument recorded.
+bool same_dims(const Shape& a, const Shape& b) {
+  if (a.rank() != b.rank()) return false;
+  for (size_t axis = 0; axis < a.rank(); ++axis) {
+    if (a[axis] != b[axis]) return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 struct CommandEncoder::Recording {
@@ -41,7 +50,7 @@ struct CommandEncoder::Recording {
     uint32_t& recent = recent_infos[hash * 0x9e3779b97f4a7c15u >> 58];
     const device::ArgumentInfo& old = graph.infos[recent];
     if (!old.bound || old.dtype != info.dtype || old.weight != info.weight || old.layout != info.layout ||
-        old.shape != info.shape) {
+        !same_dims(old.shape, info.shape)) {
       graph.infos.push_back(info);
       recent = static_cast<uint32_t>(graph.infos.size() - 1);
     }
@@ -119,11 +128,14 @@ const Shape& Operand::shape() const {
 
 CommandEncoder::CommandEncoder(std::shared_ptr<DeviceState> device)
     : device_(std::move(device)), recording_(std::make_unique<Recording>()) {
+  recording_->graph = device_->take_storage();
   recording_->graph.labels.emplace_back();
   recording_->graph.infos.emplace_back();
 }
 
-CommandEncoder::~CommandEncoder() = default;
+CommandEncoder::~CommandEncoder() {
+  if (recording_) device_->keep_storage(std::move(recording_->graph));
+}
 CommandEncoder::CommandEncoder(CommandEncoder&&) noexcept = default;
 CommandEncoder& CommandEncoder::operator=(CommandEncoder&&) noexcept = default;
 
@@ -196,11 +208,11 @@ void CommandEncoder::bind(const device::OpSchema& op, size_t index, const Operan
     throw InvalidArgument(site(op, index) + "expected elements, got " + to_string(info.shape));
   }
   if (const Buffer* buffer = operand.buffer_) {
-    if (&buffer->memory()->backend() != device_->backend.get()) {
+    if (&buffer->memory_->backend() != device_->backend.get()) {
       throw InvalidArgument(site(op, index) + "expected a buffer of this device, got another device's");
     }
     info.dtype = buffer->dtype();
-    binding.view = buffer->device_view();
+    binding.view = {&buffer->memory_->allocation(), buffer->offset_bytes_, buffer->bytes_};
     retain(buffer->memory());
   } else if (const Temp* temp = operand.temp_) {
     if (temp->recording_ != r.id)

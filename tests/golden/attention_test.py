@@ -38,10 +38,10 @@ def step_rows(pairs):
     return np.array([[0, position, sequence, 0] for sequence, position in pairs], np.uint32)
 
 
-def step_sequence(length=0, first_page=0, top_k=0, temperature=0.0, top_p=1.0, seed=0):
+def step_sequence(length=0, first_page=0, pages=0, top_k=0, temperature=0.0, top_p=1.0, seed=0):
     """One sequence of the step block as eight words."""
     floats = np.array([temperature, top_p], np.float32).view(np.uint32)
-    return [length, first_page, top_k, 0, *map(int, floats), seed & 0xFFFFFFFF, seed >> 32]
+    return [length, first_page, top_k, pages, *map(int, floats), seed & 0xFFFFFFFF, seed >> 32]
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -92,7 +92,10 @@ class Cache:
         """Writes keys and values of the (sequence, position) pairs and gives what they attend to."""
         lengths = [1 + max((p for s, p in pairs if s == i), default=-1) for i in range(len(self.pages))]
         first = np.concatenate([[0], np.cumsum(self.pages)[:-1]])
-        sequences = [step_sequence(length=n, first_page=int(f)) for n, f in zip(lengths, first)]
+        sequences = [
+            step_sequence(length=n, first_page=int(f), pages=p)
+            for n, f, p in zip(lengths, first, self.pages)
+        ]
         tensors = {
             "query": query,
             "key": key,

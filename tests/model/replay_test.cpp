@@ -1,5 +1,5 @@
-// Replay: after warm-up nothing is recorded, planned or allocated; the same program is submitted for each token.
-// Also what a step does with values out of range, and that every edge of the model's plan is needed.
+// Replay: after warm-up nothing is recorded, planned or allocated; the same program is submitted for each
+// token. Also what a step does with values out of range, and that every edge of the model's plan is needed.
 #include <gtest/gtest.h>
 
 #include <atomic>
@@ -43,8 +43,7 @@ FamilyOptions small() {
 /// One decode step at `position` with the program of capacity 1.
 void start_decode(ProgramFamily& family, uint32_t token, uint32_t position) {
   const StepRow row{token, position, 0, 0};
-  StepSequence sequence;
-  sequence.length = position + 1;
+  const StepSequence sequence = family.sequence(0, position + 1);
   const uint32_t output = 0;
   family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
   family.wait();
@@ -100,7 +99,8 @@ TEST(Replay, TheCheckerNamesThePairOfEveryRemovedEdge) {
   size_t removed = 0;
   for (uint32_t c = 0; c < plan.commands.size(); ++c) {
     const std::string& label = plan.labels[plan.commands[c].label];
-    if (label != "layer 0" && label != "embedding" && label != "head" && label != "sample" && label != "advance") {
+    if (label != "layer 0" && label != "embedding" && label != "head" && label != "sample" &&
+        label != "advance") {
       continue;
     }
     for (uint32_t d = 0; d < plan.commands[c].deps.count; ++d) {
@@ -127,8 +127,7 @@ TEST(Replay, ValuesOutOfRangeAreRaisedAndLeaveTheCacheAlone) {
   const std::vector<float> expected = all_logits(family, ids);
 
   const auto run = [&](StepRow row, uint32_t length) {
-    StepSequence sequence;
-    sequence.length = length;
+    const StepSequence sequence = family.sequence(0, length);
     const uint32_t output = 0;
     family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
     family.wait();
@@ -139,7 +138,8 @@ TEST(Replay, ValuesOutOfRangeAreRaisedAndLeaveTheCacheAlone) {
   EXPECT_THROW(run({5, 256, 0, 0}, 257), InvalidArgument);        // past the cache
   EXPECT_THROW(run({5, 3, 1, 0}, 30), InvalidArgument);           // sequence
 
-  // A token out of range writes its position's key and value from a row of zeros; the positions before it stay.
+  // A token out of range writes its position's key and value from a row of zeros; the positions before it
+  // stay.
   run({ids[2], 2, 0, 0}, 3);
   const size_t vocab = model.config().vocab;
   EXPECT_TRUE(std::equal(family.logits(0).begin(), family.logits(0).end(), expected.begin() + 2 * vocab));

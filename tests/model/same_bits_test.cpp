@@ -1,4 +1,5 @@
-// Law 10: a row has the same bits for any number of threads, any cut of the prompt, any neighbours in the batch.
+// Law 10: a row has the same bits for any number of threads, any cut of the prompt, any neighbours in the
+// batch.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -84,8 +85,7 @@ TEST(SameBits, ChunksAndSingleTokensShareOneCache) {
       outputs.push_back(static_cast<uint32_t>(rows.size()));
       rows.push_back({ids[i], static_cast<uint32_t>(i), 0, 0});
     }
-    StepSequence sequence;
-    sequence.length = static_cast<uint32_t>(begin + count);
+    const StepSequence sequence = family.sequence(0, static_cast<uint32_t>(begin + count));
     family.submit({rows, std::span(&sequence, 1), outputs});
     family.wait();
     for (size_t i = 0; i < count; ++i) {
@@ -118,11 +118,8 @@ TEST(SameBits, TwoSequencesInOneBatchAreWhatEachIsAlone) {
       rows.push_back({(*ids[s])[done[s]], static_cast<uint32_t>(done[s]), static_cast<uint32_t>(s), 0});
       what.emplace_back(s, done[s]++);
     }
-    StepSequence sequences[2];
-    for (uint32_t s = 0; s < 2; ++s) {
-      sequences[s].length = static_cast<uint32_t>(done[s]);
-      sequences[s].first_page = family.first_page(s);
-    }
+    const StepSequence sequences[2] = {family.sequence(0, static_cast<uint32_t>(done[0])),
+                                       family.sequence(1, static_cast<uint32_t>(done[1]))};
     family.submit({rows, sequences, outputs});
     family.wait();
     for (uint32_t o = 0; o < what.size(); ++o) {
@@ -165,8 +162,7 @@ TEST(SameBits, DecodeOnTheDeviceIsWhatTheHostWouldSend) {
     std::vector<uint32_t> sent = prompt;
     for (uint32_t i = 0; i < sent.size() && sent.size() < prompt.size() + 40; ++i) {
       const StepRow row{sent[i], i, 0, 0};
-      StepSequence sequence;
-      sequence.length = i + 1;
+      StepSequence sequence = family.sequence(0, i + 1);
       sequence.temperature = sampling.temperature;
       sequence.top_k = sampling.top_k;
       sequence.top_p = sampling.top_p;
@@ -176,7 +172,8 @@ TEST(SameBits, DecodeOnTheDeviceIsWhatTheHostWouldSend) {
       family.wait();
       if (i + 1 >= prompt.size()) sent.push_back(family.sampled(0));
     }
-    EXPECT_EQ(replayed, std::vector<uint32_t>(sent.begin() + static_cast<ptrdiff_t>(prompt.size()), sent.end()));
+    EXPECT_EQ(replayed,
+              std::vector<uint32_t>(sent.begin() + static_cast<ptrdiff_t>(prompt.size()), sent.end()));
   }
 }
 

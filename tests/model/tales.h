@@ -14,7 +14,8 @@ namespace refrain::test {
 
 inline constexpr const char* kTales = "models/tales-qwen3-4bit";
 
-// ThreadSanitizer sees no access of 32 bytes, so under it the portable kernels stand in for the vectorised ones.
+// ThreadSanitizer sees no access of 32 bytes, so under it the portable kernels stand in for the vectorised
+// ones.
 #if defined(__SANITIZE_THREAD__)
 inline constexpr bool kThreadSanitizer = true;
 #elif defined(__has_feature)
@@ -45,8 +46,9 @@ inline std::vector<uint32_t> some_ids(size_t count, uint32_t seed = 1) {
 /// The logits of every position of `ids`, row-major.
 inline std::vector<float> all_logits(model::ProgramFamily& family, std::span<const uint32_t> ids) {
   std::vector<float> logits;
-  model::evaluate(family, ids, 0,
-                  [&](size_t, std::span<const float> row) { logits.insert(logits.end(), row.begin(), row.end()); });
+  model::evaluate(family, ids, 0, [&](size_t, std::span<const float> row) {
+    logits.insert(logits.end(), row.begin(), row.end());
+  });
   return logits;
 }
 

@@ -265,8 +265,8 @@ inline std::string graph_faults(uint32_t seed, uint32_t commands) {
   graph::PlanOptions shared, separate;
   shared.check = separate.check = true;
   separate.reuse_memory = false;
-  const auto [plan, report] = graph::make_plan(graph, kKernels, device.info(), shared);
-  const auto [apart, apart_report] = graph::make_plan(graph, kKernels, device.info(), separate);
+  const auto [plan, report] = graph::make_plan(ComputeGraph(graph), kKernels, device.info(), shared);
+  const auto [apart, apart_report] = graph::make_plan(ComputeGraph(graph), kKernels, device.info(), separate);
   if (plan.deps != apart.deps) return "sharing memory changed the edges";
   if (report.arena_bytes > apart_report.arena_bytes) return "sharing memory made the arena larger";
   if (!graph::check_order(plan).empty()) return "the checker objects";

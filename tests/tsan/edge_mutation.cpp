@@ -7,10 +7,12 @@
 
 #include <cerrno>
 #include <chrono>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <numeric>
+#include <stdexcept>
 
 #include "refrain/device/cpu/cpu_device.h"
 
@@ -101,6 +103,7 @@ RunResult run_with_edge_dropped(const MutationInput& input, const Edge* dropped)
     result.output = std::string("pipe: ") + std::strerror(errno);
     return result;
   }
+  std::fflush(nullptr);  // or the child would write again what is buffered
   const pid_t child = fork();
   if (child == 0) {
     close(ends[0]);

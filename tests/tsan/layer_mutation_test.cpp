@@ -1,5 +1,5 @@
-// A Qwen3 layer with what surrounds it, under the mutation tool: dropping any one of its stored edges is a data race
-// that ThreadSanitizer reports, and the whole plan has none.
+// A Qwen3 layer with what surrounds it, under the mutation tool: dropping any one of its stored edges is a
+// data race that ThreadSanitizer reports, and the whole plan has none.
 #include <gtest/gtest.h>
 
 #include <numeric>
@@ -51,6 +51,7 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
   const model::StepRow rows[kRows] = {{7, 0, 0, 0}, {8, 1, 0, 0}};
   model::StepSequence sequence;
   sequence.length = kRows;
+  sequence.pages = cache.pages_per_sequence();
   const uint32_t outputs[kRows] = {0, 1};
   std::vector<std::byte> image;
   step.encode({rows, std::span(&sequence, 1), outputs}, cache.page_table(), image);
@@ -69,7 +70,8 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
     const RunResult result = run_with_edge_dropped(input, &edge);
     EXPECT_FALSE(result.failed) << result.output;
     EXPECT_TRUE(result.reported) << plan.data().commands[edge.command].kernel->name << " #" << edge.command
-                                 << " without " << plan.data().commands[edge.dep].kernel->name << " #" << edge.dep;
+                                 << " without " << plan.data().commands[edge.dep].kernel->name << " #"
+                                 << edge.dep;
   }
 }
 

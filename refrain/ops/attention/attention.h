@@ -33,10 +33,10 @@ struct Attention {
 /// cache: f32 [2, pages, KVH, 64, D], keys and values, which already holds the rows' own; H divisible by KVH.
 /// status: u32 [S + 1]. output: f32 [R, H, D], rows.
 /// Aliasing: none. Errors: InvalidArgument for shapes that do not fit. A row whose sequence, position (>=
-/// length, or past the page table) or one of whose pages is out of range gives zeros and raises its status
-/// bit. Accuracy: with e = 2^-24, d = (D + 4) e scale |query| max |k| + e (max s - min s) bounds the error of
-/// the scores, and (2 d + (p / 32 + 200) e) max_j |v_j| that of the output. Source: Vaswani et al., 2017;
-/// Shazeer, 2019 (groups); Milakov and Gimelshein, 2018 (running softmax).
+/// length, past its pages or the page table) or one of whose pages is out of range gives zeros and raises its
+/// status bit. Accuracy: with e = 2^-24, d = (D + 4) e scale |query| max |k| + e (max s - min s) bounds the
+/// error of the scores, and (2 d + (p / 32 + 200) e) max_j |v_j| that of the output. Source: Vaswani et al.,
+/// 2017; Shazeer, 2019 (groups); Milakov and Gimelshein, 2018 (running softmax).
 void attention(CommandEncoder& encoder, const Attention& args);
 
 struct AttentionConstants {

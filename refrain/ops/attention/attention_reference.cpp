@@ -25,7 +25,8 @@ History history(const device::TileArgs& args, const StepRow& row, size_t kv_head
   }
   const StepSequence& sequence = args.arg<const StepSequence>(2)[row.sequence];
   const uint64_t last_entry = sequence.first_page + uint64_t{row.position} / 64;
-  if (row.position >= sequence.length || last_entry >= c.page_table_entries) {
+  if (row.position >= sequence.length || row.position / 64 >= sequence.pages ||
+      last_entry >= c.page_table_entries) {
     status[row.sequence] |= kPositionOutOfRange;
     return found;
   }

@@ -271,6 +271,8 @@ TEST(Attention, HostileValuesGiveZerosAndRaiseStatus) {
   for (const uint32_t first_page : {0xFFFFFFFFu, 0xFFFFFFFEu, 0x80000000u, 7u}) {
     run([&](TestStep& step) { step.sequences[0].first_page = first_page; }, 0, kPositionOutOfRange);
   }
+  // The table goes on past the sequence's own pages: those are its neighbour's.
+  run([](TestStep& step) { step.sequences[0].pages = 0; }, 0, kPositionOutOfRange);
   run(
       [](TestStep& step) {
         step.rows[0].position = 0xFFFFFFFE;

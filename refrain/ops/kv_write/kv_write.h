@@ -29,8 +29,8 @@ struct KvWrite {
 /// Two live rows for the same place of the cache are the caller's error: which of them stays is not
 /// specified. Aliasing: none. Errors: InvalidArgument for shapes that do not fit. A row whose sequence,
 /// position
-/// (>= length, or past the page table) or page is out of range writes nothing and raises its status bit.
-/// Accuracy: exact.
+/// (>= length, past its pages or the page table) or page is out of range writes nothing and raises its status
+/// bit. Accuracy: exact.
 void kv_write(CommandEncoder& encoder, const KvWrite& args);
 
 struct KvWriteConstants {

@@ -20,7 +20,8 @@ void kv_write_reference(const device::TileArgs& args) {
       continue;
     }
     const uint64_t entry = sequences[s].first_page + position / 64;
-    if (position >= sequences[s].length || entry >= c.page_table_entries) {
+    if (position >= sequences[s].length || position / 64 >= sequences[s].pages ||
+        entry >= c.page_table_entries) {
       status[s] |= kPositionOutOfRange;
       continue;
     }

@@ -1,0 +1,500 @@
+"""The command line as its users are told it works: what goes to stdout, what to stderr, and what the options do."""
+
+import json
+import os
+import pty
+import re
+import select
+import signal
+import subprocess
+import time
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.asan
+
+PROMPT = "Once upon a time"
+# The figures: load, then prompt and generation speed.
+LOAD = re.compile(r"load [\d.]+ ms")
+SPEED = re.compile(r"prompt \d+ tokens, [\d.]+ tok/s; generation \d+ tokens, [\d.]+ tok/s")
+
+
+def spelled_ids(tales):
+    data = json.loads((tales / "tokenizer.json").read_text(encoding="utf-8"))
+    return set(data["model"]["vocab"].values()) | {token["id"] for token in data["added_tokens"]}
+
+
+@pytest.fixture
+def tell(run, tales):
+    """tell("-n", 5) gives what `generate` writes to stdout for PROMPT; nothing goes to stderr."""
+
+    def call(*options, prompt=PROMPT):
+        done = run("generate", tales, "-p", prompt, *options)
+        assert done.stderr == ""
+        return done.stdout
+
+    return call
+
+
+def encode(run, model, text):
+    return [int(word) for word in run("tokenize", model, input=text + "\n").stdout.split()]
+
+
+# What generate prints
+
+
+def test_stdout_is_the_continuation_and_nothing_else(tell, run, tales, golden_ids):
+    story = tell()
+    assert story.startswith(", there was a")
+    ids = run("generate", tales, "-p", PROMPT, "--print", "ids").stdout
+    decoded = run("tokenize", tales, "--decode", input=ids).stdout
+    assert json.loads(decoded) == story
+    assert list(map(int, ids.split()))[:64] == golden_ids[: len(ids.split())]
+
+
+@pytest.fixture
+def golden_ids(root):
+    """The greedy continuation of PROMPT, from the numpy pass."""
+    archive = np.load(root / "tests/golden/data/tales-qwen3-4bit.npz")
+    return archive["prompt0_greedy"].tolist()[: story_tokens(archive)]
+
+
+def story_tokens(archive):
+    """Tokens up to the end of the story, or all of them; all are sure."""
+    assert archive["prompt0_margin"].min() > 1e-3
+    ended = np.flatnonzero(archive["prompt0_greedy"] == 0)
+    return int(ended[0]) if len(ended) else len(archive["prompt0_greedy"])
+
+
+def test_echo_puts_the_prompt_in_front(tell, run, tales, tmp_path):
+    assert tell("--echo", "-n", 8) == PROMPT + tell("-n", 8)
+    odd = "  Once \n\tupon <|im_end|> caf\u00e9 \U0001f98a"
+    assert tell("--echo", "-n", 3, prompt=odd) == odd + tell("-n", 3, prompt=odd)
+    prompt = encode(run, tales, PROMPT)
+    made = run("generate", tales, "-p", PROMPT, "--print", "ids", "-n", 4).stdout.split()
+    echoed = run("generate", tales, "-p", PROMPT, "--print", "ids", "-n", 4, "--echo").stdout
+    assert echoed == " ".join([*map(str, prompt), *made]) + "\n"
+    (tmp_path / "ids").write_text(" ".join(map(str, prompt)))
+    assert run("generate", tales, "--ids", tmp_path / "ids", "-n", 8, "--echo").stdout == PROMPT + tell("-n", 8)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 63, 64, 65])
+def test_n_tokens(generate_ids, tales, count):
+    assert len(generate_ids(tales, [5, 6, 7], "-n", count, "--ignore-eos")) == count
+
+
+def test_defaults(tell, generate_ids, tales, run):
+    assert tell() == tell("-n", 256, "--temp", 0, "--seed", 0, "--top-k", 0, "--top-p", 1, "--device", "auto", "--exact")
+    assert len(generate_ids(tales, encode(run, tales, PROMPT), "--ignore-eos")) == 256
+
+
+def test_text_comes_as_it_is_made(refrain, tales):
+    """The first words are there long before the last."""
+    command = [refrain, "generate", tales, "-p", PROMPT, "-n", "1000", "--ignore-eos"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        pieces = 0
+        while os.read(process.stdout.fileno(), 1 << 16):
+            pieces += 1
+        assert process.wait() == 0
+    assert pieces > 20
+
+
+def test_characters_are_never_cut(refrain, tales):
+    """Sampled at random, tokens hold parts of characters: every piece that is written is UTF-8 of its own."""
+    command = [refrain, "generate", tales, "-p", PROMPT, "-n", "300", "--ignore-eos", "--temp", "100"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        text = b""
+        while piece := os.read(process.stdout.fileno(), 1 << 16):
+            piece.decode()
+            text += piece
+        assert process.wait() == 0
+    assert "\ufffd" in text.decode(), "the run has no incomplete character: this test shows nothing"
+
+
+# Sampling
+
+
+def test_a_seed_gives_the_same_text_and_another_seed_another(tell):
+    options = ("--temp", 1, "-n", 40, "--ignore-eos")
+    first = tell(*options, "--seed", 1)
+    assert tell(*options, "--seed", 1) == first
+    assert tell(*options, "--seed", 1, "--threads", 1) == first
+    others = {tell(*options, "--seed", seed) for seed in (2, 3, 2**32 + 1, 2**64 - 1)}
+    assert len(others) == 4 and first not in others
+    assert tell(*options) == tell(*options, "--seed", 0)
+
+
+def test_temperature_zero_ignores_the_seed(tell):
+    assert tell("-n", 20, "--seed", 7) == tell("-n", 20)
+    assert tell("-n", 20, "--temp", 1e-6) == tell("-n", 20)
+
+
+def test_top_k(tell, logits, generate_ids, tales, run):
+    assert tell("-n", 30, "--temp", 50, "--top-k", 1) == tell("-n", 30)
+    prompt = encode(run, tales, PROMPT)
+    made = generate_ids(tales, prompt, "-n", 60, "--temp", 50, "--top-k", 5, "--ignore-eos")
+    rows = logits(tales, prompt + made[:-1], len(made))
+    ranks = [(row > row[token]).sum() for row, token in zip(rows, made)]
+    assert max(ranks) == 4, "each of the five most probable, and no other"
+
+
+def test_top_p(tell, logits, generate_ids, tales, run):
+    assert tell("-n", 30, "--temp", 2, "--top-p", 0) == tell("-n", 30)
+    prompt, p, temperature = encode(run, tales, PROMPT), 0.7, 2.0
+    made = generate_ids(tales, prompt, "-n", 60, "--temp", temperature, "--top-p", p, "--ignore-eos")
+    spelled = np.isin(np.arange(1472), sorted(spelled_ids(tales)))
+    ahead = []
+    for row, token in zip(logits(tales, prompt + made[:-1], len(made)).astype(np.float64), made):
+        weight = np.where(spelled, np.exp((row - row.max()) / temperature), 0)
+        ahead.append(weight[row > row[token]].sum() / weight.sum())
+    assert max(ahead) < p, "a token is drawn only if those before it make up less than p"
+    assert max(ahead) > 0.3, "and not the first one only"
+
+
+def test_draws_follow_the_probabilities(logits, generate_ids, tales, run):
+    """The first token over many seeds, with its probabilities from the logits."""
+    prompt = encode(run, tales, PROMPT + ", there was a")
+    row = logits(tales, prompt, 1)[0].astype(np.float64)
+    probability = np.exp(row - row.max()) / np.exp(row - row.max()).sum()
+    draws = 60
+    drawn = [generate_ids(tales, prompt, "-n", 1, "--temp", 1, "--seed", seed, "--ignore-eos")[0] for seed in range(draws)]
+    assert all(probability[token] > 1e-5 for token in drawn)
+    likely = np.flatnonzero(probability > 0.5 / draws)
+    # Wide on purpose (5 standard deviations of a binomial): a wrong draw is off by far more.
+    for token in likely:
+        expected = draws * probability[token]
+        assert abs(drawn.count(token) - expected) <= 5 * np.sqrt(expected * (1 - probability[token])) + 1
+
+
+def test_ids_without_a_spelling(generate_ids, tales, run):
+    spelled = spelled_ids(tales)
+    unspelled = sorted(set(range(1472)) - spelled)
+    assert len(unspelled) == 25
+    made = generate_ids(tales, [5], "-n", 800, "--temp", 1e30, "--ignore-eos")
+    assert len(made) == 800 and set(made) <= spelled
+    assert len(set(made)) > 400, "drawn evenly from all"
+    line = " ".join(map(str, [unspelled[0], *encode(run, tales, PROMPT), *unspelled]))
+    assert json.loads(run("tokenize", tales, "--decode", input=line).stdout) == PROMPT
+
+
+# Where it stops
+
+
+def test_stops_at_the_end_of_a_story(tell, generate_ids, tales, run):
+    prompt = encode(run, tales, PROMPT)
+    made = generate_ids(tales, prompt)
+    assert 0 not in made and 20 < len(made) < 256
+    on = generate_ids(tales, prompt, "--ignore-eos")
+    assert on[: len(made) + 1] == [*made, 0] and len(on) == 256
+    assert "<|endoftext|>" not in tell("--ignore-eos"), "a special token decodes to nothing"
+
+
+def test_any_of_several_eos_ids_and_where_they_stand(broken, generate_ids):
+    whole = generate_ids(broken, [5], "-n", 50, "--ignore-eos")
+    stop = whole[10]
+    short = whole[: whole.index(stop)]
+    broken.edit_json("generation_config.json", {"eos_token_id": [1471, stop]})
+    assert generate_ids(broken, [5], "-n", 50) == short
+    assert generate_ids(broken, [5], "-n", 50, "--ignore-eos") == whole
+    broken.edit_json("generation_config.json", {}, drop=["eos_token_id"])
+    broken.config(eos_token_id=stop)
+    assert generate_ids(broken, [5], "-n", 50) == short
+    (broken / "generation_config.json").unlink()
+    assert generate_ids(broken, [5], "-n", 50) == short
+    broken.config(drop=["eos_token_id"])
+    assert generate_ids(broken, [5], "-n", 50) == whole
+
+
+def test_the_end_of_the_context(run, tales, tmp_path):
+    ids = [5 + i % 300 for i in range(1020)]
+    (tmp_path / "ids").write_text(" ".join(map(str, ids)))
+    ask = ("generate", tales, "--ids", tmp_path / "ids", "--print", "ids", "--ignore-eos")
+    done = run(*ask, "-n", 50)
+    # One more than there is room for: the last token is drawn, but never fed.
+    assert len(done.stdout.split()) == 5
+    assert done.stderr.startswith("refrain: note: ") and "context, 1024 tokens" in done.stderr
+    assert done.stderr.count("\n") == 1
+    done = run(*ask, "-n", 4)
+    assert len(done.stdout.split()) == 4 and done.stderr == ""
+    (tmp_path / "ids").write_text(" ".join(map(str, ids + ids[:4])))
+    done = run(*ask)
+    assert len(done.stdout.split()) == 1 and "context" in done.stderr
+
+
+def test_interrupt(refrain, tales, tell):
+    command = [refrain, "generate", tales, "-p", PROMPT, "-n", "1000", "--ignore-eos"]
+    whole = tell("-n", 1000, "--ignore-eos").encode()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        text = os.read(process.stdout.fileno(), 64)
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+        assert process.returncode == 130
+    text += rest
+    text.decode()
+    assert errors == b""
+    assert whole.startswith(text) and 0 < len(text) < len(whole)
+
+
+# Ids and text
+
+
+def test_ids_in_and_ids_out_need_no_tokenizer(broken, generate_ids, logits, tell, run, tales, fails):
+    prompt = encode(run, tales, PROMPT)
+    expected = generate_ids(tales, prompt, "-n", 20)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (broken / name).unlink()
+    assert generate_ids(broken, prompt, "-n", 20) == expected
+    np.testing.assert_array_equal(logits(broken, prompt, 4), logits(tales, prompt, 4))
+    fails("generate", broken, "-p", PROMPT, says=broken / "tokenizer.json")
+
+
+def test_ids_are_separated_by_any_white_space(run, tales, tmp_path):
+    (tmp_path / "a").write_text("5 6 7")
+    (tmp_path / "b").write_text("\n5\t6\r\n\n 07 ")
+    a, b = (run("generate", tales, "--ids", tmp_path / name, "-n", 9).stdout for name in "ab")
+    assert a == b != ""
+
+
+def test_prompt_may_begin_with_a_dash(tell):
+    assert tell("--echo", "-n", 1, prompt="--n").startswith("--n")
+
+
+def test_special_tokens_of_a_prompt(run, tales):
+    def prompt_ids(*options):
+        return run("generate", tales, "-p", "<|im_end|>A", "-n", 0, "--echo", "--print", "ids", *options).stdout
+
+    plain = run("tokenize", tales, input="<|im_end|>A\n").stdout
+    assert prompt_ids() == prompt_ids("--special", "off") == plain
+    assert prompt_ids("--special", "on") == run("tokenize", tales, "--special", "on", input="<|im_end|>A\n").stdout
+    assert prompt_ids("--special", "on").split()[0] == "2" and plain.split()[0] != "2"
+
+
+def test_bos_once_if_the_tokenizer_says_so(broken, run, tmp_path):
+    def prompt_ids(text, *options):
+        return run("generate", broken, "-p", text, "-n", 0, "--echo", "--print", "ids", *options).stdout.split()
+
+    plain = [str(id) for id in encode(run, broken, PROMPT)]
+    assert prompt_ids(PROMPT) == plain
+    broken.edit_json("tokenizer_config.json", {"add_bos_token": True, "bos_token": "<|im_start|>"})
+    assert prompt_ids(PROMPT) == ["1", *plain]
+    assert prompt_ids("") == ["1"], "an empty prompt will do where there is a BOS"
+    assert encode(run, broken, PROMPT) == [int(word) for word in plain], "tokenize adds none"
+    (tmp_path / "ids").write_text(" ".join(plain))
+    from_ids = run("generate", broken, "--ids", tmp_path / "ids", "-n", 0, "--echo", "--print", "ids").stdout
+    assert from_ids.split() == plain, "ids are taken as they are"
+    assert "begins with id 1" in run("info", broken).stdout
+    # The post-processor says the same once more: still one.
+    single = [{"SpecialToken": {"id": "<|im_start|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    start = {"id": "<|im_start|>", "ids": [1], "tokens": ["<|im_start|>"]}
+    template = {"type": "TemplateProcessing", "single": single, "pair": single, "special_tokens": {"<|im_start|>": start}}
+    broken.edit_json("tokenizer.json", {"post_processor": template})
+    assert prompt_ids(PROMPT) == ["1", *plain]
+    broken.edit_json("tokenizer_config.json", {"add_bos_token": False, "bos_token": None})
+    assert prompt_ids(PROMPT) == ["1", *plain]
+
+
+# Progress
+
+
+def test_figures_only_when_asked_for(run, tales):
+    done = run("generate", tales, "-p", PROMPT, "-n", 5, "-v")
+    assert LOAD.search(done.stderr) and SPEED.search(done.stderr)
+    assert "prompt 4 tokens" in done.stderr and "generation 5 tokens" in done.stderr
+    assert done.stdout == run("generate", tales, "-p", PROMPT, "-n", 5).stdout
+
+
+def on_terminal(command, streams):
+    """Runs with the named streams on a terminal; gives what went to it, and what to stdout otherwise."""
+    master, slave = pty.openpty()
+    try:
+        pipes = {name: slave if name in streams else subprocess.PIPE for name in ("stdout", "stderr")}
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, **pipes) as process:
+            os.close(slave)
+            seen = b""
+            deadline = time.monotonic() + 60
+            while time.monotonic() < deadline:
+                if not select.select([master], [], [], 0.1)[0]:
+                    continue
+                try:
+                    piece = os.read(master, 4096)
+                except OSError:  # the other side is closed
+                    break
+                if not piece:
+                    break
+                seen += piece
+            other = process.stdout.read().decode() if process.stdout else None
+            assert process.wait() == 0
+        return seen.decode(), other
+    finally:
+        os.close(master)
+
+
+def test_figures_on_a_terminal(refrain, tales, tell):
+    command = [refrain, "generate", tales, "-p", PROMPT, "-n", "5"]
+    seen, text = on_terminal(command, {"stderr"})
+    assert LOAD.search(seen) and SPEED.search(seen)
+    assert text == tell("-n", 5)
+    seen, _ = on_terminal(command, {"stdout"})
+    assert seen == tell("-n", 5)
+
+
+def test_the_other_commands_say_nothing_on_stderr(run, tales, logits, tmp_path):
+    assert run("info", tales).stderr == ""
+    assert run("tokenize", tales, input="a\n").stderr == ""
+    (tmp_path / "ids").write_text("5")
+    done = run("logits", tales, "--ids", tmp_path / "ids", "-o", tmp_path / "a.npy")
+    assert done.stdout == done.stderr == ""
+
+
+# Devices and modes
+
+
+@pytest.mark.parametrize("command", [("generate", "-p", "a"), ("logits", "--ids", "ids", "-o", "out.npy")])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--device", "nonsense"), ["device", "auto", "cpu", "cuda:N", "nonsense"]),
+        (("--device", "null"), ["device", "auto", "cpu", "null"]),
+        (("--device", ""), ["device"]),
+        (("--device", "cuda:0"), ["cuda:0"]),
+        (("--fast",), ["--fast", "exact"]),
+        (("--fast", "--exact"), ["--fast", "--exact"]),
+        (("--threads", "-1"), ["threads"]),
+        (("--threads", "1000000"), ["threads"]),
+        (("--threads", "two"), ["threads"]),
+    ],
+)
+def test_devices_and_modes_that_there_are_not(fails, tales, command, options, says):
+    name, *rest = command
+    fails(name, tales, *rest, *options, says=says)
+
+
+def test_devices_and_threads(tell):
+    story = tell("-n", 20)
+    for options in (("--device", "cpu"), ("--device", "auto"), ("--threads", 1), ("--threads", 2), ("--exact",)):
+        assert tell("-n", 20, *options) == story
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("-n", "-1"), "tokens"),
+        (("-n", "many"), "tokens"),
+        (("--temp", "-0.5"), "temperature"),
+        (("--temp", "nan"), "temperature"),
+        (("--temp", "inf"), "temperature"),
+        (("--top-p", "1.5"), "top-p"),
+        (("--top-p", "-1"), "top-p"),
+        (("--top-p", "nan"), "top-p"),
+        (("--top-k", "-1"), "top-k"),
+        (("--seed", "-1"), "seed"),
+        (("--seed", "x"), "seed"),
+        (("--print", "json"), "print"),
+        (("--special", "maybe"), "special"),
+        (("--wrong",), "--wrong"),
+        (("surplus",), "surplus"),
+    ],
+)
+def test_options_out_of_range(fails, tales, options, says):
+    fails("generate", tales, "-p", "a", "--echo", *options, says=says)
+
+
+# The other commands
+
+
+def test_version_help_and_unknown_commands(run, fails, tales):
+    assert re.fullmatch(r"refrain \d+\.\d+\.\d+\n", run("--version").stdout)
+    commands = run("--help").stdout
+    for name in ("generate", "info", "tokenize", "logits", "quantize"):
+        assert name in commands
+        assert "--" in run(name, "--help").stdout
+    fails("sing", says="sing")
+    fails(says="subcommand")
+    fails("generate", says="MODEL")
+    fails("generate", tales, says=["-p", "--ids"])
+    fails("generate", tales, "-p", "a", "--ids", "b", says=["--prompt", "--ids"])
+    fails("logits", tales, says="--ids")
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 200, 1023, 1024])
+def test_shape_of_logits(logits, tales, length):
+    ids = [(7 * i) % 1447 for i in range(length)]
+    for last in (1, 3, length, length + 1, 2**32 - 1):
+        found = logits(tales, ids, last)
+        assert found.dtype == np.float32 and found.flags.c_contiguous
+        assert found.shape == (min(last, length), 1472)
+        assert np.isfinite(found).all()
+    if length > 3:
+        np.testing.assert_array_equal(logits(tales, ids, 3), found[-3:])
+
+
+def test_logits_take_the_last_position_unless_told(run, tales, tmp_path):
+    (tmp_path / "ids").write_text("5 6 7")
+    run("logits", tales, "--ids", tmp_path / "ids", "-o", tmp_path / "a.npy")
+    assert np.load(tmp_path / "a.npy").shape == (1, 1472)
+    assert [path.name for path in tmp_path.iterdir() if path.name not in ("ids", "a.npy")] == []
+
+
+def test_logits_replace_a_file_and_ids_may_be_unspelled(run, tales, tmp_path, logits):
+    (tmp_path / "logits.npy").write_bytes(b"old")
+    assert logits(tales, [1471, 1450, 0], 3).shape == (3, 1472)
+
+
+def test_info(run, tales, models):
+    text = run("info", tales).stdout
+    expected = {
+        "architecture": "qwen3",
+        "layers": "6",
+        "hidden": "256",
+        "vocabulary": "1472",
+        "context": "1024",
+        "quantization": "4 bits, groups of 64",
+        "tensors": "154",
+        "end of text": "0",
+        "tokenizer": "1447",
+    }
+    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in text.splitlines())
+    for title, value in expected.items():
+        assert value in lines[title], title
+    assert "alignment" in lines
+    dense = models / "tales-qwen3"
+    if dense.is_dir():
+        assert "quantization" not in run("info", dense).stdout
+
+
+def test_tokenize_lines(run, tales, fails):
+    def tokens(text, *options):
+        return run("tokenize", tales, *options, input=text, text=False).stdout
+
+    word = tokens(b"Once\n")
+    assert tokens(b"Once") == word, "a last line needs no LF"
+    assert tokens(b"") == b""
+    assert tokens(b"\n") == b"\n"
+    assert tokens(b"Once\n\n\nOnce\n") == word + b"\n\n" + word
+    for separator in ("\r\n", "\r", "\u2028", "\x85", "\x0b", "\x0c"):
+        text = f"Once{separator}Once"
+        lines = tokens(text.encode() + b"\n").splitlines()
+        assert len(lines) == text.count("\n") + 1, "lines end at LF only"
+        back = [json.loads(line) for line in tokens(b"\n".join(lines), "--decode").decode().split("\n")[:-1]]
+        assert "\n".join(back) == text
+    assert tokens(b"<|im_end|>\n", "--special", "on") == b"2\n"
+    assert tokens(b"<|im_end|>\n") == tokens(b"<|im_end|>\n", "--special", "off") != b"2\n"
+    fails("tokenize", tales, input=b"\xffa\n", text=False, says=["line 1", "byte 0"])
+
+
+def test_decode_prints_json_strings(run, tales, fails):
+    text = 'say "hi" \\ \t \x01 \x7f caf\u00e9 \U0001f98a'
+    ids = run("tokenize", tales, input=text + "\n").stdout
+    assert json.loads(run("tokenize", tales, "--decode", input=ids).stdout) == text
+    assert run("tokenize", tales, "--decode", input="\n1471\n0 2\n").stdout == '""\n""\n""\n'
+    assert run("tokenize", tales, "--decode", "--special", "on", input="0 2\n").stdout == '"<|endoftext|><|im_end|>"\n'
+    for bad in ("x", "-1", "4294967296", "1.5"):
+        fails("tokenize", tales, "--decode", input=bad + "\n", says="line 1")
+
+
+def test_closed_stdout_is_an_error(refrain, tales):
+    with open("/dev/full", "wb") as full:
+        for command in (["generate", tales, "-p", PROMPT], ["info", tales]):
+            done = subprocess.run([refrain, *command], stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+            assert done.returncode == 1 and done.stderr.startswith(b"refrain: error: stdout: ")

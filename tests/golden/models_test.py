@@ -1,0 +1,187 @@
+"""Logits, greedy tokens and losses of real models, judged by stored references and by the forward pass in numpy.
+
+The original of the embedded model is judged by its own reference.npz (transformers, float32 arithmetic on the bf16
+weights). The embedded 4-bit model is judged by data/tales-qwen3-4bit.npz, which tools/make_goldens.py writes, and by
+the numpy pass itself.
+"""
+
+import pathlib
+
+import numpy as np
+import pytest
+from qwen3_numpy import Qwen3, token_losses
+
+DATA = pathlib.Path(__file__).parent / "data"
+
+RELATIVE = 1e-4  # of logits: |a - b| / |b|
+MARGIN = 1e-3  # by which a greedy token must lead, to be held against the program
+MEAN_LOSS = 1e-5  # relative
+TOKEN_LOSS = 2e-3  # absolute
+
+
+def relative(found, expected):
+    assert found.shape == expected.shape
+    difference = found.astype(np.float64) - expected
+    return np.linalg.norm(difference) / np.linalg.norm(expected.astype(np.float64))
+
+
+def sequences(archive, name):
+    """The id lists `name`_ids, cut at `name`_offsets."""
+    return np.split(archive[name + "_ids"], archive[name + "_offsets"][1:-1])
+
+
+def check_greedy(logits, model, archive, i):
+    """Fed the reference's own tokens, the program picks the same one wherever the reference was sure."""
+    ids, greedy, margin = (archive[f"prompt{i}_{part}"] for part in ("ids", "greedy", "margin"))
+    found = logits(model, [*ids, *greedy[:-1]], len(greedy)).argmax(axis=-1)
+    sure = margin > MARGIN
+    assert sure.sum() > len(greedy) // 2
+    assert len(greedy) == 64
+    np.testing.assert_array_equal(found[sure], greedy[sure])
+
+
+def check_losses(logits, model, archive, name):
+    """Each token's loss and their mean, each text alone; gives the mean."""
+    found = np.concatenate([token_losses(logits(model, ids, len(ids)), ids) for ids in sequences(archive, name)])
+    expected = archive[name + "_token_nll"]
+    assert np.abs(found - expected).max() <= TOKEN_LOSS
+    mean = float(archive[name + "_nll"])
+    assert abs(found.mean() - mean) <= MEAN_LOSS * mean
+    return found.mean()
+
+
+@pytest.fixture(scope="module")
+def original(models):
+    folder = models / "tales-qwen3"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference(original):
+    return dict(np.load(original / "reference.npz"))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return dict(np.load(DATA / "tales-qwen3-4bit.npz"))
+
+
+@pytest.fixture(scope="module")
+def numpy_tales(tales):
+    return Qwen3(tales)
+
+
+def tokenize(run, model, text):
+    """The ids of each line."""
+    return [list(map(int, line.split())) for line in run("tokenize", model, input=text).stdout.splitlines()]
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_bf16_logits(logits, original, reference, i):
+    expected = reference[f"prompt{i}_logits"]
+    found = logits(original, reference[f"prompt{i}_ids"], 8)
+    assert relative(found, expected) <= RELATIVE
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_bf16_greedy(logits, original, reference, i):
+    check_greedy(logits, original, reference, i)
+
+
+def test_bf16_loss_of_held_out_text(logits, original, reference):
+    check_losses(logits, original, reference, "heldout")
+
+
+def test_bf16_ids_of_held_out_text(run, original, reference):
+    ids = tokenize(run, original, (original / "heldout.txt").read_text(encoding="utf-8"))
+    assert ids == [part.tolist() for part in sequences(reference, "heldout")]
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_4bit_logits(logits, tales, golden, numpy_tales, i):
+    ids = golden[f"prompt{i}_ids"]
+    found = logits(tales, ids, len(ids))
+    stored = golden[f"prompt{i}_logits"]
+    assert relative(found[-len(stored) :], stored) <= RELATIVE
+    assert relative(found, numpy_tales.logits(ids)) <= RELATIVE
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_4bit_greedy(logits, generate_ids, tales, golden, numpy_tales, i):
+    check_greedy(logits, tales, golden, i)
+    ids, greedy, margin = (golden[f"prompt{i}_{part}"] for part in ("ids", "greedy", "margin"))
+    again = numpy_tales.logits([*ids, *greedy[:-1]])[-len(greedy) :].argmax(axis=-1)
+    np.testing.assert_array_equal(again[margin > MARGIN], greedy[margin > MARGIN])
+    # On its own, the program goes the same way until the first place where the reference was not sure.
+    certain = next(iter(np.flatnonzero(margin <= MARGIN)), len(greedy))
+    found = generate_ids(tales, ids, "-n", len(greedy), "--ignore-eos")
+    assert found[:certain] == greedy[:certain].tolist()
+    assert len(found) == len(greedy)
+
+
+def test_4bit_loss_of_stories(run, logits, tales, golden, numpy_tales):
+    check_losses(logits, tales, golden, "story")
+    again = np.concatenate([token_losses(numpy_tales.logits(ids), ids) for ids in sequences(golden, "story")])
+    assert np.abs(again - golden["story_token_nll"]).max() <= TOKEN_LOSS
+
+
+def test_4bit_ids_of_prompts_and_stories(run, tales, golden):
+    prompts = tokenize(run, tales, (DATA / "prompts.txt").read_text(encoding="utf-8"))
+    assert prompts == [golden[f"prompt{i}_ids"].tolist() for i in range(len(prompts))]
+    assert len(prompts) == 5
+    stories = tokenize(run, tales, (DATA / "stories.txt").read_text(encoding="utf-8"))
+    assert stories == [part.tolist() for part in sequences(golden, "story")]
+
+
+def test_loss_of_both_on_held_out_text(logits, original, reference, tales, numpy_tales, capsys):
+    parts = sequences(reference, "heldout")
+    found = np.concatenate([token_losses(logits(tales, ids, len(ids)), ids) for ids in parts])
+    with capsys.disabled():
+        print(f"\nheld-out loss: bf16 {float(reference['heldout_nll']):.6f}, 4 bits {found.mean():.6f}")
+    expected = np.concatenate([token_losses(numpy_tales.logits(ids), ids) for ids in parts])
+    assert np.abs(found - expected).max() <= TOKEN_LOSS
+    assert abs(found.mean() - expected.mean()) <= MEAN_LOSS * expected.mean()
+    assert found.mean() < reference["heldout_nll"] * 1.1
+
+
+@pytest.mark.parametrize("i", [0, 3, 4])
+def test_the_judge_itself(original, reference, numpy_tales, i):
+    """The pass in numpy, on the bf16 weights, gives what transformers gives."""
+    expected = reference[f"prompt{i}_logits"]
+    found = Qwen3(original).logits(reference[f"prompt{i}_ids"])[-len(expected) :]
+    assert relative(found, expected) <= RELATIVE / 10
+
+
+def test_same_bits_for_any_number_of_threads(logits, tales, golden):
+    ids = golden["prompt4_ids"]
+    one = logits(tales, ids, len(ids), "--threads", 1, raw=True)
+    for threads in (2, 3, 0):
+        assert logits(tales, ids, len(ids), "--threads", threads, raw=True) == one
+
+
+def test_same_bits_of_the_original_for_any_number_of_threads(logits, original, reference):
+    ids = reference["prompt4_ids"]
+    one = logits(original, ids, 8, "--threads", 1, raw=True)
+    assert logits(original, ids, 8, "--threads", 2, raw=True) == one
+
+
+def test_same_bits_however_much_follows_or_is_asked_for(logits, tales, golden):
+    """A row does not depend on the other rows of its chunk: prefixes around the chunk of 64, and on one more."""
+    ids = golden["prompt4_ids"]
+    every = logits(tales, ids, len(ids))
+    for length in (1, 2, 3, 63, 64, 65, 127, 128, 129, len(ids) - 1):
+        found = logits(tales, ids[:length], length)
+        np.testing.assert_array_equal(found.view(np.uint32), every[:length].view(np.uint32), err_msg=str(length))
+    for last in (1, 2, 63, 64, 65, 70, 128):
+        found = logits(tales, ids, last)
+        np.testing.assert_array_equal(found.view(np.uint32), every[-last:].view(np.uint32), err_msg=str(last))
+
+
+def test_generation_and_logits_agree(logits, generate_ids, tales, golden):
+    """Token by token through the cache gives the tokens that the whole sequence at once gives, near ties included."""
+    for i in range(5):
+        ids = golden[f"prompt{i}_ids"].tolist()
+        made = generate_ids(tales, ids, "-n", 100, "--ignore-eos")
+        assert logits(tales, ids + made[:-1], len(made)).argmax(axis=-1).tolist() == made

@@ -1,0 +1,126 @@
+// A backend whose submissions complete, fail or stay open as a test says, and that notes what it was asked.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "refrain/core/error.h"
+#include "refrain/device/device.h"
+
+namespace refrain::null_tests {
+
+class ControlledBackend final : public device::Backend {
+ public:
+  explicit ControlledBackend(std::span<const device::Kernel> table, bool host_memory = true)
+      : Backend(describe(host_memory), table), host_memory_(host_memory) {}
+  ~ControlledBackend() override { EXPECT_TRUE(memory_.empty()) << "memory was not released"; }
+
+  // What a test may do and see.
+  void complete(uint32_t queue, uint64_t value) {
+    const std::lock_guard lock(mutex_);
+    completed_[queue] = value;
+    changed_.notify_all();
+  }
+  void refuse_next_submit() { refuse_submit_ = true; }
+  void fail(uint64_t value) { failed_.insert(value); }
+  size_t live_programs() const { return static_cast<size_t>(*programs_); }
+  size_t live_allocations() const { return memory_.size(); }
+  std::vector<std::pair<device::BufferView, std::vector<std::byte>>> updates;
+  std::vector<device::Point> waits;
+  device::PrepareOptions prepared;
+
+  const device::Allocation* allocate(const device::BufferSpec& spec) override {
+    if (spec.bytes > (size_t{1} << 40)) throw DeviceError("controlled: out of memory");
+    auto allocation = std::make_unique<Memory>();
+    allocation->storage.resize(spec.bytes + 64);
+    allocation->bytes = spec.bytes;
+    const std::lock_guard lock(mutex_);
+    allocation->id = ++last_id_;
+    if (host_memory_) allocation->host = allocation->storage.data();
+    const device::Allocation* key = allocation.get();
+    memory_.emplace(key, std::move(allocation));
+    return key;
+  }
+  void release(const device::Allocation* allocation) noexcept override {
+    const std::lock_guard lock(mutex_);
+    memory_.erase(allocation);
+  }
+  device::MemoryUsage memory() const override { return {memory_.size(), 1000}; }
+  std::unique_ptr<device::Program> prepare(const device::Plan&,
+                                           const device::PrepareOptions& options) override {
+    prepared = options;
+    return std::make_unique<Counted>(programs_, options.queue);
+  }
+  device::Point submit(const device::Submission& submission) override {
+    if (std::exchange(refuse_submit_, false)) throw DeviceError("controlled: refused");
+    for (const device::Update& update : submission.updates) {
+      updates.emplace_back(update.to, std::vector(update.from.begin(), update.from.end()));
+    }
+    waits.assign(submission.waits.begin(), submission.waits.end());
+    const uint32_t queue = static_cast<const Counted*>(submission.program)->queue;
+    return {this, queue, ++submitted_[queue]};
+  }
+  uint64_t completed(uint32_t queue) const override {
+    const std::lock_guard lock(mutex_);
+    const auto found = completed_.find(queue);
+    return found == completed_.end() ? 0 : found->second;
+  }
+  bool wait(const device::Point& point, std::chrono::nanoseconds timeout) override {
+    std::unique_lock lock(mutex_);
+    if (failed_.contains(point.value)) throw DeviceError("controlled: submission failed");
+    // Without a device, what nobody will complete is complete once the host lets everything go.
+    const auto done = [&] {
+      return completed_[point.queue] >= point.value || completed_[device::kHostQueue] == UINT64_MAX;
+    };
+    return changed_.wait_until(lock, std::chrono::system_clock::now() + timeout, done);
+  }
+  void signal_host(uint64_t value) override {
+    const std::lock_guard lock(mutex_);
+    completed_[device::kHostQueue] = std::max(completed_[device::kHostQueue], value);
+    changed_.notify_all();
+  }
+  void timestamps(const device::Program&, std::span<device::TickSpan> spans) const override {
+    for (size_t i = 0; i < spans.size(); ++i) spans[i] = {i * 10, i * 10 + 5};
+  }
+
+ private:
+  struct Memory : device::Allocation {
+    std::vector<std::byte> storage;
+  };
+  struct Counted : device::Program {
+    Counted(std::shared_ptr<int> all, uint32_t on) : count(std::move(all)), queue(on) { ++*count; }
+    ~Counted() override { --*count; }
+    std::shared_ptr<int> count;
+    const uint32_t queue;
+  };
+
+  static device::DeviceInfo describe(bool host_memory) {
+    device::DeviceInfo info;
+    info.backend = "controlled";
+    info.queue_count = 2;
+    info.ns_per_tick = 2.0;
+    info.host_memory = host_memory;
+    return info;
+  }
+
+  const bool host_memory_;
+  bool refuse_submit_ = false;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::map<const device::Allocation*, std::unique_ptr<Memory>> memory_;
+  std::map<uint32_t, uint64_t> completed_, submitted_;
+  std::set<uint64_t> failed_;
+  std::shared_ptr<int> programs_ = std::make_shared<int>(0);
+  uint64_t last_id_ = 0;
+};
+
+}  // namespace refrain::null_tests

@@ -1,0 +1,367 @@
+// The user's device: prepare, submit, points, lifetimes and counters, over backends that compute nothing.
+#include "refrain/stream/device.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <thread>
+
+#include "tests/null/controlled_backend.h"
+#include "tests/null/random_graph.h"
+
+namespace refrain::null_tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+template <class Expected = InvalidArgument>
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Expected& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+class DeviceTest : public testing::Test {
+ protected:
+  /// a -> temp -> b, a fence, b -> b: three commands that run and an arena of 64 bytes.
+  ComputeGraph record(Device& device, const Buffer& a, const Buffer& b) {
+    CommandEncoder encoder = device.encoder();
+    const Temp t = encoder.temp(DType::u32, {16});
+    const MixConstants c{1, 16, 0, 16};
+    dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(t)}, c);
+    dispatch(encoder, kMix, std::array{Operand(t), Operand(), Operand(b)}, c);
+    encoder.barrier();
+    dispatch(encoder, kMix, std::array{Operand(b), Operand(), Operand(b)}, c);
+    return encoder.finish();
+  }
+  Plan plan() { return device_.plan(record(device_, a_, b_)).first; }
+  Program program() { return device_.prepare(plan()); }
+
+  std::shared_ptr<ControlledBackend> backend_ = std::make_shared<ControlledBackend>(kKernels);
+  Device device_{backend_, {}, {}};
+  Device other_ = null_device();
+  Buffer a_ = device_.buffer(DType::u32, {16}), b_ = device_.buffer(DType::u32, {16});
+};
+
+TEST_F(DeviceTest, MisuseOfBuffersAndOfTheDevice) {
+  EXPECT_EQ(refusal([&] {
+              device_.buffer(DType::f32, {0, 3}, "x");
+            }),
+            "[buffer] x: expected elements of a known size, got f32 [0, 3]");
+  EXPECT_EQ(refusal([&] { device_.buffer(DType::activation, {3}, "x"); }),
+            "[buffer] x: expected elements of a known size, got activation [3]");
+  EXPECT_EQ(refusal([&] { device_.buffer(DType::f64, {int64_t{1} << 61}, "x"); }),
+            "[buffer] x: [2305843009213693952] is too large");
+  EXPECT_EQ(refusal<DeviceError>([&] { device_.buffer(DType::u8, {int64_t{1} << 41}); }),
+            "controlled: out of memory");
+  EXPECT_EQ(refusal([&] { Device(nullptr, {}, {}); }), "[device] backend: expected one, got none");
+  Device moved = device_, taken = std::move(moved);
+  const std::string gone = "[device] expected an open device, got one that was moved from";
+  EXPECT_EQ(refusal([&] { moved.info(); }), gone);                          // NOLINT
+  EXPECT_EQ(refusal([&] { moved.memory(); }), gone);                        // NOLINT
+  EXPECT_EQ(refusal([&] { moved.counters(); }), gone);                      // NOLINT
+  EXPECT_EQ(refusal([&] { moved.buffer(DType::u8, {1}); }), gone);          // NOLINT
+  EXPECT_EQ(refusal([&] { moved.encoder(); }), gone);                       // NOLINT
+  EXPECT_EQ(refusal([&] { moved.plan({}); }), gone);                        // NOLINT
+  EXPECT_EQ(refusal([&] { moved.prepare({}); }), gone);                     // NOLINT
+  EXPECT_EQ(refusal([&] { moved.submit({}); }), gone);                      // NOLINT
+  EXPECT_EQ(refusal([&] { moved.wait({}); }), gone);                        // NOLINT
+  EXPECT_EQ(refusal([&] { (void)moved.reached({}); }), gone);               // NOLINT
+  EXPECT_EQ(refusal([&] { moved.host_point(); }), gone);                    // NOLINT
+  EXPECT_EQ(refusal([&] { moved.signal({}); }), gone);                      // NOLINT
+  EXPECT_EQ(refusal([&] { moved.pack({}, {Use::vector}); }), gone);         // NOLINT
+  EXPECT_EQ(refusal([&] { (void)moved.timestamps_ns(program()); }), gone);  // NOLINT
+}
+
+TEST_F(DeviceTest, PackRefusesWhatNoLayoutServes) {
+  TensorSource source;
+  source.name = "w";
+  source.shape = {2, 3};
+  EXPECT_EQ(refusal([&] { device_.pack(source, {Use::matvec}); }),
+            "[pack] w: device controlled has no layout for f32[2, 3] with the uses asked for");
+  static constexpr device::WeightLayout kLayouts[] = {
+      {"plain", [](const device::WeightInfo&, Uses) { return true; },
+       [](const device::WeightInfo&) { return size_t{24}; },
+       [](const TensorSource&, const device::WeightInfo&, std::span<std::byte>) {}, nullptr, true}};
+  Device device(backend_, kLayouts, {});
+  EXPECT_EQ(refusal([&] { device.pack(source, {Use::matvec}); }), "[pack] w: expected segments, got none");
+  const std::array<std::byte, 24> bytes{};
+  source.segments.push_back({DType::f32, {2, 3}, bytes});
+  EXPECT_FALSE(device.pack(source, {Use::matvec}).in_place()) << "there is no file to use in place";
+  Device far(std::make_shared<ControlledBackend>(kKernels, false), kLayouts, {});
+  EXPECT_EQ(refusal<DeviceError>([&] { far.pack(source, {Use::matvec}); }),
+            "[pack] w: the host cannot reach this device's memory in place");
+  EXPECT_EQ(refusal([&] { far.buffer(DType::u8, {1}).host_span(); }),
+            "[buffer] span: the host cannot reach this device's memory in place");
+}
+
+TEST_F(DeviceTest, MisuseOfPrepare) {
+  const Plan made = plan();
+  ASSERT_EQ(made.arena_bytes(), 64u);
+  const Buffer big = device_.buffer(DType::u8, {256}), small = device_.buffer(DType::u8, {63});
+  const Buffer foreign = other_.buffer(DType::u8, {256});
+  const auto with_arena = [&](Buffer arena) {
+    return refusal([&] { device_.prepare(made, {.queue = 0, .arena = arena, .timestamps = false}); });
+  };
+  EXPECT_EQ(with_arena(small), "[prepare] arena: expected at least 64 bytes, got 63");
+  EXPECT_EQ(with_arena(foreign), "[prepare] arena: expected a buffer of this device, got another device's");
+  EXPECT_EQ(with_arena(big.slice(32, 64)), "[prepare] arena: expected an offset aligned to 64, got 32");
+  EXPECT_EQ(with_arena(big.slice(192, 64)), "nothing was thrown");
+  EXPECT_EQ(with_arena(a_),
+            "[prepare] arena: expected memory of its own, got a buffer that a command is bound to");
+  EXPECT_EQ(refusal([&] { device_.prepare(made, {.queue = 2, .arena = {}, .timestamps = false}); }),
+            "[prepare] queue: expected less than 2, got 2");
+  EXPECT_EQ(refusal([&] { device_.prepare({}); }), "[prepare] plan: expected a plan, got none");
+  EXPECT_EQ(refusal([&] { other_.prepare(made); }),
+            "[prepare] plan: expected one of this device, got another's");
+  EXPECT_EQ(refusal([&] { other_.plan(record(device_, a_, b_)); }),
+            "[plan] graph: expected one recorded on this device, got another's");
+}
+
+TEST_F(DeviceTest, ProgramsShareAnArena) {
+  const Buffer arena = device_.buffer(DType::u8, {256}).slice(64, 128);
+  const Program first = device_.prepare(plan(), {.queue = 1, .arena = arena, .timestamps = false});
+  EXPECT_EQ(backend_->prepared.arena.allocation, arena.device_view().allocation);
+  EXPECT_EQ(backend_->prepared.arena.offset_bytes, 64u);
+  EXPECT_EQ(backend_->prepared.queue, 1u);
+  const uint64_t allocations = device_.counters().allocations;
+  const Program second = device_.prepare(plan(), {.queue = 1, .arena = arena, .timestamps = true});
+  EXPECT_EQ(backend_->prepared.arena.allocation, arena.device_view().allocation);
+  EXPECT_TRUE(backend_->prepared.timestamps);
+  EXPECT_EQ(device_.counters().allocations, allocations);
+  device_.prepare(plan());
+  EXPECT_EQ(device_.counters().allocations, allocations + 1) << "an arena of its own";
+}
+
+TEST_F(DeviceTest, UpdatesArriveInOrder) {
+  const Program made = program();
+  for (const size_t count : {0u, 1u, 8u, 9u, 100u}) {
+    backend_->updates.clear();
+    std::vector<uint32_t> values(count);
+    std::vector<Update> updates;
+    for (size_t i = 0; i < count; ++i) {
+      values[i] = static_cast<uint32_t>(i * 7);
+      updates.push_back({a_.slice(static_cast<int64_t>(i % 16), 1), std::as_bytes(std::span(&values[i], 1))});
+    }
+    device_.submit(made, updates);
+    ASSERT_EQ(backend_->updates.size(), count);
+    for (size_t i = 0; i < count; ++i) {
+      EXPECT_EQ(backend_->updates[i].first.offset_bytes, i % 16 * 4);
+      EXPECT_EQ(std::memcmp(backend_->updates[i].second.data(), &values[i], 4), 0);
+    }
+  }
+}
+
+TEST_F(DeviceTest, MisuseOfSubmit) {
+  const Program made = program();
+  const uint32_t value = 1;
+  const auto bytes = std::as_bytes(std::span(&value, 1));
+  const Buffer foreign = other_.buffer(DType::u32, {1});
+  const Update long_one{a_, bytes}, none{{}, bytes}, of_other{foreign, bytes};
+  const auto submit = [&](const Update& update) {
+    return refusal([&] { device_.submit(made, std::span(&update, 1)); });
+  };
+  EXPECT_EQ(submit(long_one), "[submit] update 0: expected 64 bytes, got 4");
+  EXPECT_EQ(submit(none), "[submit] update 0: expected 0 bytes, got 4");
+  EXPECT_EQ(submit(of_other), "[submit] update 0: expected a buffer of this device");
+  EXPECT_EQ(submit({Buffer(), {}}), "[submit] update 0: expected 0 bytes, got 0");
+  EXPECT_EQ(refusal([&] { device_.submit({}); }), "[submit] program: expected a prepared program, got none");
+  EXPECT_EQ(refusal([&] { other_.submit(made); }),
+            "[submit] program: expected one of this device, got another's");
+  EXPECT_EQ(device_.counters().submissions, 0u);
+  backend_->refuse_next_submit();
+  EXPECT_EQ(refusal<DeviceError>([&] { device_.submit(made); }), "controlled: refused");
+  EXPECT_EQ(device_.counters().submissions, 0u);
+  EXPECT_EQ(device_.submit(made).value, 1u) << "the device lives";
+}
+
+TEST_F(DeviceTest, Points) {
+  const Program made = program();
+  const Point first = device_.submit(made), second = device_.submit(made), host = device_.host_point();
+  EXPECT_LT(first.value, second.value);
+  EXPECT_FALSE(device_.reached(first));
+  EXPECT_EQ(refusal<TimeoutError>([&] { device_.wait(second, 2ms); }),
+            "[wait] queue 0 has not completed submission 2 within 2 ms");
+  EXPECT_EQ(backend_->live_programs(), 1u) << "a timeout frees nothing";
+  backend_->complete(0, 1);
+  EXPECT_TRUE(device_.reached(first));
+  EXPECT_FALSE(device_.reached(second));
+  device_.wait(first, 0ns);
+
+  const std::array waits{first, host};
+  device_.submit(made, {}, waits);
+  ASSERT_EQ(backend_->waits.size(), 2u);
+  EXPECT_EQ(backend_->waits[1].queue, device::kHostQueue);
+  EXPECT_FALSE(device_.reached(host));
+  std::thread signaller([&] { device_.signal(host); });
+  device_.wait(host, 10s);
+  signaller.join();
+  EXPECT_TRUE(device_.reached(host));
+  EXPECT_GT(device_.host_point().value, host.value);
+}
+
+TEST_F(DeviceTest, AFailedSubmissionThrowsFromWait) {
+  const Point point = device_.submit(program());
+  backend_->fail(point.value);
+  EXPECT_EQ(refusal<DeviceError>([&] { device_.wait(point, 1s); }), "controlled: submission failed");
+}
+
+TEST_F(DeviceTest, MisuseOfPoints) {
+  const Point real = device_.submit(program());
+  const Point later{real.backend, 0, real.value + 1}, queue{real.backend, 7, 1},
+      host{real.backend, device::kHostQueue, 1};
+  const std::string foreign = "point: expected one of this device, got another's";
+  EXPECT_EQ(refusal([&] { other_.wait(real); }), "[wait] " + foreign);
+  EXPECT_EQ(refusal([&] { (void)other_.reached(real); }), "[reached] " + foreign);
+  EXPECT_EQ(refusal([&] { device_.wait({}); }), "[wait] " + foreign);
+  EXPECT_EQ(refusal([&] { device_.submit(program(), {}, std::array{Point{}}); }), "[submit] " + foreign);
+  EXPECT_EQ(refusal([&] { device_.wait(queue); }), "[wait] point: queue: expected less than 2, got 7");
+  EXPECT_EQ(refusal([&] { device_.wait(later); }),
+            "[wait] point: expected one that submit or host_point returned, got value 2 of 1");
+  EXPECT_EQ(refusal([&] { device_.submit(program(), {}, std::array{later}); }),
+            "[submit] point: expected one that submit or host_point returned, got value 2 of 1");
+  EXPECT_EQ(refusal([&] { device_.signal(host); }),
+            "[signal] point: expected one that submit or host_point returned, got value 1 of 0");
+  EXPECT_EQ(refusal([&] { device_.signal(real); }),
+            "[signal] point: expected one of the host's timeline, got a queue's");
+}
+
+TEST_F(DeviceTest, ProgramsInFlightAreKept) {
+  Program made = program();
+  device_.submit(made);
+  const Point last = device_.submit(made);
+  made = {};
+  EXPECT_EQ(backend_->live_programs(), 1u);
+  backend_->complete(0, last.value - 1);
+  device_.submit(program());
+  EXPECT_EQ(backend_->live_programs(), 2u);
+  backend_->complete(0, last.value);
+  device_.submit(program());
+  EXPECT_EQ(backend_->live_programs(), 2u) << "the one that is done is let go of by the next submission";
+}
+
+TEST_F(DeviceTest, MemoryInFlightIsKept) {
+  std::weak_ptr<const AllocationHandle> bound, updated;
+  Point point;
+  {
+    const Buffer a = device_.buffer(DType::u32, {16}), elsewhere = device_.buffer(DType::u32, {1});
+    bound = a.memory();
+    updated = elsewhere.memory();
+    const uint32_t value = 3;
+    const Update update{elsewhere, std::as_bytes(std::span(&value, 1))};
+    point =
+        device_.submit(device_.prepare(device_.plan(record(device_, a, b_)).first), std::span(&update, 1));
+  }
+  EXPECT_FALSE(bound.expired());
+  EXPECT_FALSE(updated.expired()) << "the device may not have written it yet";
+  backend_->complete(0, point.value);
+  device_.submit(program());
+  EXPECT_TRUE(bound.expired());
+  EXPECT_TRUE(updated.expired());
+}
+
+TEST_F(DeviceTest, ManyInFlightAreAllLetGoOf) {
+  Point last;
+  for (int i = 0; i < 200; ++i) last = device_.submit(program());
+  EXPECT_EQ(backend_->live_programs(), 200u);
+  backend_->complete(0, last.value);
+  device_.submit(program());
+  EXPECT_EQ(backend_->live_programs(), 1u);
+}
+
+TEST_F(DeviceTest, TheDeviceMayGoFirst) {
+  auto backend = std::make_shared<ControlledBackend>(kKernels);
+  const std::weak_ptr<ControlledBackend> watched = backend;
+  {
+    Buffer kept;
+    Program program;
+    Plan plan;
+    {
+      Device device(std::move(backend), {}, {});
+      kept = device.buffer(DType::u32, {16});
+      plan = device.plan(record(device, kept, device.buffer(DType::u32, {16}))).first;
+      program = device.prepare(plan);
+      device.submit(program, {}, std::array{device.host_point()});  // nobody will signal it
+    }
+    EXPECT_FALSE(watched.expired());
+    EXPECT_EQ(watched.lock()->live_programs(), 1u);
+    kept.span<uint32_t>()[3] = 1;
+    EXPECT_EQ(program.plan().arena_bytes(), 64u);
+    EXPECT_EQ(watched.lock()->live_allocations(), 3u);
+    program = {};
+    EXPECT_EQ(watched.lock()->live_programs(), 0u);
+  }
+  EXPECT_TRUE(watched.expired());
+}
+
+TEST_F(DeviceTest, AnEncoderKeepsTheDevice) {
+  std::unique_ptr<Device> device = std::make_unique<Device>(null_device());
+  CommandEncoder encoder = device->encoder();
+  const Buffer a = device->buffer(DType::u32, {16});
+  device.reset();
+  dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 16, 0, 16});
+  EXPECT_EQ(encoder.commit().value, 1u);
+}
+
+TEST_F(DeviceTest, CommitRunsWhatWasRecorded) {
+  CommandEncoder encoder = device_.encoder();
+  dispatch(encoder, kMix, std::array{Operand(a_), Operand(), Operand(b_)}, MixConstants{1, 16, 0, 16});
+  const Point point = encoder.commit({.label = "once", .queue = 1});
+  EXPECT_EQ(point.queue, 1u);
+  EXPECT_TRUE(backend_->prepared.once);
+  EXPECT_EQ(device_.submit(device_.prepare(device_.plan(device_.encoder().finish()).first)).value, 1u)
+      << "nothing recorded is a program too";
+}
+
+TEST_F(DeviceTest, CountersCount) {
+  const Counters before = device_.counters();
+  const Program made = program();
+  device_.submit(made);
+  device_.submit(made);
+  device_.buffer(DType::u8, {1});
+  const Counters after = device_.counters();
+  EXPECT_EQ(after.dispatches_recorded - before.dispatches_recorded, 3u);
+  EXPECT_EQ(after.plans - before.plans, 1u);
+  EXPECT_EQ(after.programs_prepared - before.programs_prepared, 1u);
+  EXPECT_EQ(after.submissions - before.submissions, 2u);
+  EXPECT_EQ(after.commands_submitted - before.commands_submitted, 6u) << "fences do not count";
+  EXPECT_EQ(after.allocations - before.allocations, 2u) << "an arena and a buffer";
+}
+
+TEST_F(DeviceTest, Timestamps) {
+  const Program without = program();
+  const Program with = device_.prepare(plan(), {.queue = 0, .arena = {}, .timestamps = true});
+  const auto spans = device_.timestamps_ns(with);
+  ASSERT_EQ(spans.size(), 4u);
+  EXPECT_EQ(spans[2], std::pair(40.0, 50.0));
+  EXPECT_EQ(refusal([&] { (void)device_.timestamps_ns(without); }),
+            "[timestamps_ns] program: expected one prepared with timestamps");
+  EXPECT_EQ(refusal([&] { (void)device_.timestamps_ns({}); }),
+            "[timestamps_ns] program: expected a prepared program, got none");
+  EXPECT_EQ(refusal([&] { (void)other_.timestamps_ns(with); }),
+            "[timestamps_ns] program: expected one of this device, got another's");
+}
+
+TEST_F(DeviceTest, ThreadsShareADevice) {
+  Device device = null_device();
+  const auto work = [&](uint32_t queue) {
+    const Buffer a = device.buffer(DType::u32, {16}), b = device.buffer(DType::u32, {16});
+    const Program made = device.prepare(device.plan(record(device, a, b)).first,
+                                        {.queue = queue, .arena = {}, .timestamps = false});
+    const uint32_t value = queue;
+    const Update update{a.slice(0, 1), std::as_bytes(std::span(&value, 1))};
+    for (int i = 0; i < 500; ++i) device.wait(device.submit(made, std::span(&update, 1)), 1s);
+    device.signal(device.host_point());
+  };
+  std::vector<std::thread> threads;
+  for (uint32_t queue = 0; queue < 4; ++queue) threads.emplace_back(work, queue);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(device.counters().submissions, 2000u);
+  EXPECT_EQ(device.host_point().value, 5u);
+}
+
+}  // namespace
+}  // namespace refrain::null_tests

@@ -1,0 +1,154 @@
+// A test tool: runs every CPU kernel of an op that this machine can run on tensors of a safetensors file and
+// writes the results, each under its kernel's name, for the Python tests.
+//
+// ops_probe matmul IN OUT                        x, w
+// ops_probe quantized_matmul IN OUT BITS GROUP   x, w (codes), scales, biases
+// ops_probe rms_norm IN OUT                      x, w; eps 1e-6
+// ops_probe silu_mul IN OUT                      x (gate), w (up)
+#include <cstdint>
+#include <cstdlib>
+#include <exception>
+#include <iostream>
+#include <map>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "refrain/device/features.h"
+#include "refrain/format/safetensors.h"
+#include "refrain/ops/kernel_tables.h"
+#include "refrain/ops/layouts.h"
+#include "refrain/ops/matmul/matmul.h"
+#include "refrain/ops/quantized_matmul/quantized_matmul.h"
+#include "refrain/ops/rms_norm/rms_norm.h"
+#include "refrain/ops/silu_mul/silu_mul.h"
+
+namespace {
+
+using namespace refrain;
+using format::SafetensorsFile;
+
+struct AlignedFree {
+  void operator()(std::byte* data) const { ::operator delete(data, std::align_val_t{64}); }
+};
+using Bytes = std::unique_ptr<std::byte, AlignedFree>;
+
+Bytes allocate(size_t bytes) {
+  return Bytes(static_cast<std::byte*>(::operator new(bytes + 1, std::align_val_t{64})));
+}
+
+uint64_t machine_features() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return device::kFeatureAvx2;
+#endif
+  return 0;
+}
+
+struct Packed {
+  device::WeightInfo info;
+  const device::WeightLayout* layout = nullptr;
+  Bytes bytes;
+};
+
+Packed pack(const TensorSource& source, const device::WeightLayout& layout) {
+  Packed packed{
+      {source.format, source.dtype, source.shape, source.bits, source.group_size}, &layout, nullptr};
+  const size_t bytes = layout.packed_bytes(packed.info);
+  packed.bytes = allocate(bytes);
+  layout.pack(source, packed.info, {packed.bytes.get(), bytes});
+  return packed;
+}
+
+/// Runs each kernel on [first, second, output] and collects its output.
+template <class Constants>
+std::map<std::string, std::vector<float>> run_all(const device::OpSchema& op, const Shape& x_shape,
+                                                  const Bytes& x, const device::ArgumentInfo& second,
+                                                  std::byte* second_data, const Shape& y_shape,
+                                                  const Constants& constants) {
+  const device::ArgumentInfo infos[] = {
+      {true, DType::f32, x_shape, nullptr, nullptr}, second, {true, DType::f32, y_shape, nullptr, nullptr}};
+  const device::OpCall call{&op, infos, std::as_bytes(std::span(&constants, 1))};
+  op.check(call);
+  std::map<std::string, std::vector<float>> results;
+  for (const device::Kernel& kernel : ops::cpu_kernels()) {
+    if (kernel.op != &op || (kernel.needs & ~machine_features()) != 0 || !kernel.accepts(call)) continue;
+    std::vector<float> y(static_cast<size_t>(y_shape.elements()));
+    void* args[] = {x.get(), second_data, y.data()};
+    const device::Launch launch = kernel.launch(call, {});
+    const Bytes scratch = allocate(launch.scratch_bytes);
+    const auto& entry = *static_cast<const device::TileKernel*>(kernel.entry);
+    const device::TileArgs tile_args{args, call.constants.data(), scratch.get(), launch.rows};
+    if (entry.prologue != nullptr) entry.prologue(tile_args);
+    entry.tiles(tile_args, 0, ceil_div(launch.rows, launch.rows_per_block) * launch.tiles_per_block);
+    results[std::string(kernel.name)] = std::move(y);
+  }
+  return results;
+}
+
+int run(const std::vector<std::string>& arguments) {
+  const std::string& op = arguments.at(0);
+  const SafetensorsFile in = SafetensorsFile::open(arguments.at(1));
+  const TensorSegment x_segment = in.segment("x");
+  const TensorSegment w = in.segment("w");
+  const Shape x_shape = x_segment.shape;
+  const Bytes x = allocate(x_segment.bytes.size());
+  std::copy(x_segment.bytes.begin(), x_segment.bytes.end(), x.get());
+  const auto rows = static_cast<uint32_t>(x_shape[0]), columns = static_cast<uint32_t>(x_shape[1]);
+
+  Shape y_shape = x_shape;
+  std::map<std::string, std::vector<float>> results;
+  TensorSource source{"w", WeightFormat::plain, w.dtype, w.shape, 0, 0, {w}, nullptr};
+  if (op == "silu_mul") {
+    const Bytes up = allocate(w.bytes.size());
+    std::copy(w.bytes.begin(), w.bytes.end(), up.get());
+    results = run_all(ops::silu_mul_schema, x_shape, x, {true, w.dtype, w.shape, nullptr, nullptr}, up.get(),
+                      y_shape, ops::SiluMulConstants{rows, columns});
+  } else if (op == "rms_norm") {
+    const Packed weight = pack(source, ops::vector_f32());
+    results = run_all(ops::rms_norm_schema, x_shape, x, {true, w.dtype, w.shape, &weight.info, weight.layout},
+                      weight.bytes.get(), y_shape, ops::RmsNormConstants{rows, 1, columns, 1e-6f});
+  } else if (op == "matmul") {
+    const Packed weight = pack(source, ops::rows());
+    const auto outputs = static_cast<uint32_t>(w.shape[0]);
+    y_shape = {rows, outputs};
+    results = run_all(ops::matmul_schema, x_shape, x, {true, w.dtype, w.shape, &weight.info, weight.layout},
+                      weight.bytes.get(), y_shape,
+                      ops::MatmulConstants{rows, outputs, columns, static_cast<uint32_t>(w.dtype)});
+  } else if (op == "quantized_matmul") {
+    source.format = WeightFormat::mlx_affine;
+    source.bits = static_cast<uint32_t>(std::stoul(arguments.at(3)));
+    source.group_size = static_cast<uint32_t>(std::stoul(arguments.at(4)));
+    source.segments = {w, in.segment("scales"), in.segment("biases")};
+    source.dtype = source.segments[1].dtype;
+    source.shape = {w.shape[0], x_shape[1]};
+    const Packed weight = pack(source, ops::mlx_affine_rows());
+    const auto outputs = static_cast<uint32_t>(w.shape[0]);
+    y_shape = {rows, outputs};
+    results =
+        run_all(ops::quantized_matmul_schema, x_shape, x,
+                {true, source.dtype, source.shape, &weight.info, weight.layout}, weight.bytes.get(), y_shape,
+                ops::QuantizedMatmulConstants{rows, outputs, columns, source.bits, source.group_size,
+                                              static_cast<uint32_t>(source.dtype)});
+  } else {
+    std::cerr << "unknown op " << op << "\n";
+    return 2;
+  }
+
+  std::vector<format::SafetensorsSpec> specs;
+  for (const auto& [kernel, y] : results) specs.push_back({kernel, DType::f32, y_shape});
+  format::SafetensorsWriter writer(arguments.at(2), std::move(specs));
+  for (const auto& [kernel, y] : results) writer.append(kernel, std::as_bytes(std::span(y)));
+  writer.commit();
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run({argv + 1, argv + argc});
+  } catch (const std::exception& error) {
+    std::cerr << error.what() << "\n";
+    return 1;
+  }
+}
