@@ -73,8 +73,8 @@ format:
 	@clang-format-16 -i $(CXX_FILES)
 
 # Campaigns of random streams and damaged files: the tests labelled `fuzz` go on for as long as they are told.
-fuzz: setup-test
-	@cmake --preset release -DREFRAIN_WERROR=$(WERROR) $(TEST_FLAGS)
+fuzz: setup-ci setup-test
+	@cmake --preset release -DREFRAIN_WERROR=$(WERROR) -DREFRAIN_FUZZERS=ON $(TEST_FLAGS)
 	@cmake --build $(RELEASE) -j $(JOBS)
 	@REFRAIN_FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run_tests.sh $(RELEASE) -L '^fuzz$$'
 
