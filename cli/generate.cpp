@@ -86,7 +86,9 @@ void run(const GenerateCommand& command) {
   } else {
     prompt = tokenizer->encode(command.prompt,
                                command.special == "on" ? text::SpecialTokens::on : text::SpecialTokens::off);
-    if (const auto bos = tokenizer->bos()) prompt.insert(prompt.begin(), *bos);
+    // Once: a prompt that spells it out has it already.
+    const auto bos = tokenizer->bos();
+    if (bos && (prompt.empty() || prompt.front() != *bos)) prompt.insert(prompt.begin(), *bos);
   }
 
   model::FamilyOptions family_options;

@@ -28,7 +28,7 @@ void quantize(Arguments& arguments) {
   const bool shows_progress = ::isatty(STDERR_FILENO) != 0;
   arguments.options.log = [verbose](LogLevel level, std::string_view message) {
     if (level == LogLevel::warning) {
-      fmt::print(stderr, "warning: {}\n", message);
+      fmt::print(stderr, "refrain: warning: {}\n", message);
     } else if (verbose) {
       fmt::print(stderr, "{}\n", message);
     }

@@ -31,7 +31,8 @@ def main():
             if len(ids) < 2:
                 continue
             ids_file.write_bytes(line)
-            subprocess.run([refrain, "logits", model, "--ids", ids_file, "--last", str(len(ids)), "-o", out], check=True)
+            command = [refrain, "logits", model, "--ids", ids_file, "--last", str(len(ids)), "-o", out]
+            subprocess.run(command, check=True)
             x = np.load(out).astype(np.float64)[:-1]
             x -= x.max(axis=1, keepdims=True)
             losses.append(np.log(np.exp(x).sum(axis=1)) - x[np.arange(len(x)), ids[1:]])

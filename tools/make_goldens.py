@@ -8,14 +8,17 @@ the file was made with are in its entry `versions`. Another machine gives the sa
 
 import io
 import json
+import os
 import pathlib
 import platform
 import sys
 import zipfile
 
-import mlx.core as mx
-import numpy as np
-import tokenizers
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one order of the sums, whatever the machine
+
+import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
+import tokenizers  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DATA = ROOT / "tests/golden/data"

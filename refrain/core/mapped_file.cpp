@@ -21,7 +21,7 @@ std::string error_text() { return std::generic_category().message(errno); }
 
 class Descriptor {
  public:
-  explicit Descriptor(const std::filesystem::path& path) : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
+  explicit Descriptor(const std::filesystem::path& path) : fd_(::open(path.c_str(), kFlags)) {
     if (fd_ < 0) fail(path, error_text());
   }
   ~Descriptor() { ::close(fd_); }
@@ -30,6 +30,9 @@ class Descriptor {
   int get() const { return fd_; }
 
  private:
+  // Non-blocking for the sake of named pipes, whose opening would wait for a writer.
+  static constexpr int kFlags = O_RDONLY | O_CLOEXEC | O_NONBLOCK;
+
   int fd_;
 };
 

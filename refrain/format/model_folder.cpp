@@ -309,7 +309,9 @@ void ModelFolder::warn_if_config_disagrees(const std::string& name, std::string_
                                            std::optional<AffineParameters> found) const {
   const std::optional<QuantizationParameters> said = quantization_.of_module(module, found.has_value());
   const bool agrees = said ? found && said->mode == "affine" && said->affine == *found : !found;
-  if (agrees || !log_) return;
+  // Such a config is wrong about many tensors in the same way: the first stands for all.
+  if (agrees || !log_ || warned_) return;
+  warned_ = true;
   const auto describe = [](const std::string& mode, AffineParameters p) {
     return fmt::format("{} with {} bits in groups of {}", mode, p.bits, p.group_size);
   };

@@ -111,6 +111,13 @@ Config read_config(const std::filesystem::path& folder, const Json& json) {
   }
   expect_off(json, "attention_bias");
   expect_off(json, "use_sliding_window");
+  if (const auto types = json.find("layer_types")) {
+    for (const Json& type : types->items()) {
+      if (type.as_string() != "full_attention") {
+        type.fail(fmt::format("expected \"full_attention\", got {}", type.describe()));
+      }
+    }
+  }
   config.rope = read_rope(json);
   config.tied_embeddings = json.boolean_or("tie_word_embeddings", false);
 

@@ -52,7 +52,7 @@ def fails(run):
         else:
             assert not before, text
         assert last.startswith("refrain: error: "), text
-        for part in [says] if isinstance(says, str) else says:
+        for part in says if isinstance(says, list) else [says]:
             assert str(part) in last, text
         return last
 
