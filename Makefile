@@ -3,6 +3,7 @@
 #   make build    library, program, examples       make asan     tests under AddressSanitizer and UBSan
 #   make lint     format, includes, sizes          make tsan     tests under ThreadSanitizer
 #   make format   rewrites the C++ files           make fuzz     slow random campaigns
+#   make bench-dispatch   what the library costs beside the work, with oneTBB and OpenMP on the same graphs
 # MODELS=folder   the larger test models (default: ../shared/models, if it exists)    JOBS=n    WERROR=ON
 
 JOBS ?= $(shell nproc)
@@ -19,7 +20,7 @@ CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: all setup setup-test setup-ci build demo test asan tsan clang lint format fuzz clean install
+.PHONY: all setup setup-test setup-ci build demo test asan tsan clang lint format fuzz bench-dispatch clean install
 all: build
 
 setup:
@@ -77,6 +78,14 @@ fuzz: setup-ci setup-test
 	@cmake --preset release -DREFRAIN_WERROR=$(WERROR) -DREFRAIN_FUZZERS=ON $(TEST_FLAGS)
 	@cmake --build $(RELEASE) -j $(JOBS)
 	@REFRAIN_FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run_tests.sh $(RELEASE) -L '^fuzz$$'
+
+# Figures as lines `name value unit`. Peers that cannot be installed are left out, and the output says which.
+bench-dispatch: setup
+	@tools/setup.sh bench || true
+	@cmake --preset release >&2
+	@cmake --build $(RELEASE) -j $(JOBS) --target bench_dispatch bench_hazards >&2
+	@$(RELEASE)/bin/bench_dispatch
+	@$(RELEASE)/bin/bench_hazards
 
 # Keeps the virtual environment, which depends on tests/requirements.txt only.
 clean:

@@ -73,11 +73,11 @@ class Printer {
 void run(const GenerateCommand& command) {
   const bool print_ids = command.print == "ids";
   const bool from_ids = command.ids_option->count() != 0;
-  const model::Model model = load_model(command.model);
-  const model::Config& config = model.config();
 
+  // What is quick to refuse comes before the weights.
   std::optional<text::Tokenizer> tokenizer;
-  if (!from_ids || !print_ids || std::filesystem::exists(command.model.model / "tokenizer.json")) {
+  std::error_code ignored;
+  if (!from_ids || !print_ids || std::filesystem::exists(command.model.model / "tokenizer.json", ignored)) {
     tokenizer = text::Tokenizer::load_folder(command.model.model);
   }
   std::vector<uint32_t> prompt;
@@ -90,6 +90,8 @@ void run(const GenerateCommand& command) {
     const auto bos = tokenizer->bos();
     if (bos && (prompt.empty() || prompt.front() != *bos)) prompt.insert(prompt.begin(), *bos);
   }
+  const auto [model, load_ms] = load_model(command.model);
+  const model::Config& config = model.config();
 
   model::FamilyOptions family_options;
   const uint64_t wanted_tokens = uint64_t{prompt.size()} + command.tokens;
@@ -126,8 +128,8 @@ void run(const GenerateCommand& command) {
                family.context_tokens());
   }
   if (command.model.shows_progress()) {
-    fmt::print(stderr, "prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n",
-               result.prompt_tokens, result.prompt_tokens / result.prompt_s, result.generated_tokens,
+    fmt::print(stderr, "load {:.1f} ms; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n", load_ms,
+               result.prompt_tokens, result.prompt_s > 0 ? result.prompt_tokens / result.prompt_s : 0.0, result.generated_tokens,
                result.generated_tokens > 1 ? (result.generated_tokens - 1) / result.decode_s : 0.0);
   }
   if (result.reason == model::StopReason::cancelled) throw CLI::RuntimeError(128 + SIGINT);

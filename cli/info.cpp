@@ -51,7 +51,8 @@ void run(const std::filesystem::path& path) {
   line(text, "alignment", "{} tensors usable where they lie, {} to be copied", totals.aligned_tensors,
        totals.unaligned_tensors);
   line(text, "end of text", "{}", c.eos_ids.empty() ? "none" : fmt::format("{}", fmt::join(c.eos_ids, " ")));
-  if (std::filesystem::exists(path / "tokenizer.json")) {
+  std::error_code ignored;
+  if (std::filesystem::exists(path / "tokenizer.json", ignored)) {
     const text::Tokenizer tokenizer = text::Tokenizer::load_folder(path);
     size_t spelled = 0;
     for (uint32_t id = 0; id < tokenizer.vocab_size(); ++id) spelled += tokenizer.has_spelling(id);

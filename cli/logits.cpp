@@ -36,8 +36,8 @@ std::string npy_header(size_t rows, size_t columns) {
 }
 
 void run(const LogitsCommand& command) {
-  const model::Model model = load_model(command.model);
   const std::vector<uint32_t> ids = read_ids(command.ids);
+  const model::Model model = load_model(command.model).model;
   model::FamilyOptions options;
   options.context_tokens =
       static_cast<uint32_t>(std::clamp<uint64_t>(ids.size(), 1, model.config().context_tokens));

@@ -14,7 +14,7 @@
 namespace refrain::cli {
 
 void ModelOptions::add_to(CLI::App& command) {
-  command.add_option("MODEL", model, "Folder with config.json, *.safetensors and tokenizer.json")->required();
+  command.add_option("MODEL", model, "Folder with config.json, model*.safetensors and tokenizer.json")->required();
   command.add_option("--device", device, "auto, cpu or cuda:N")->capture_default_str();
   command.add_option("--threads", threads, "Workers of a CPU device (0: one a core)")->capture_default_str();
   CLI::Option* exact_flag =
@@ -25,7 +25,7 @@ void ModelOptions::add_to(CLI::App& command) {
 
 bool ModelOptions::shows_progress() const { return verbose || ::isatty(STDERR_FILENO) != 0; }
 
-model::Model load_model(const ModelOptions& options) {
+LoadedModel load_model(const ModelOptions& options) {
   if (options.fast) throw InvalidArgument("--fast: this build has the exact mode only");
   if (options.device == "null") {
     throw InvalidArgument("--device: expected auto, cpu or cuda:N, got null, which computes nothing");
@@ -39,25 +39,23 @@ model::Model load_model(const ModelOptions& options) {
   device.log = log;
   model::LoadOptions load;
   load.log = log;
+  const bool terminal = ::isatty(STDERR_FILENO) != 0;
   uint64_t shown_percent = 0;
-  if (progress && ::isatty(STDERR_FILENO) != 0) {
-    load.progress = [&shown_percent](uint64_t done, uint64_t total) {
+  if (progress) {
+    // One line that changes on a terminal, a line each quarter elsewhere.
+    load.progress = [&shown_percent, terminal](uint64_t done, uint64_t total) {
       const uint64_t percent = total == 0 ? 100 : done * 100 / total;
-      if (percent != shown_percent) fmt::print(stderr, "\rloading {:3} %", shown_percent = percent);
+      if (percent < shown_percent + (terminal ? 1 : 25)) return true;
+      shown_percent = percent;
+      fmt::print(stderr, "{}loading {:3} %{}", terminal ? "\r" : "", percent, terminal ? "" : "\n");
       return true;
     };
   }
   const auto begin = std::chrono::steady_clock::now();
-  const Device opened = Device::open(options.device, device);
-  model::Model model = model::Model::load(opened, options.model, load);
-  if (progress) {
-    const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
-    fmt::print(stderr, "{}load {:.1f} ms, {:.1f} MB of weights ({:.1f} MB in place), {}\n",
-               shown_percent != 0 ? "\r" : "", elapsed.count(),
-               static_cast<double>(model.weights().bytes) / 1e6,
-               static_cast<double>(model.weights().in_place_bytes) / 1e6, opened.info().name);
-  }
-  return model;
+  model::Model model = model::Model::load(Device::open(options.device, device), options.model, load);
+  const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
+  if (terminal && shown_percent != 0) fmt::print(stderr, "\r\x1b[K");
+  return {std::move(model), elapsed.count()};
 }
 
 std::vector<uint32_t> read_ids(const std::filesystem::path& path) {

@@ -26,8 +26,13 @@ struct ModelOptions {
   bool shows_progress() const;
 };
 
+struct LoadedModel {
+  model::Model model;
+  double load_ms = 0;
+};
+
 /// Opens the device and loads the model. Throws InvalidArgument for --fast, which this build does not have.
-model::Model load_model(const ModelOptions& options);
+LoadedModel load_model(const ModelOptions& options);
 
 /// Decimal ids separated by white space. Throws FileError naming what is not one.
 std::vector<uint32_t> read_ids(const std::filesystem::path& path);

@@ -10,7 +10,7 @@ if(REFRAIN_INSTALL)
     install(TARGETS refrain_cli RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
   endif()
   install(DIRECTORY "${PROJECT_SOURCE_DIR}/refrain" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
-    FILES_MATCHING PATTERN "*.h" PATTERN "*.inc")
+    FILES_MATCHING PATTERN "*.h" PATTERN "*.inc" PATTERN "test*.h" EXCLUDE)
   install(EXPORT RefrainTargets NAMESPACE refrain:: DESTINATION "${refrain_package_dir}")
 
   configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/RefrainConfig.cmake.in"

@@ -2,7 +2,8 @@
 """Checks that includes go one way: top -> model -> ops -> stream -> graph -> device -> core.
 
 Top is cli, python, examples, bench, refrain/refrain.h and refrain/open.cpp; `format` and `text` use core only. A
-backend's folder (device/NAME) is included by itself, by refrain/open.cpp and by tests. Tests may include all of it.
+backend's folder (device/NAME) is included by itself, by refrain/open.cpp, by tests and by benchmarks. Tests and
+benchmarks may include all of it, test headers too.
 Usage: check_includes.py [ROOT]. Prints one line per violation; exit status 1 if there is any.
 """
 
@@ -33,6 +34,11 @@ PRIVATE_HEADER = re.compile(r"^(fmt/|simdjson|pcre2|utf8proc|CLI/)")
 
 def is_test(path):
     return path.parts[0] == "tests" or TEST_FILE.search(path.name) is not None
+
+
+def may_include_all(path):
+    """Tests, and benchmarks, which measure single parts and share the harness of the tests."""
+    return is_test(path) or path.parts[0] == "bench"
 
 
 def layer(path):
@@ -73,7 +79,7 @@ def violations_of(path, text, exists):
         if not exists(target):
             yield number, f'"{name}" does not exist'
             continue
-        if is_test(path):
+        if may_include_all(path):
             continue
         target_layer, target_backend = layer(target)
         if is_test(target):

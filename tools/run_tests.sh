@@ -1,12 +1,17 @@
 #!/usr/bin/env bash
-# Runs the tests of one build folder: run_tests.sh FOLDER [ctest arguments]. Ends with what was skipped, and why, and
-# one line of summary; the exit status is ctest's.
+# Runs the tests of one build folder: run_tests.sh FOLDER [ctest arguments]. Ends with the figures that were
+# found, what was skipped, and why, and one line of summary; the exit status is ctest's.
 set -uo pipefail
 folder=$1
 shift
 
 ctest --test-dir "$folder" --output-on-failure --no-tests=error -j "$(nproc)" "$@"
 status=$?
+
+found=$(sed -n 's/^FOUND /  /p' "$folder/Testing/Temporary/LastTest.log" 2>/dev/null)
+if [[ -n "$found" ]]; then
+  printf '\nFound, greatest over all cases:\n%s\n' "$found"
+fi
 
 # pytest names the reason on the line itself, GoogleTest on the next one.
 skipped=$(awk '/^SKIPPED \[/ { print } /: Skipped$/ { place = $1; getline; print place, $0 }' \

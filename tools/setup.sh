@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs Debian packages: setup.sh [build] [test] [lint] [ci]. Does nothing, and needs no network, when all are there.
+# Installs Debian packages: setup.sh [build] [test] [lint] [ci] [bench]. Does nothing, and needs no network, when all are
+# there.
 # Not a package list for other systems: where dpkg is missing it says what is needed and leaves the rest to CMake.
 set -euo pipefail
 
@@ -7,6 +8,7 @@ build=(g++ cmake ninja-build libfmt-dev libsimdjson-dev libpcre2-dev libutf8proc
 test=(libgtest-dev python3-venv)
 lint=(clang-format-16 python3)
 ci=(clang-16 libclang-rt-16-dev)
+bench=(libtbb-dev libbenchmark-dev)
 
 wanted=()
 for mode in "${@:-build}"; do
@@ -15,7 +17,8 @@ for mode in "${@:-build}"; do
     test) wanted+=("${test[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
     ci) wanted+=("${ci[@]}") ;;
-    *) echo "setup.sh: expected build, test, lint or ci, got '$mode'" >&2; exit 2 ;;
+    bench) wanted+=("${bench[@]}") ;;
+    *) echo "setup.sh: expected build, test, lint, ci or bench, got '$mode'" >&2; exit 2 ;;
   esac
 done
 

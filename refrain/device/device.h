@@ -12,6 +12,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "refrain/device/plan.h"
 
@@ -27,9 +28,16 @@ struct BufferSpec {
 struct MemoryUsage {
   size_t used_bytes = 0;    ///< allocated here, imports excluded
   size_t budget_bytes = 0;  ///< what the machine offers
+  /// Of allocations and imports, what lies in physical memory now. A page may be shared with other memory.
+  size_t resident_bytes = 0;
+  size_t locked_bytes = 0;  ///< of these, what cannot be paged out until it is evictable again
 };
 
-enum class Advice : uint8_t { resident, will_need, evictable };
+enum class Advice : uint8_t {
+  resident,   ///< brought into memory, and kept there as far as the system allows
+  will_need,  ///< brought into memory
+  evictable,  ///< the opposite of both; the bytes stay as they are
+};
 
 /// A backend's own form of a Plan. Immutable apart from its replay state; used by one queue.
 class Program {
@@ -44,11 +52,13 @@ struct PrepareOptions {
   bool timestamps = false;  ///< keep the begin and end of each command
   /// Worker of each command, for tests of ordering: all tiles of command i run on worker placement[i].
   std::span<const uint32_t> placement = {};
+  std::string_view label = {};  ///< names the program's submissions in errors; valid during the call
 };
 
 class Backend;
 
-/// A moment: when `queue` of `backend` has completed `value` submissions. Values only grow.
+/// A moment: when `queue` of `backend` has completed `value` submissions. Values only grow. A submission that
+/// failed has been reached as well.
 struct Point {
   const Backend* backend = nullptr;
   uint32_t queue = 0;
@@ -60,7 +70,7 @@ inline constexpr uint32_t kHostQueue = UINT32_MAX;
 
 /// Bytes that a submission writes before its first command. Copied at submit.
 struct Update {
-  BufferView to;
+  BufferView to;                    ///< never of the arena
   std::span<const std::byte> from;  ///< as long as `to`
 };
 
@@ -87,6 +97,16 @@ class Backend {
   const std::span<const Kernel> kernels;
 
   // Any thread may call any function; submissions to one queue run in the order of their submit calls.
+  //
+  // Failure. A submission that fails has ended: it uses nothing any more, completed() counts it, what it
+  // would have written is undefined. With it fail, without running, all later submissions of its queue,
+  // whenever they are submitted, and all that wait for one that failed; wait() names each with the first
+  // failure. What completed before is not affected, nor are other queues. A device that ends fails what can
+  // no longer run.
+  //
+  // Loss. Every submission that had not completed has failed, and every call throws the same DeviceLost, but
+  // for three that never throw: release() and signal_host() do nothing, completed() counts all that was
+  // submitted.
 
   /// Memory aligned to info.buffer_alignment_bytes, zeroed unless imported. Throws DeviceError when refused.
   virtual const Allocation* allocate(const BufferSpec& spec) = 0;
@@ -102,9 +122,10 @@ class Backend {
   virtual std::unique_ptr<Program> prepare(const Plan& plan, const PrepareOptions& options) = 0;
   /// Returns at once.
   virtual Point submit(const Submission& submission) = 0;
-  /// How many submissions of `queue` have completed (kHostQueue: the value last signalled).
+  /// How many submissions of `queue` have completed or failed (kHostQueue: the value last signalled).
   virtual uint64_t completed(uint32_t queue) const = 0;
-  /// False when `timeout` passed first. Throws the failure of the submission, if it failed.
+  /// False when `timeout` passed first. Throws DeviceError with the failure of the submission, if it failed,
+  /// each time.
   virtual bool wait(const Point& point, std::chrono::nanoseconds timeout) = 0;
   /// Raises the host timeline to `value`; lower values are ignored.
   virtual void signal_host(uint64_t value) = 0;

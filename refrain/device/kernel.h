@@ -58,6 +58,10 @@ struct TileKernel {
   void (*prologue)(const TileArgs& args) = nullptr;
   /// Tiles [begin, end). Any worker, any order, each tile once.
   void (*tiles)(const TileArgs& args, uint32_t begin, uint32_t end) = nullptr;
+  /// Live rows [row_begin, row_end) and of each the units [unit_begin, unit_end): any rectangles that
+  /// together are all of it give the bits of `tiles`. Needs no prologue. Null where Kernel::regions is false.
+  void (*region)(const TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+                 uint32_t unit_end) = nullptr;
 };
 
 /// One row of a backend's kernel table. Of the rows that accept a call, the first is taken.
@@ -70,6 +74,8 @@ struct Kernel {
   bool (*accepts)(const OpCall& call) = nullptr;
   Launch (*launch)(const OpCall& call, const DeviceInfo& info) = nullptr;
   const void* entry = nullptr;  ///< the backend's own: a TileKernel, a cubin symbol
+  bool regions = false;       ///< computes any rectangle of rows and units, so that it may be part of a group
+  uint32_t unit_granule = 1;  ///< units that it does best in multiples of
 };
 
 }  // namespace refrain::device

@@ -28,6 +28,18 @@ struct ArgumentSpec {
   bool rows = false;      ///< the first dimension counts rows and may carry a live count
   bool optional = false;  ///< may be left unbound
   uint32_t in_place = 0;  ///< out: bit i: may be exactly the bytes of argument i; no other overlap is allowed
+  bool units = false;  ///< each row divides into the op's units; a unit's part is touched by that unit alone
+};
+
+/// How an op walks its rows: with OpSchema::units, all that fusing asks of an op.
+enum class Iteration : uint8_t {
+  other,          ///< never fused
+  elementwise,    ///< each element from those at its place
+  row_reduction,  ///< each vector of a row from all of that vector
+  contraction,    ///< each output from a whole row of the input and its own part of a weight
+  per_head,       ///< each head of a row from that head
+  gather,         ///< rows fetched by index
+  scatter,        ///< parts of a row written to places read from memory
 };
 
 /// What a weight will be used for; a layout must serve all of its uses.
@@ -117,6 +129,10 @@ struct OpSchema {
   Cost (*cost)(const OpCall& call) = nullptr;
   /// All live rows, computed in double and rounded once on output. The oracle of the op's tests.
   void (*reference)(const TileArgs& args) = nullptr;
+  Iteration iteration = Iteration::other;
+  /// Into how many equal units, each of which can be computed apart, one row of the work divides. Null: into
+  /// none.
+  uint32_t (*units)(const OpCall& call) = nullptr;
 };
 
 }  // namespace refrain::device

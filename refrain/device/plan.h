@@ -41,22 +41,64 @@ struct Argument {
 enum class CommandKind : uint8_t {
   kernel,
   fence,  ///< nothing runs; all commands before it complete before any after it begins
+  group,  ///< several kernels that share tiles
 };
 
 inline constexpr uint32_t kNone = UINT32_MAX;
 
+enum class MemberRole : uint8_t {
+  tile,      ///< runs for the units of each tile of its component
+  prologue,  ///< runs for whole rows, once a worker and block of rows; what it writes lies in the worker's
+             ///< scratch
+};
+
+/// A kernel as part of a group; runs by TileKernel::region.
+struct Member {
+  const Kernel* kernel = nullptr;
+  Range args;       ///< into Plan::args: the schema's
+  Range constants;  ///< into Plan::constants, aligned to 16
+  MemberRole role = MemberRole::tile;
+  uint32_t component = kNone;    ///< index within the group's components
+  uint32_t units = 1;            ///< of a row: a multiple of the component's
+  uint32_t private_arg = kNone;  ///< index within `args` of the prologue's value, which is not bound there
+};
+
+/// Members of a group that share tiles, since they hand values on unit by unit.
+struct Component {
+  uint32_t units = 1;           ///< of a row
+  uint32_t units_per_tile = 1;  ///< the last tile of a block may have fewer
+};
+
+/// Kernels that run as one command. A block of rows has the tiles of the first component, then of the second,
+/// and so on; a tile runs the members of its component in their order. Scratch of a worker: with a prologue
+/// kGroupHeaderBytes for the walker's own use, then rows_per_block rows of the prologue's value, aligned to
+/// 64; then what the members need, shared by them.
+struct Group {
+  Range members;               ///< into Plan::members, in order
+  Range components;            ///< into Plan::components
+  size_t value_row_bytes = 0;  ///< of the prologue's value; 0: no prologue
+};
+
+inline constexpr size_t kGroupHeaderBytes = 64;
+
+/// Arguments that a member with a private one may have.
+inline constexpr uint32_t kMaxPrivateArgs = 16;
+
 struct Command {
   CommandKind kind = CommandKind::kernel;
-  const Kernel* kernel = nullptr;
+  const Kernel* kernel = nullptr;  ///< of a command of that kind
   Launch launch;
-  Range args;                 ///< into Plan::args: the schema's, then the live count, then scratch
+  /// Into Plan::args: the schema's, then the live count, then scratch. A group: the schemas' of all members,
+  /// then these.
+  Range args;
   Range constants;            ///< into Plan::constants, aligned to 16
   Range deps;                 ///< into Plan::deps: earlier commands that must have completed
   uint32_t live_arg = kNone;  ///< index within `args` of the live count, a u32
   uint32_t scratch_arg =
-      kNone;           ///< index within `args` of the scratch: compute_units times launch.scratch_bytes
-  uint32_t level = 0;  ///< 1 + the greatest level of its deps; fences do not count
-  uint32_t label = 0;  ///< into Plan::labels
+      kNone;               ///< index within `args` of the scratch: compute_units times launch.scratch_bytes
+  uint32_t level = 0;      ///< 1 + the greatest level of its deps; fences do not count
+  uint32_t label = 0;      ///< into Plan::labels
+  uint32_t group = kNone;  ///< into Plan::groups
 };
 
 struct Plan {
@@ -65,7 +107,18 @@ struct Plan {
   std::vector<uint32_t> deps;
   std::vector<std::byte> constants;
   std::vector<std::string> labels;
+  std::vector<Group> groups;
+  std::vector<Member> members;
+  std::vector<Component> components;
   size_t arena_bytes = 0;
 };
+
+/// What a command is: its kernel's name, "fence", or the ops of a group,
+/// "rms_norm+quantized_matmul*2+silu_mul".
+std::string title(const Plan& plan, const Command& command);
+/// The op and name of argument `index` of a command: "output", "scratch", of a group "silu_mul.output".
+std::string argument_title(const Plan& plan, const Command& command, uint32_t index);
+/// Names in order with "+" between; `name*n` for n in a row.
+std::string joined(const std::vector<std::string_view>& names);
 
 }  // namespace refrain::device

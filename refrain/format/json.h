@@ -32,7 +32,8 @@ class Json {
  public:
   enum class Kind { null, boolean, integer, number, string, array, object };
 
-  static constexpr size_t kDefaultLimitBytes = size_t{64} << 20;
+  /// A tree takes up to eighty times its text; config files are a few kilobytes.
+  static constexpr size_t kDefaultLimitBytes = size_t{4} << 20;
   static constexpr size_t kMaxDepth = 64;
 
   /// Reads a file. Throws FileError when it cannot be read, exceeds `limit_bytes` or is not strict JSON.

@@ -14,10 +14,12 @@
 namespace refrain::format {
 namespace {
 
+// An index holds about a hundred bytes a tensor.
+constexpr size_t kIndexLimitBytes = size_t{32} << 20;
+
 namespace fs = std::filesystem;
 
 constexpr std::string_view kIndexName = "model.safetensors.index.json";
-constexpr size_t kAlignmentBytes = 16;
 constexpr const char* kSupported = "affine codes of 4 or 8 bits in groups of 32, 64 or 128";
 
 bool is_plain_name(std::string_view name) {
@@ -51,7 +53,7 @@ struct FileList {
 FileList read_index(const fs::path& folder) {
   FileList list;
   list.indexed = true;
-  const Json map = Json::load(folder / kIndexName, size_t{512} << 20).object("weight_map");
+  const Json map = Json::load(folder / kIndexName, kIndexLimitBytes).object("weight_map");
   std::set<std::string> names;
   for (const std::string& tensor : map.keys()) {
     const Json value = map.at(tensor);
@@ -179,7 +181,7 @@ ModelFolder::Totals ModelFolder::totals() const {
   for (const auto& [name, location] : tensors_) {
     const std::span<const std::byte> bytes = location.entry->bytes;
     totals.bytes += bytes.size();
-    const bool aligned = reinterpret_cast<uintptr_t>(bytes.data()) % kAlignmentBytes == 0;
+    const bool aligned = reinterpret_cast<uintptr_t>(bytes.data()) % kInPlaceAlignmentBytes == 0;
     ++(aligned ? totals.aligned_tensors : totals.unaligned_tensors);
   }
   return totals;

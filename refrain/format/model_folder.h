@@ -51,7 +51,7 @@ class ModelFolder {
   struct Totals {
     size_t files = 0;
     size_t tensors = 0;
-    size_t aligned_tensors = 0;    ///< data at a multiple of 16 bytes: usable where they lie in the mapping
+    size_t aligned_tensors = 0;    ///< data at a multiple of 8 bytes: usable where they lie in the mapping
     size_t unaligned_tensors = 0;  ///< have to be copied
     uint64_t bytes = 0;            ///< of all tensors
   };

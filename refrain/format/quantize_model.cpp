@@ -247,7 +247,8 @@ std::string with_quantization(const Json& config, std::string text, AffineParame
   // The indentation of the first member is that of the new ones.
   const size_t first_key = text.find('"');
   const size_t line = first_key == text.npos ? text.npos : text.rfind('\n', first_key);
-  const std::string indent = line == text.npos ? "  " : text.substr(line + 1, first_key - line - 1);
+  std::string indent = line == text.npos ? "  " : text.substr(line + 1, first_key - line - 1);
+  if (indent.find_first_not_of(" \t") != indent.npos) indent = "  ";  // the object began on the same line
   std::string added = config.size() == 0 ? "" : ",";
   for (const char* key : {"quantization", "quantization_config"}) {
     added += fmt::format(

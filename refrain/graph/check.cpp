@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <string_view>
 
 namespace refrain::graph {
 namespace {
@@ -18,13 +17,7 @@ std::string title(const Plan& plan, uint32_t index) {
   const Command& command = plan.commands[index];
   if (command.kind == CommandKind::fence) return fmt::format("#{} fence", index);
   const std::string& label = plan.labels[command.label];
-  return fmt::format("#{} {}{}{}", index, command.kernel->name, label.empty() ? "" : " ", label);
-}
-
-std::string_view argument_name(const Command& command, uint32_t index) {
-  if (index == command.live_arg) return "live rows";
-  if (index == command.scratch_arg) return "scratch";
-  return command.kernel->op->args[index].name;
+  return fmt::format("#{} {}{}{}", index, device::title(plan, command), label.empty() ? "" : " ", label);
 }
 
 /// Why `a` and `b` conflict; empty when they do not.
@@ -43,8 +36,8 @@ std::string conflict(const Plan& plan, uint32_t a, uint32_t b) {
       const size_t end = std::min(x.view.offset_bytes + x.view.bytes, y.view.offset_bytes + y.view.bytes);
       if (begin >= end) continue;
       return fmt::format(
-          "{} and {} share bytes [{}, {}) of {}", argument_name(first, i), argument_name(second, j), begin,
-          end,
+          "{} and {} share bytes [{}, {}) of {}", argument_title(plan, first, i),
+          argument_title(plan, second, j), begin, end,
           x.view.allocation == nullptr ? "the arena" : fmt::format("allocation {}", x.view.allocation->id));
     }
   }

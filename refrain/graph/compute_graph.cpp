@@ -4,6 +4,7 @@ namespace refrain::graph {
 
 void clear(ComputeGraph& graph) {
   graph.commands.clear();
+  graph.members.clear();
   graph.bindings.clear();
   graph.infos.clear();
   graph.temps.clear();

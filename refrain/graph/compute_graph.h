@@ -34,15 +34,29 @@ struct Binding {
 };
 
 struct Command {
-  const device::OpSchema* op = nullptr;  ///< null: a fence
+  const device::OpSchema* op = nullptr;  ///< null: a fence, or a group
   Range bindings;                        ///< the schema's arguments, then the live count if `live`
   Range constants;                       ///< into ComputeGraph::constants, aligned to 16
   bool live = false;                     ///< the last binding is the live count of the rows
   uint32_t label = 0;
+  Range members;  ///< of a group, in order; into ComputeGraph::members
+
+  bool group() const { return members.count != 0; }
+  bool fence() const { return op == nullptr && !group(); }
+};
+
+/// A plain command as part of a group.
+struct Member {
+  Command command;
+  device::MemberRole role = device::MemberRole::tile;
+  uint32_t component =
+      kNone;           ///< members that hand values on unit by unit, numbered from 0; a prologue: none
+  uint32_t units = 1;  ///< of one row of the op's work
 };
 
 struct ComputeGraph {
   std::vector<Command> commands;
+  std::vector<Member> members;
   std::vector<Binding> bindings;
   std::vector<device::ArgumentInfo>
       infos;  ///< shared by bindings, most of which are alike; [0]: nothing is bound

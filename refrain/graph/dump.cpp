@@ -27,6 +27,26 @@ std::string_view name(Access access) {
   return "?";
 }
 
+/// A line for the prologue and one for each component: its units, how many a tile has, its kernels.
+void dump_group(const Plan& plan, const device::Group& group, std::string& text) {
+  const auto kernels = [&](uint32_t component) {
+    for (uint32_t m = group.members.first; m < group.members.first + group.members.count; ++m) {
+      const device::Member& member = plan.members[m];
+      if (member.component == component) fmt::format_to(std::back_inserter(text), " {}", member.kernel->name);
+    }
+    text += '\n';
+  };
+  if (group.value_row_bytes != 0) {
+    text += "       prologue";
+    kernels(device::kNone);
+  }
+  for (uint32_t c = 0; c < group.components.count; ++c) {
+    const device::Component& component = plan.components[group.components.first + c];
+    fmt::format_to(std::back_inserter(text), "       units {}/{}", component.units, component.units_per_tile);
+    kernels(c);
+  }
+}
+
 }  // namespace
 
 std::string dump(const Plan& plan) {
@@ -36,7 +56,7 @@ std::string dump(const Plan& plan) {
   for (size_t i = 0; i < plan.commands.size(); ++i) {
     const Command& command = plan.commands[i];
     const bool fence = command.kind == device::CommandKind::fence;
-    fmt::format_to(out, "{:>4} level {:<3} {}", i, command.level, fence ? "fence" : command.kernel->name);
+    fmt::format_to(out, "{:>4} level {:<3} {}", i, command.level, device::title(plan, command));
     if (const std::string& label = plan.labels[command.label]; !label.empty())
       fmt::format_to(out, " \"{}\"", label);
     if (!fence) {
@@ -48,11 +68,10 @@ std::string dump(const Plan& plan) {
     for (uint32_t d = 0; d < command.deps.count; ++d)
       fmt::format_to(out, " {}", plan.deps[command.deps.first + d]);
     fmt::format_to(out, "\n");
+    if (command.kind == device::CommandKind::group) dump_group(plan, plan.groups[command.group], text);
     for (uint32_t a = 0; a < command.args.count; ++a) {
       const Argument& arg = plan.args[command.args.first + a];
-      const std::string_view title = a == command.live_arg      ? "live rows"
-                                     : a == command.scratch_arg ? "scratch"
-                                                                : command.kernel->op->args[a].name;
+      const std::string title = device::argument_title(plan, command, a);
       if (arg.view.bytes == 0) continue;
       fmt::format_to(out, "       {} {}", name(arg.access), title);
       if (arg.view.allocation == nullptr) {
@@ -70,10 +89,15 @@ std::string dump(const Plan& plan) {
 }
 
 std::string dump(const PlanReport& report) {
-  return fmt::format(
-      "commands {}\nedges {}\nconflicts {}\nlevels {}\ntemp_bytes {}\nscratch_bytes {}\narena_bytes {}\n",
-      report.commands, report.edges, report.conflicts, report.levels, report.temp_bytes, report.scratch_bytes,
-      report.arena_bytes);
+  std::string text = fmt::format("recorded_commands {}\nrecorded_levels {}\nfused_levels {}\n",
+                                 report.recorded_commands, report.recorded_levels, report.fused_levels);
+  for (const std::string& fusion : report.fusions) text += "fused " + fusion + '\n';
+  for (const std::string& miss : report.misses) text += "missed " + miss + '\n';
+  return text + fmt::format(
+                    "commands {}\nedges {}\nconflicts {}\nlevels {}\ntemp_bytes {}\nscratch_bytes "
+                    "{}\narena_bytes {}\n",
+                    report.commands, report.edges, report.conflicts, report.levels, report.temp_bytes,
+                    report.scratch_bytes, report.arena_bytes);
 }
 
 }  // namespace refrain::graph

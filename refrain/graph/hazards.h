@@ -26,6 +26,67 @@ struct AccessList {
   };
   std::vector<Entry> commands;
   std::vector<RangeAccess> ranges;
+
+  std::span<const RangeAccess> ranges_of(size_t command) const {
+    return std::span(ranges).subspan(commands[command].ranges.first, commands[command].ranges.count);
+  }
+};
+
+/// Direct dependencies of commands as they come, one by one: read after write, write after read and write
+/// after write on overlapping bytes, exact for any views. Keeps, for each memory, disjoint segments with
+/// their last writer and the readers since. Commands are numbered from 0 in the order of their adding.
+class HazardTracker {
+ public:
+  HazardTracker() = default;
+
+  /// Adds a command. Returns the commands that it directly depends on, each once, in no particular order;
+  /// valid until the next call. The last fence stands for all before it and is not among them.
+  std::span<const uint32_t> add(std::span<const RangeAccess> ranges);
+  /// Adds a fence, which forgets all that came before: a later command depends on the fence.
+  void add_fence();
+  /// Starts again at command 0; keeps its storage.
+  void reset();
+
+  uint32_t size() const { return count_; }
+  uint32_t last_fence() const { return fence_; }  ///< device::kNone: there is none
+
+ private:
+  /// Lists of readers grow at the head only and are never changed, so pieces of a segment share them.
+  struct Reader {
+    uint32_t command = 0;
+    uint32_t next = device::kNone;
+  };
+  struct Segment {
+    size_t begin = 0;
+    size_t end = 0;
+    uint32_t writer = device::kNone;
+    uint32_t readers = device::kNone;  ///< into readers_
+  };
+  struct Memory {
+    uint64_t id = 0;
+    uint64_t epoch = 0;             ///< of the segments; an older one has none
+    size_t next = 0;                ///< where the next access is likely
+    std::vector<Segment> segments;  ///< disjoint, ascending; bytes in no segment are untouched
+  };
+
+  Memory& find(uint64_t id);
+  void grow();
+  static size_t first_past(const std::vector<Segment>& segments, size_t hint, size_t at);
+  void access(Memory& memory, const RangeAccess& range);
+  void depend(uint32_t command);
+  void depend_on_readers(uint32_t readers);
+  void read(Segment& segment);
+  void splice(Memory& memory, size_t first, size_t last);
+
+  std::vector<Memory> memories_;
+  std::vector<uint32_t> table_;  ///< open addressing over memories_ by id; a power of two, at most half full
+  std::vector<Reader> readers_;
+  std::vector<uint32_t> seen_;  ///< of each command since the fence: 1 + the last one found to depend on it
+  std::vector<uint32_t> deps_;
+  std::vector<Segment> pieces_;
+  uint64_t epoch_ = 1;
+  uint32_t count_ = 0;
+  uint32_t fence_ = device::kNone;
 };
 
 /// A set of pairs (later, earlier) of commands: one row of bits a command.
@@ -37,9 +98,13 @@ class Reachability {
   }
   /// `later` now reaches `earlier` and all that `earlier` reaches.
   void add(size_t later, size_t earlier) {
-    for (size_t w = 0; w <= earlier / 64; ++w) bits_[later * words_ + w] |= bits_[earlier * words_ + w];
+    uint64_t* const to = bits_.data() + later * words_;
+    const uint64_t* const from = bits_.data() + earlier * words_;
+    for (size_t w = 0; w <= earlier / 64; ++w) to[w] |= from[w];
     bits_[later * words_ + earlier / 64] |= uint64_t{1} << (earlier % 64);
   }
+  /// Bit j % 64 of word j / 64: reaches(later, j).
+  const uint64_t* row(size_t later) const { return bits_.data() + later * words_; }
 
  private:
   size_t words_;
@@ -52,11 +117,15 @@ struct Order {
   std::vector<uint32_t> deps;    ///< transitive reduction, each command's ascending: every edge is necessary
   std::vector<uint32_t> levels;  ///< 1 + the greatest level of the deps; a fence: that greatest level
   Reachability before;           ///< transitive closure
-  size_t conflicts = 0;          ///< edges before the reduction, fences excluded
+  size_t conflicts = 0;          ///< direct dependencies before the reduction, those on fences excluded
+
+  std::span<const uint32_t> deps_of_command(size_t command) const {
+    return std::span(deps).subspan(deps_of[command].first, deps_of[command].count);
+  }
 };
 
-/// Read after write, write after read and write after write on overlapping bytes; a fence follows everything
-/// before it and precedes everything after it. O(accesses * log) plus O(commands^2 / 64) for the reduction.
+/// The order by HazardTracker, reduced; a fence follows everything before it and precedes everything after
+/// it. O(accesses * log) plus O(commands^2 / 64) for the reduction.
 Order derive_order(const AccessList& accesses);
 
 }  // namespace refrain::graph

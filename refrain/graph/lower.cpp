@@ -2,6 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <numeric>
+
+#include "refrain/core/checked.h"
 #include "refrain/core/error.h"
 
 namespace refrain::graph {
@@ -19,60 +23,199 @@ std::string describe(const device::OpCall& call) {
   return text;
 }
 
-const device::Kernel& select(const device::OpCall& call, std::span<const device::Kernel> kernels,
-                             const device::DeviceInfo& info) {
-  for (const device::Kernel& kernel : kernels) {
-    if (kernel.op == call.op && (kernel.needs & ~info.features) == 0 && kernel.accepts(call)) return kernel;
+// Operations of a tile for one row: what streams 65536 weights, some 10 us where they come from memory.
+constexpr uint64_t kTileFlops = uint64_t{2} * 65536;
+
+class Lowering {
+ public:
+  Lowering(const ComputeGraph& graph, std::span<const device::Kernel> kernels, const device::DeviceInfo& info)
+      : graph_(graph), kernels_(kernels), info_(info) {
+    lowered_.constants = graph.constants;
+    lowered_.labels = graph.labels;
+    lowered_.commands.reserve(graph.commands.size());
+    lowered_.args.reserve(graph.bindings.size() + graph.commands.size());
+    for (const TempInfo& temp : graph.temps) {
+      lowered_.temp_bytes.push_back(static_cast<size_t>(temp.shape.elements()) * size_bytes(temp.dtype));
+    }
   }
-  throw InvalidArgument(
-      fmt::format("[{}] device {}: no kernel accepts {}", call.op->name, info.backend, describe(call)));
-}
+
+  LoweredGraph run() {
+    for (const Command& command : graph_.commands) {
+      device::Command& out = lowered_.commands.emplace_back();
+      out.label = command.label;
+      out.args.first = static_cast<uint32_t>(lowered_.args.size());
+      if (command.fence()) {
+        out.kind = device::CommandKind::fence;
+        continue;
+      }
+      if (command.group()) {
+        lower_group(command, out);
+      } else {
+        lower_plain(command, out);
+      }
+      if (out.launch.scratch_bytes != 0) add_scratch(out);
+      out.args.count = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
+    }
+    return std::move(lowered_);
+  }
+
+ private:
+  const device::Kernel& select(const device::OpCall& call) const {
+    if (const device::Kernel* kernel = select_kernel(call, kernels_, info_)) return *kernel;
+    throw InvalidArgument(
+        fmt::format("[{}] device {}: no kernel accepts {}", call.op->name, info_.backend, describe(call)));
+  }
+
+  void lower_plain(const Command& command, device::Command& out) {
+    const device::OpCall call = op_call(graph_, command, infos_);
+    out.kernel = &select(call);
+    out.launch = out.kernel->launch(call, info_);
+    out.constants = command.constants;
+    for (uint32_t i = 0; i < command.bindings.count; ++i) add_argument(command, i);
+    if (command.live) out.live_arg = command.bindings.count - 1;
+  }
+
+  void add_argument(const Command& command, uint32_t index) {
+    const Binding& binding = graph_.bindings[command.bindings.first + index];
+    lowered_.args.push_back({binding.view, binding.temp, binding.access, binding.sealed});
+  }
+
+  /// What one component asks of its tiles.
+  struct Part {
+    uint32_t units = 0;    ///< of a row; the least of its members'
+    uint64_t flops = 0;    ///< of a row
+    uint32_t granule = 1;  ///< units that its kernels do best in multiples of
+  };
+
+  void lower_group(const Command& command, device::Command& out) {
+    device::Group group;
+    group.members = {static_cast<uint32_t>(lowered_.members.size()), command.members.count};
+    group.components.first = static_cast<uint32_t>(lowered_.components.size());
+    const std::span<const Member> members =
+        std::span(graph_.members).subspan(command.members.first, command.members.count);
+    std::vector<Part> parts;
+    for (const Member& member : members) {
+      if (member.role == device::MemberRole::prologue) continue;
+      if (parts.size() <= member.component) parts.resize(member.component + 1);
+      uint32_t& units = parts[member.component].units;
+      units = units == 0 ? member.units : std::min(units, member.units);
+    }
+
+    const uint32_t value = private_temp(members);
+    size_t member_scratch_bytes = 0;
+    uint32_t rows_per_block = UINT32_MAX;
+    for (const Member& member : members) {
+      const device::OpCall call = op_call(graph_, member.command, infos_);
+      device::Member& lowered = lowered_.members.emplace_back();
+      lowered.kernel = &select(call);
+      lowered.constants = member.command.constants;
+      lowered.role = member.role;
+      lowered.component = member.component;
+      lowered.units = member.units;
+      lowered.args = {static_cast<uint32_t>(lowered_.args.size()),
+                      static_cast<uint32_t>(member.command.op->args.size())};
+      for (uint32_t i = 0; i < lowered.args.count; ++i) {
+        add_argument(member.command, i);
+        LoweredArgument& argument = lowered_.args.back();
+        if (value == kNone || argument.temp != value) continue;
+        lowered.private_arg = i;
+        argument.view = {};
+        argument.temp = kNone;
+      }
+      const device::Launch launch = lowered.kernel->launch(call, info_);
+      member_scratch_bytes = std::max(member_scratch_bytes, launch.scratch_bytes);
+      if (member.command.op->iteration == device::Iteration::contraction) {
+        // Rows that share one pass over the weights.
+        rows_per_block = std::min(rows_per_block, launch.rows_per_block);
+      }
+      out.launch.rows = launch.rows;
+      if (member.role == device::MemberRole::prologue) continue;
+      Part& part = parts[member.component];
+      const uint32_t ratio = member.units / part.units;
+      part.granule = std::lcm(part.granule, ceil_div(lowered.kernel->unit_granule, ratio));
+      if (call.op->cost != nullptr) part.flops += call.op->cost(call).flops / launch.rows;
+    }
+    out.launch.rows_per_block = std::min(rows_per_block, out.launch.rows);
+    if (value != kNone) group.value_row_bytes = lowered_.temp_bytes[value] / out.launch.rows;
+    add_tiles(parts, group, out.launch);
+    out.launch.scratch_bytes = scratch_bytes(group, out.launch, member_scratch_bytes);
+    if (members[0].command.live) {
+      out.live_arg = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
+      add_argument(members[0].command, members[0].command.bindings.count - 1);
+    }
+    out.kind = device::CommandKind::group;
+    out.group = static_cast<uint32_t>(lowered_.groups.size());
+    lowered_.groups.push_back(group);
+    if (value != kNone) lowered_.temp_bytes[value] = 0;  // it lies in scratch
+  }
+
+  /// The value of the group's prologue.
+  uint32_t private_temp(std::span<const Member> members) const {
+    for (const Member& member : members) {
+      if (member.role != device::MemberRole::prologue) continue;
+      for (uint32_t i = 0; i < member.command.bindings.count; ++i) {
+        const Binding& binding = graph_.bindings[member.command.bindings.first + i];
+        if (binding.access == device::Access::out) return binding.temp;
+      }
+    }
+    return kNone;
+  }
+
+  /// Cuts each component into tiles of like work. From shapes alone: bits and plans do not depend on workers.
+  void add_tiles(const std::vector<Part>& parts, device::Group& group, device::Launch& launch) {
+    launch.tiles_per_block = 0;
+    // More rows give each weight more to do; as the products on their own have it.
+    const uint64_t passes = ceil_div(launch.rows_per_block, 16u);
+    for (const Part& part : parts) {
+      const uint64_t unit_flops = std::max<uint64_t>(part.flops / part.units * passes, 1);
+      const uint64_t wanted = align_up(std::max<uint64_t>(kTileFlops / unit_flops, 1), part.granule);
+      device::Component component;
+      component.units = part.units;
+      component.units_per_tile = static_cast<uint32_t>(std::min<uint64_t>(wanted, part.units));
+      launch.tiles_per_block += ceil_div(component.units, component.units_per_tile);
+      lowered_.components.push_back(component);
+      ++group.components.count;
+    }
+  }
+
+  static size_t scratch_bytes(const device::Group& group, const device::Launch& launch,
+                              size_t members_bytes) {
+    size_t bytes = align_up(members_bytes, 64);
+    if (group.value_row_bytes != 0)
+      bytes += device::kGroupHeaderBytes + align_up(launch.rows_per_block * group.value_row_bytes, 64);
+    return bytes;
+  }
+
+  void add_scratch(device::Command& out) {
+    // One part a worker. Scratch is written, so it is in the write set like any other memory.
+    const size_t bytes = out.launch.scratch_bytes * info_.compute_units;
+    out.scratch_arg = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
+    lowered_.args.push_back(
+        {{nullptr, 0, bytes}, static_cast<uint32_t>(lowered_.temp_bytes.size()), device::Access::out, false});
+    lowered_.temp_bytes.push_back(bytes);
+    lowered_.scratch_bytes += bytes;
+  }
+
+  const ComputeGraph& graph_;
+  const std::span<const device::Kernel> kernels_;
+  const device::DeviceInfo& info_;
+  LoweredGraph lowered_;
+  std::vector<device::ArgumentInfo> infos_;
+};
 
 }  // namespace
 
+const device::Kernel* select_kernel(const device::OpCall& call, std::span<const device::Kernel> kernels,
+                                    const device::DeviceInfo& info) {
+  for (const device::Kernel& kernel : kernels) {
+    if (kernel.op == call.op && (kernel.needs & ~info.features) == 0 && kernel.accepts(call)) return &kernel;
+  }
+  return nullptr;
+}
+
 LoweredGraph lower(const ComputeGraph& graph, std::span<const device::Kernel> kernels,
                    const device::DeviceInfo& info) {
-  LoweredGraph lowered;
-  lowered.constants = graph.constants;
-  lowered.labels = graph.labels;
-  lowered.commands.reserve(graph.commands.size());
-  lowered.args.reserve(graph.bindings.size() + graph.commands.size());
-  for (const TempInfo& temp : graph.temps) {
-    lowered.temp_bytes.push_back(static_cast<size_t>(temp.shape.elements()) * size_bytes(temp.dtype));
-  }
-
-  std::vector<device::ArgumentInfo> infos;
-  for (const Command& command : graph.commands) {
-    device::Command& out = lowered.commands.emplace_back();
-    out.label = command.label;
-    out.args.first = static_cast<uint32_t>(lowered.args.size());
-    if (command.op == nullptr) {
-      out.kind = device::CommandKind::fence;
-      continue;
-    }
-    const device::OpCall call = op_call(graph, command, infos);
-    out.kernel = &select(call, kernels, info);
-    out.launch = out.kernel->launch(call, info);
-    out.constants = command.constants;
-    for (uint32_t i = 0; i < command.bindings.count; ++i) {
-      const Binding& binding = graph.bindings[command.bindings.first + i];
-      lowered.args.push_back({binding.view, binding.temp, binding.access, binding.sealed});
-    }
-    if (command.live) out.live_arg = command.bindings.count - 1;
-    if (out.launch.scratch_bytes != 0) {
-      // One part a worker. Scratch is written, so it is in the write set like any other memory.
-      const size_t bytes = out.launch.scratch_bytes * info.compute_units;
-      out.scratch_arg = command.bindings.count;
-      lowered.args.push_back({{nullptr, 0, bytes},
-                              static_cast<uint32_t>(lowered.temp_bytes.size()),
-                              device::Access::out,
-                              false});
-      lowered.temp_bytes.push_back(bytes);
-      lowered.scratch_bytes += bytes;
-    }
-    out.args.count = static_cast<uint32_t>(lowered.args.size()) - out.args.first;
-  }
-  return lowered;
+  return Lowering(graph, kernels, info).run();
 }
 
 }  // namespace refrain::graph

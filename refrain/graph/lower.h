@@ -26,10 +26,18 @@ struct LoweredGraph {
   size_t scratch_bytes = 0;        ///< of temp_bytes, those that are scratch
   std::vector<std::byte> constants;
   std::vector<std::string> labels;
+  std::vector<device::Group> groups;  ///< these three as in a Plan
+  std::vector<device::Member> members;
+  std::vector<device::Component> components;
 };
 
-/// The first kernel of `kernels` that the device has the features for and that accepts the call. Throws
-/// InvalidArgument, naming op, dtypes and device, when there is none.
+/// The first kernel of `kernels` that the device has the features for and that accepts the call; null: there
+/// is none.
+const device::Kernel* select_kernel(const device::OpCall& call, std::span<const device::Kernel> kernels,
+                                    const device::DeviceInfo& info);
+
+/// Gives each command, and each member of a group, the kernel of select_kernel(). Throws InvalidArgument,
+/// naming op, dtypes and device, when there is none.
 LoweredGraph lower(const ComputeGraph& graph, std::span<const device::Kernel> kernels,
                    const device::DeviceInfo& info);
 

@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
+#include <vector>
 
 namespace refrain::graph {
 
@@ -13,6 +15,7 @@ enum class Mode : uint8_t {
 
 struct PlanOptions {
   Mode mode = Mode::exact;
+  bool fuse = true;          ///< commands that can share tiles become one
   bool reuse_memory = true;  ///< false: each temp has bytes of its own
   /// Prove that every conflicting pair of commands is ordered, by brute force.
 #ifdef NDEBUG
@@ -23,9 +26,14 @@ struct PlanOptions {
 };
 
 struct PlanReport {
-  size_t commands = 0;   ///< fences excluded
-  size_t edges = 0;      ///< after transitive reduction
-  size_t conflicts = 0;  ///< ordered pairs of neighbouring accesses before reduction
+  size_t recorded_commands = 0;      ///< fences excluded, as everywhere here
+  size_t recorded_levels = 0;        ///< the longest chain of the recording
+  std::vector<std::string> fusions;  ///< one a group: its ops and the recorded commands in it
+  std::vector<std::string> misses;   ///< what was not fused although its op can be, and why
+  size_t fused_levels = 0;           ///< the longest chain after fusing, before kernels add scratch
+  size_t commands = 0;               ///< fences excluded
+  size_t edges = 0;                  ///< after transitive reduction
+  size_t conflicts = 0;              ///< ordered pairs of neighbouring accesses before reduction
   size_t levels = 0;
   size_t temp_bytes = 0;  ///< sum over all temps
   size_t scratch_bytes = 0;

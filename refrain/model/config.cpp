@@ -123,7 +123,8 @@ Config read_config(const std::filesystem::path& folder, const Json& json) {
 
   if (auto ids = read_ids(json, "eos_token_id")) config.eos_ids = std::move(*ids);
   const std::filesystem::path generation = folder / "generation_config.json";
-  if (std::filesystem::exists(generation)) {
+  std::error_code ignored;
+  if (std::filesystem::exists(generation, ignored)) {
     const Json file = Json::load(generation);
     file.expect(Json::Kind::object);
     if (auto ids = read_ids(file, "eos_token_id")) config.eos_ids = std::move(*ids);

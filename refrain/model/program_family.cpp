@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
@@ -30,6 +31,17 @@ const std::vector<uint32_t>& checked_capacities(const FamilyOptions& options) {
   return capacities;
 }
 
+/// Two rows of one position would write the same cache entry, in no order.
+void check_distinct(std::span<const StepRow> rows) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    for (size_t j = i + 1; j < rows.size(); ++j) {
+      if (rows[i].sequence != rows[j].sequence || rows[i].position != rows[j].position) continue;
+      throw InvalidArgument(fmt::format("[batch] rows {} and {}: expected distinct positions, got {} of sequence {}",
+                                        i, j, rows[i].position, rows[i].sequence));
+    }
+  }
+}
+
 std::string describe_status(uint32_t bits) {
   constexpr std::pair<uint32_t, const char*> kTexts[] = {
       {ops::kTokenOutOfRange, "a token id outside the vocabulary"},
@@ -37,6 +49,7 @@ std::string describe_status(uint32_t bits) {
       {ops::kPageOutOfRange, "a cache page out of range"},
       {ops::kSequenceOutOfRange, "a row of a sequence that does not exist"},
       {ops::kOutputOutOfRange, "an output of a row that is not live"},
+      {ops::kNotFinite, "logits that are not finite, from weights that are not or from overflow"},
   };
   std::string text;
   for (const auto& [bit, what] : kTexts) {
@@ -79,6 +92,7 @@ ProgramFamily::Member ProgramFamily::record(const FamilyOptions& options, uint32
   const StepLayout layout{rows, std::min(rows, options.sequences), cache_.geometry().pages};
   Member member{StepBlock(device_, layout),
                 device_.buffer(DType::u32, {int64_t{layout.sequences} + 1}, "status"),
+                false,
                 {},
                 {},
                 {}};
@@ -109,6 +123,7 @@ StepSequence ProgramFamily::sequence(uint32_t index, uint32_t length) const {
 }
 
 Point ProgramFamily::submit(const Batch& batch) {
+  check_distinct(batch.rows);
   const auto member = std::ranges::find_if(members_, [&](const Member& m) {
     return m.step.layout.rows >= batch.rows.size() && m.step.layout.sequences >= batch.sequences.size();
   });
@@ -120,12 +135,14 @@ Point ProgramFamily::submit(const Batch& batch) {
   member->step.encode(batch, cache_.page_table(), image_);
   const Update update{member->step.block, image_};
   last_ = &*member;
+  member->submitted = true;
   last_point_ = device_.submit(member->program, std::span(&update, 1));
   return last_point_;
 }
 
 Point ProgramFamily::submit_next() {
   if (last_ == nullptr) throw InvalidArgument("[program_family] submit_next: nothing was submitted before");
+  last_->submitted = true;
   last_point_ = device_.submit(last_->program);
   return last_point_;
 }
@@ -133,14 +150,18 @@ Point ProgramFamily::submit_next() {
 void ProgramFamily::wait(std::chrono::nanoseconds timeout) {
   if (last_ == nullptr) throw InvalidArgument("[program_family] wait: nothing was submitted before");
   device_.wait(last_point_, timeout);
-  const std::span<uint32_t> status = last_->status.span<uint32_t>();
-  for (size_t i = 0; i < status.size(); ++i) {
-    if (status[i] == 0) continue;
-    const std::string what = describe_status(status[i]);
-    std::ranges::fill(status, 0u);
-    const std::string who = i + 1 < status.size() ? fmt::format("sequence {}", i) : "no sequence";
-    throw InvalidArgument(fmt::format("[step] {}: {}", who, what));
+  std::string failure;
+  for (Member& member : members_) {
+    if (!std::exchange(member.submitted, false)) continue;
+    const std::span<uint32_t> status = member.status.span<uint32_t>();
+    for (size_t i = 0; i < status.size(); ++i) {
+      const uint32_t bits = std::exchange(status[i], 0u);
+      if (bits == 0 || !failure.empty()) continue;
+      const std::string who = i + 1 < status.size() ? fmt::format("sequence {}", i) : "no sequence";
+      failure = fmt::format("[step] {}: {}", who, describe_status(bits));
+    }
   }
+  if (!failure.empty()) throw InvalidArgument(failure);
 }
 
 std::span<const float> ProgramFamily::logits(uint32_t output) const {

@@ -35,13 +35,14 @@ class ProgramFamily {
 
   /// Queues one step in the program with the least capacity that holds it. Positions of a sequence are cached
   /// up to its `length`; rows of one sequence come in ascending position. Throws InvalidArgument when no
-  /// capacity holds the rows.
+  /// capacity holds the rows, or two of them are one position of one sequence.
   Point submit(const Batch& batch);
   /// Queues the last step's program once more as it stands: each of its rows takes its sampled token and the
   /// next position. Every row of that step had an output. Sends nothing.
   Point submit_next();
 
-  /// Waits for the last step. Throws Error naming the sequence when the device met a value out of range.
+  /// Waits for all steps. Throws InvalidArgument naming the sequence when the device met a value out of range, or
+  /// logits that are not finite, in any step since the last wait.
   void wait(std::chrono::nanoseconds timeout = std::chrono::minutes(10));
   /// After wait(): f32 [vocab], the logits of the o-th output of the last step.
   std::span<const float> logits(uint32_t output) const;
@@ -65,7 +66,8 @@ class ProgramFamily {
  private:
   struct Member {
     StepBlock step;
-    Buffer status;  // u32 [sequences of this capacity + 1]
+    Buffer status;           // u32 [sequences of this capacity + 1]
+    bool submitted = false;  // since the last wait
     Plan plan;
     PlanReport report;
     Program program;

@@ -44,4 +44,30 @@ inline ElementRange element_range(const ElementwiseConstants& constants, uint32_
   return {first, std::min(constants.columns - column, kElementsPerTile)};
 }
 
+/// The tile function of a kernel whose `Run` computes a run of elements.
+template <void (*Run)(const device::TileArgs&, const ElementRange&)>
+void elementwise_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<ElementwiseConstants>();
+  for (uint32_t tile = begin; tile < end; ++tile) Run(args, element_range(c, args.live_rows, tile));
+}
+
+/// The region function of the same; its units are elements of a row.
+template <void (*Run)(const device::TileArgs&, const ElementRange&)>
+void elementwise_region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end,
+                        uint32_t unit_begin, uint32_t unit_end) {
+  const size_t columns = args.constants_as<ElementwiseConstants>().columns;
+  if (unit_begin == 0 && unit_end == columns) {
+    Run(args, {row_begin * columns, (row_end - row_begin) * columns});
+    return;
+  }
+  for (size_t row = row_begin; row < row_end; ++row) {
+    Run(args, {row * columns + unit_begin, unit_end - unit_begin});
+  }
+}
+
+/// Both, as a kernel's entry.
+template <void (*Run)(const device::TileArgs&, const ElementRange&)>
+inline constexpr device::TileKernel kElementwiseEntry{nullptr, nullptr, elementwise_tiles<Run>,
+                                                      elementwise_region<Run>};
+
 }  // namespace refrain::ops

@@ -34,7 +34,9 @@ device::Launch launch_one(const device::OpCall& call, const device::DeviceInfo&)
 
 void no_tiles(const device::TileArgs&, uint32_t, uint32_t) {}
 
-constexpr device::TileKernel kNothing{nullptr, nullptr, no_tiles};
+void no_region(const device::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t) {}
+
+constexpr device::TileKernel kNothing{nullptr, nullptr, no_tiles, no_region};
 
 }  // namespace
 
@@ -61,7 +63,8 @@ std::vector<device::Kernel> null_kernels() {
                      .numerics = "none",
                      .accepts = accept_all,
                      .launch = launch_one,
-                     .entry = &kNothing});
+                     .entry = &kNothing,
+                     .regions = true});
   }
   return table;
 }

@@ -103,11 +103,14 @@ void affine_pack(const TensorSource& source, const WeightInfo& weight, std::span
   const size_t codes_bytes = row_count * planes.codes_row_bytes;
   const size_t plane_bytes = row_count * planes.groups * size_bytes(weight.dtype);
   expect_segments(source, mlx_affine_rows(), {codes_bytes, plane_bytes, plane_bytes});
-  std::memset(packed.data(), 0, packed.size());
   if (codes_bytes == 0) return;
-  std::memcpy(packed.data(), source.segments[0].bytes.data(), codes_bytes);
-  std::memcpy(packed.data() + planes.scales_offset_bytes, source.segments[1].bytes.data(), plane_bytes);
-  std::memcpy(packed.data() + planes.biases_offset_bytes, source.segments[2].bytes.data(), plane_bytes);
+  // Each part, then zeros up to the next.
+  const size_t begins[] = {0, planes.scales_offset_bytes, planes.biases_offset_bytes, planes.bytes};
+  const size_t sizes[] = {codes_bytes, plane_bytes, plane_bytes};
+  for (size_t part = 0; part < 3; ++part) {
+    std::memcpy(packed.data() + begins[part], source.segments[part].bytes.data(), sizes[part]);
+    std::memset(packed.data() + begins[part] + sizes[part], 0, begins[part + 1] - begins[part] - sizes[part]);
+  }
 }
 
 void affine_unpack(const WeightInfo& weight, std::span<const std::byte> packed, std::span<float> values) {

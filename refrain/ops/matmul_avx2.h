@@ -113,36 +113,32 @@ REFRAIN_AVX2 void widened_rows(const Weights& weights, uint32_t output, float* p
 
 /// `Constants` has rows, outputs, columns. `weights` gives block<Rows, Outputs> and widen(output, to).
 template <class Constants, class Weights>
-REFRAIN_AVX2 void matmul_tiles(const device::TileArgs& args, const Weights& weights, uint32_t begin,
-                               uint32_t end) {
+REFRAIN_AVX2 void matmul_region(const device::TileArgs& args, const Weights& weights, const MatmulTile& t) {
   const auto& c = args.constants_as<Constants>();
   auto* panel = reinterpret_cast<float*>(args.scratch);
-  for (uint32_t tile = begin; tile < end; ++tile) {
-    const MatmulTile t = matmul_tile(c.rows, c.outputs, c.columns, args.live_rows, tile);
-    const float* x = args.template arg<const float>(0) + size_t{t.row} * c.columns;
-    float* y = args.template arg<float>(2) + size_t{t.row} * c.outputs + t.output;
-    const Product product{x, c.columns, y, c.outputs, t.output, t.outputs};
-    switch (t.rows) {
-      case 1:
-        direct_rows<1, 4>(weights, product);
-        break;
-      case 2:
-        direct_rows<2, 4>(weights, product);
-        break;
-      case 3:
-        direct_rows<3, 3>(weights, product);
-        break;
-      case 4:
-        direct_rows<4, 3>(weights, product);
-        break;
-      default: {
-        uint32_t o = 0;
-        for (; o + kPanelOutputs <= t.outputs; o += kPanelOutputs) {
-          widened_rows<kPanelOutputs>(weights, t.output + o, panel, t.rows, x, c.columns, y + o, c.outputs);
-        }
-        for (; o < t.outputs; ++o) {
-          widened_rows<1>(weights, t.output + o, panel, t.rows, x, c.columns, y + o, c.outputs);
-        }
+  const float* x = args.template arg<const float>(0) + size_t{t.row} * c.columns;
+  float* y = args.template arg<float>(2) + size_t{t.row} * c.outputs + t.output;
+  const Product product{x, c.columns, y, c.outputs, t.output, t.outputs};
+  switch (t.rows) {
+    case 1:
+      direct_rows<1, 4>(weights, product);
+      break;
+    case 2:
+      direct_rows<2, 4>(weights, product);
+      break;
+    case 3:
+      direct_rows<3, 3>(weights, product);
+      break;
+    case 4:
+      direct_rows<4, 3>(weights, product);
+      break;
+    default: {
+      uint32_t o = 0;
+      for (; o + kPanelOutputs <= t.outputs; o += kPanelOutputs) {
+        widened_rows<kPanelOutputs>(weights, t.output + o, panel, t.rows, x, c.columns, y + o, c.outputs);
+      }
+      for (; o < t.outputs; ++o) {
+        widened_rows<1>(weights, t.output + o, panel, t.rows, x, c.columns, y + o, c.outputs);
       }
     }
   }

@@ -27,17 +27,14 @@ inline float dot(const float* a, const float* b, size_t count) {
 /// `Constants` has rows, outputs, columns; `weights.widen(output, to)` writes one weight row as f32. Scratch:
 /// one row.
 template <class Constants, class Weights>
-void matmul_tiles(const device::TileArgs& args, const Weights& weights, uint32_t begin, uint32_t end) {
+void matmul_region(const device::TileArgs& args, const Weights& weights, const MatmulTile& t) {
   const auto& c = args.constants_as<Constants>();
   auto* weight_row = reinterpret_cast<float*>(args.scratch);
-  for (uint32_t tile = begin; tile < end; ++tile) {
-    const MatmulTile t = matmul_tile(c.rows, c.outputs, c.columns, args.live_rows, tile);
-    for (size_t output = t.output; output < t.output + t.outputs; ++output) {
-      weights.widen(output, weight_row);
-      for (size_t row = t.row; row < t.row + t.rows; ++row) {
-        args.template arg<float>(2)[row * c.outputs + output] =
-            dot(args.template arg<const float>(0) + row * c.columns, weight_row, c.columns);
-      }
+  for (size_t output = t.output; output < size_t{t.output} + t.outputs; ++output) {
+    weights.widen(output, weight_row);
+    for (size_t row = t.row; row < size_t{t.row} + t.rows; ++row) {
+      args.template arg<float>(2)[row * c.outputs + output] =
+          dot(args.template arg<const float>(0) + row * c.columns, weight_row, c.columns);
     }
   }
 }

@@ -52,4 +52,25 @@ inline MatmulTile matmul_tile(uint32_t rows, uint32_t outputs, uint32_t columns,
   return {row, std::min(kMatmulRows, live_rows - row), output, std::min(per_tile, outputs - output)};
 }
 
+/// The tile function of a kernel whose `Region` computes one MatmulTile.
+template <class Constants, void (*Region)(const device::TileArgs&, const MatmulTile&)>
+void matmul_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<Constants>();
+  for (uint32_t tile = begin; tile < end; ++tile) {
+    Region(args, matmul_tile(c.rows, c.outputs, c.columns, args.live_rows, tile));
+  }
+}
+
+/// The region function of the same; its units are outputs.
+template <void (*Region)(const device::TileArgs&, const MatmulTile&)>
+void matmul_region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+                   uint32_t unit_end) {
+  Region(args, {row_begin, row_end - row_begin, unit_begin, unit_end - unit_begin});
+}
+
+/// Both, as a kernel's entry.
+template <class Constants, void (*Region)(const device::TileArgs&, const MatmulTile&)>
+inline constexpr device::TileKernel kMatmulEntry{nullptr, nullptr, matmul_tiles<Constants, Region>,
+                                                 matmul_region<Region>};
+
 }  // namespace refrain::ops

@@ -12,14 +12,31 @@
 
 namespace refrain {
 
-/// An allocation and its backend, shared by all views; released when the last share goes.
+/// Takes an allocation back in place of its backend, to give it out again.
+class AllocationHome {
+ public:
+  virtual ~AllocationHome() = default;
+  virtual void take_back(const device::Allocation* allocation) noexcept = 0;
+};
+
+/// An allocation and its backend, shared by all views and by the submissions that use it; released when the
+/// last share goes, and in no other way.
 class AllocationHandle {
  public:
   /// `keep_alive` is held until after the release: the owner of imported memory, say.
   AllocationHandle(std::shared_ptr<device::Backend> backend, const device::Allocation* allocation,
-                   std::shared_ptr<const void> keep_alive)
-      : keep_alive_(std::move(keep_alive)), backend_(std::move(backend)), allocation_(allocation) {}
-  ~AllocationHandle() { backend_->release(allocation_); }
+                   std::shared_ptr<const void> keep_alive, std::shared_ptr<AllocationHome> home = nullptr)
+      : keep_alive_(std::move(keep_alive)),
+        backend_(std::move(backend)),
+        home_(std::move(home)),
+        allocation_(allocation) {}
+  ~AllocationHandle() {
+    if (home_ != nullptr) {
+      home_->take_back(allocation_);
+    } else {
+      backend_->release(allocation_);
+    }
+  }
   AllocationHandle(const AllocationHandle&) = delete;
   AllocationHandle& operator=(const AllocationHandle&) = delete;
 
@@ -29,6 +46,7 @@ class AllocationHandle {
  private:
   std::shared_ptr<const void> keep_alive_;
   std::shared_ptr<device::Backend> backend_;
+  std::shared_ptr<AllocationHome> home_;
   const device::Allocation* allocation_;
 };
 

@@ -16,6 +16,7 @@
 #include "refrain/graph/plan_options.h"
 #include "refrain/stream/buffer.h"
 #include "refrain/stream/encoder.h"
+#include "refrain/stream/registry.h"
 #include "refrain/stream/weight.h"
 
 namespace refrain {
@@ -35,14 +36,25 @@ struct DeviceOptions {
   LogCallback log;
 };
 
-/// What happened since the device was opened. Take differences; nothing resets.
+/// What happened on one device since it was opened. Each counts what has taken effect: a call that throws
+/// counts nothing unless it says so. Take differences; nothing resets.
 struct Counters {
-  uint64_t allocations = 0;  ///< requests for memory
-  uint64_t dispatches_recorded = 0;
+  uint64_t allocations = 0;          ///< requests to the backend for memory, imports included
+  uint64_t encoders = 0;             ///< recordings begun
+  uint64_t dispatches_recorded = 0;  ///< counted when a recording ends; replays do not count
+  uint64_t commits = 0;              ///< recordings submitted by commit or as a stage of a session
   uint64_t plans = 0;
   uint64_t programs_prepared = 0;
   uint64_t submissions = 0;
-  uint64_t commands_submitted = 0;  ///< of all submissions, fences excluded
+  uint64_t commands_submitted = 0;  ///< of all submissions, replays included, fences excluded
+  uint64_t fences_submitted = 0;    ///< of all submissions, replays included: barrier()
+  uint64_t updates = 0;             ///< of all submissions
+  uint64_t update_bytes = 0;
+  uint64_t waits_given = 0;    ///< points that callers gave to submissions
+  uint64_t waits_derived = 0;  ///< points that submissions wait for since they touch what another queue uses
+  uint64_t host_waits = 0;     ///< waits of the host, those included that throw
+  uint64_t timeouts = 0;       ///< of host_waits, those that ran out of time
+  uint64_t failures = 0;       ///< submissions known to have failed
 };
 
 /// A planned graph with what it is bound to. Copies share it.
@@ -59,6 +71,7 @@ class Plan {
   friend struct DeviceState;
   std::shared_ptr<device::Backend> backend_;  // whose kernels and memory the plan names
   std::shared_ptr<const device::Plan> data_;
+  std::shared_ptr<const KernelTable> kernels_;
   std::shared_ptr<const std::vector<std::shared_ptr<const void>>> resources_;
 };
 
@@ -68,6 +81,7 @@ struct PrepareOptions {
   /// none: the program gets its own.
   Buffer arena;
   bool timestamps = false;  ///< keep the begin and end of each command
+  std::string label = {};   ///< names its submissions in errors; empty: the label that commit was given
 };
 
 /// A plan made ready for one queue; submitted any number of times. Holds everything that it uses. Copies
@@ -78,8 +92,9 @@ class Program {
   Program() = default;  ///< none; may not be submitted
 
   explicit operator bool() const { return state_ != nullptr; }
-  /// Throws InvalidArgument for a Program() that is none.
+  /// These throw InvalidArgument for a Program() that is none.
   const Plan& plan() const;
+  const std::string& label() const;
 
  private:
   friend class Device;
@@ -94,7 +109,8 @@ struct Update {
 };
 
 /// A handle; copies are the same device. Any thread may use it; encoders and programs are for one thread at a
-/// time. Every call throws InvalidArgument for a moved-from Device, and for what belongs to another device.
+/// time. Every call throws InvalidArgument for a moved-from Device, and for what belongs to another device;
+/// every call but info, counters and memory throws DeviceLost once the device has been lost.
 class Device {
  public:
   /// "cpu", "null", or "auto". Throws InvalidArgument for an unknown name, DeviceError when it cannot be
@@ -115,7 +131,7 @@ class Device {
   Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
 
   /// The weight in the first layout that serves all `uses`; the file's own bytes in place where the layout,
-  /// the device and their alignment (16 bytes) allow. Throws InvalidArgument when no layout does or the
+  /// the device and their alignment (8 bytes) allow. Throws InvalidArgument when no layout does or the
   /// source contradicts itself.
   Weight pack(const TensorSource& source, Uses uses);
 
@@ -125,14 +141,20 @@ class Device {
   std::pair<Plan, PlanReport> plan(ComputeGraph graph, const PlanOptions& options = {});
   Program prepare(const Plan& plan, const PrepareOptions& options = {});
 
-  /// Queues one run of `program` after `updates`, once all `waits` have been reached. Returns at once. In
-  /// steady state allocates nothing (with up to 8 updates, of memory that the program is bound to).
+  /// Queues one run of `program` after `updates`, once all `waits` have been reached, and once what other
+  /// queues have in flight on the same bytes has completed (reads share). It fails without running when what
+  /// it waits for has failed. Returns at once. In steady state allocates nothing (with up to 8 updates, of
+  /// memory that the program is bound to, and 16 waits).
   Point submit(const Program& program, std::span<const Update> updates = {},
                std::span<const Point> waits = {});
-  /// True once `point` has been reached; throws TimeoutError when `timeout` passes first (nothing is freed or
-  /// cancelled then), the submission's own error if it failed.
+  /// Returns once `point` has been reached; throws TimeoutError when `timeout` passes first (nothing is freed
+  /// or cancelled then), the submission's own error, with its label, if it failed: at every call.
   void wait(const Point& point, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
+  /// True once `point` has been reached, also by a submission that failed.
   bool reached(const Point& point) const;
+  /// Returns once no submission in flight touches the bytes of `buffer`, so that the host may read and write
+  /// them. Throws as wait().
+  void synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
   /// A point of the host's timeline, later than all earlier ones; signalled by `signal`.
   Point host_point();
   void signal(const Point& point);
@@ -141,9 +163,17 @@ class Device {
   /// InvalidArgument for a program prepared without timestamps.
   std::vector<std::pair<double, double>> timestamps_ns(const Program& program) const;
 
+  /// The user's own kernels, which plans made from now on choose among as among the built-in ones.
+  KernelRegistry& kernels() const;
+
  private:
+  friend class BufferPool;
   friend class CommandEncoder;
+  friend class EncoderSession;
+  friend class GraphSession;
+  friend class ResidencySet;
   DeviceState& checked() const;
+  DeviceState& live() const;
 
   std::shared_ptr<DeviceState> state_;
 };

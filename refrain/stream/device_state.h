@@ -6,8 +6,11 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
+#include "refrain/core/error.h"
+#include "refrain/graph/summary.h"
 #include "refrain/stream/device.h"
 
 namespace refrain {
@@ -18,9 +21,24 @@ struct Program::State {
   Buffer arena;
   std::shared_ptr<device::Backend> backend;
   std::vector<const device::Allocation*> bound;  // by address: what the program itself keeps alive
+  graph::AccessSummary touches;                  // the arena included
   uint64_t commands = 0;                         // fences excluded
+  uint64_t fences = 0;
   bool timestamps = false;
+  std::string label;
   std::unique_ptr<device::Program> program;  // destroyed first: it refers to all of the above
+};
+
+/// What the changes of a ResidencySet look like to a device. No function throws.
+class ResidencyStage {
+ public:
+  virtual ~ResidencyStage() = default;
+  /// True when apply() has something to do, or may have once more submissions have completed.
+  virtual bool staged() const noexcept = 0;
+  /// True when the set is gone and nothing is staged.
+  virtual bool finished() const noexcept = 0;
+  /// Once a submission, before it.
+  virtual void apply(const DeviceState& device) noexcept = 0;
 };
 
 struct DeviceState {
@@ -37,38 +55,77 @@ struct DeviceState {
   std::shared_ptr<const AllocationHandle> import_file(const std::shared_ptr<const MappedFile>& file);
   std::pair<Plan, PlanReport> plan(ComputeGraph graph, const PlanOptions& options);
   Program prepare(const Plan& plan, const PrepareOptions& options, bool once);
+  /// The plan in two parts, if it is long enough: submitted one after the other, with one arena, they do what
+  /// it does.
+  std::vector<Plan> split(const Plan& plan) const;
   Point submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits);
+  /// As Device::wait.
+  void wait(const Point& point, std::chrono::nanoseconds timeout);
+  /// Why the submission of `point` failed, label included; empty when it has not, as far as is known.
+  std::string failure(const Point& point);
   /// Throws InvalidArgument unless `point` came from submit or host_point of this device.
   void check(const Point& point, const char* call) const;
+  /// Throws DeviceLost once the device has been lost.
+  void check_live() const;
   /// An empty graph with the storage of the last spent one: recording again touches no new pages.
   ComputeGraph take_storage();
   void keep_storage(ComputeGraph&& graph) noexcept;
-  /// Lets go of programs whose submissions have completed.
+  /// Lets go of programs whose submissions have completed, and notes which of them failed.
   void reap();
+  void log(LogLevel level, std::string_view message) const noexcept;
 
   struct InFlight {
     uint64_t value = 0;
     std::shared_ptr<Program::State> program;
     std::vector<std::shared_ptr<const AllocationHandle>>
         updated;  // memory of updates that the program does not bind
+    std::vector<graph::AccessSummary::Entry> update_ranges;
   };
+  /// The latest submission in flight on `queue` that conflicts with these accesses, 0 when there is none.
+  /// With the mutex held.
+  uint64_t latest_conflict(uint32_t queue, const graph::AccessSummary& touches,
+                           std::span<const graph::AccessSummary::Entry> writes) const;
 
   const std::shared_ptr<device::Backend> backend;
   const std::span<const device::WeightLayout> layouts;
   const DeviceOptions options;
+  KernelRegistry registry;
 
-  struct {
-    std::atomic<uint64_t> allocations{0}, dispatches_recorded{0}, plans{0}, programs_prepared{0},
-        submissions{0}, commands_submitted{0};
-  } counters;
-
+  std::atomic<uint64_t> dispatches_recorded{0};  // of recordings that have ended
   std::vector<std::atomic<uint64_t>> submitted;  // by queue: the value of the last submission
   std::atomic<uint64_t> host_value{0};           // of the last host point
+  std::atomic<bool> lost{false};                 // once set, lost_message does not change
 
-  std::mutex mutex;                              // guards what follows
+  mutable std::mutex mutex;  // guards what follows
+  Counters counters;
   std::vector<std::vector<InFlight>> in_flight;  // by queue, ascending
   std::map<const MappedFile*, std::weak_ptr<const AllocationHandle>> imports;
+  std::map<std::pair<uint32_t, uint64_t>, std::string> failed;  // by queue and value
+  std::vector<std::vector<graph::AccessSummary::Entry>> spare_ranges;
+  std::vector<std::shared_ptr<ResidencyStage>> residency;
+  std::string lost_message;
   ComputeGraph spare;  // empty
+
+ private:
+  InFlight describe(const Program& program, std::span<const Update> updates,
+                    std::span<device::Update> backend_updates);
+  std::string note_failure(const Point& point, const std::string& label, const std::string& what);
+  void note_lost(const std::string& what);
+  std::string label_of(const Point& point) const;
+  void apply_residency();
+
+ public:
+  /// Calls the backend, and remembers when it says that the device is lost.
+  template <class Call>
+  auto guarded(const Call& call) {
+    check_live();
+    try {
+      return call();
+    } catch (const DeviceLost& error) {
+      note_lost(error.what());
+      throw;
+    }
+  }
 };
 
 }  // namespace refrain

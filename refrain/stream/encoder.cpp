@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <new>
+#include <utility>
 
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
@@ -40,6 +42,24 @@ struct CommandEncoder::Recording {
   std::array<const void*, 64> retained{};   // recently retained, so that most repeats are skipped
   std::array<uint32_t, 64> recent_infos{};  // into graph.infos: recently added, for the same reason
   uint32_t label = 0;
+  uint64_t dispatches = 0;
+  struct OpenScope {
+    std::string text;  // with the scopes around it
+    uint32_t label_before = 0;
+    uint64_t serial = 0;
+  };
+  std::vector<OpenScope> scopes;
+  uint64_t last_scope = 0;
+  std::shared_ptr<Recording*> self;  // for scopes, made with the first; nobody else holds it
+
+  void set_label(std::string_view text) {
+    if (text.empty()) {
+      label = 0;
+    } else if (label == 0 || graph.labels[label] != text) {
+      graph.labels.emplace_back(text);
+      label = static_cast<uint32_t>(graph.labels.size() - 1);
+    }
+  }
 
   /// The index of `info` in graph.infos.
   uint32_t add(const device::ArgumentInfo& info) {
@@ -133,16 +153,53 @@ CommandEncoder::CommandEncoder(std::shared_ptr<DeviceState> device)
   recording_->graph.infos.emplace_back();
 }
 
-CommandEncoder::~CommandEncoder() {
-  if (recording_) device_->keep_storage(std::move(recording_->graph));
-}
-CommandEncoder::CommandEncoder(CommandEncoder&&) noexcept = default;
-CommandEncoder& CommandEncoder::operator=(CommandEncoder&&) noexcept = default;
+CommandEncoder::~CommandEncoder() { drop(); }
 
-CommandEncoder::Recording& CommandEncoder::recording() {
-  if (!recording_)
-    throw InvalidArgument("[encoder] this recording was committed or finished; make a new encoder");
-  return *recording_;
+CommandEncoder::CommandEncoder(CommandEncoder&& other) noexcept
+    : device_(std::move(other.device_)),
+      recording_(std::move(other.recording_)),
+      state_(std::exchange(other.state_, EncoderState::moved_from)),
+      lent_(std::exchange(other.lent_, false)) {}
+
+CommandEncoder& CommandEncoder::operator=(CommandEncoder&& other) noexcept {
+  if (this == &other) return *this;
+  drop();
+  device_ = std::move(other.device_);
+  recording_ = std::move(other.recording_);
+  state_ = std::exchange(other.state_, EncoderState::moved_from);
+  lent_ = std::exchange(other.lent_, false);
+  return *this;
+}
+
+void CommandEncoder::drop() noexcept {
+  if (!recording_) return;
+  if (const size_t commands = recording_->graph.commands.size(); commands > 0 && device_->options.log) {
+    try {
+      device_->log(LogLevel::warning,
+                   fmt::format("[encoder] dropped with {} commands that were neither committed nor finished",
+                               commands));
+    } catch (const std::bad_alloc&) {
+      // Nothing to say it with.
+    }
+  }
+  device_->dispatches_recorded.fetch_add(recording_->dispatches, std::memory_order_relaxed);
+  device_->keep_storage(std::move(recording_->graph));
+  recording_.reset();
+}
+
+void CommandEncoder::refuse(const char* call) const {
+  const char* what = state_ == EncoderState::committed  ? "was committed"
+                     : state_ == EncoderState::finished ? "was finished"
+                     : state_ == EncoderState::failed   ? "failed to commit"
+                                                        : "was moved from";
+  throw InvalidArgument(fmt::format(
+      "[encoder] {}: expected one that records, got one that {}; make a new encoder", call, what));
+}
+
+void CommandEncoder::check_own(const char* call) const {
+  if (!lent_) return;
+  throw InvalidArgument(fmt::format(
+      "[encoder] {}: expected an encoder of your own, got a session's stage; end it there", call));
 }
 
 template <class T>
@@ -157,7 +214,7 @@ void CommandEncoder::retain(const std::shared_ptr<T>& owner) {
 }
 
 Temp CommandEncoder::temp(DType dtype, Shape shape) {
-  Recording& r = recording();
+  Recording& r = recording("temp");
   if (shape.elements() == 0) {
     throw InvalidArgument(fmt::format("[encoder] temp: expected elements, got {}", to_string(shape)));
   }
@@ -176,7 +233,7 @@ Temp CommandEncoder::temp(DType dtype, Shape shape) {
 }
 
 Temp CommandEncoder::temp(DType dtype, Shape shape, const Buffer& live_rows) {
-  recording();
+  recording("temp");
   if (shape.rank() == 0) throw InvalidArgument("[encoder] temp: expected a first dimension that counts rows");
   if (!live_rows || live_rows.dtype() != DType::u32 || live_rows.shape().elements() != 1) {
     throw InvalidArgument("[encoder] temp: live rows: expected a u32 buffer of one element");
@@ -243,7 +300,7 @@ void CommandEncoder::bind(const device::OpSchema& op, size_t index, const Operan
 }
 
 void CommandEncoder::dispatch(const Dispatch& dispatch) {
-  Recording& r = recording();
+  Recording& r = recording("dispatch");
   if (dispatch.op == nullptr) throw InvalidArgument("[encoder] dispatch: expected an op, got none");
   const device::OpSchema& op = *dispatch.op;
   if (dispatch.args.size() != op.args.size()) {
@@ -313,11 +370,11 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
     const Binding& binding = r.graph.bindings[i];
     if (binding.temp != kNone && binding.access != Access::in) r.temp_written[binding.temp] = true;
   }
-  device_->counters.dispatches_recorded.fetch_add(1, std::memory_order_relaxed);
+  ++r.dispatches;
 }
 
 void CommandEncoder::barrier() {
-  Recording& r = recording();
+  Recording& r = recording("barrier");
   graph::Command command;
   command.label = r.label;
   command.bindings.first = static_cast<uint32_t>(r.graph.bindings.size());
@@ -325,29 +382,78 @@ void CommandEncoder::barrier() {
 }
 
 void CommandEncoder::label(std::string_view label) {
-  Recording& r = recording();
-  if (label.empty()) {
-    r.label = 0;
-    return;
+  Recording& r = recording("label");
+  if (r.scopes.empty()) {
+    r.set_label(label);
+  } else if (label.empty()) {
+    r.set_label(r.scopes.back().text);
+  } else {
+    r.set_label(fmt::format("{} / {}", r.scopes.back().text, label));
   }
-  if (r.label != 0 && r.graph.labels[r.label] == label) return;
-  r.graph.labels.emplace_back(label);
-  r.label = static_cast<uint32_t>(r.graph.labels.size() - 1);
 }
 
-ComputeGraph CommandEncoder::finish() {
-  ComputeGraph graph = std::move(recording().graph);
+CommandEncoder::Scope CommandEncoder::scope(std::string_view label) {
+  Recording& r = recording("scope");
+  if (label.empty()) throw InvalidArgument("[encoder] scope: expected a label, got none");
+  const uint32_t before = r.label;
+  std::string text =
+      r.scopes.empty() ? std::string(label) : fmt::format("{} / {}", r.scopes.back().text, label);
+  r.set_label(text);
+  r.scopes.push_back({std::move(text), before, ++r.last_scope});
+  if (r.self == nullptr) r.self = std::make_shared<Recording*>(&r);
+  return Scope(r.self, r.scopes.size() - 1, r.last_scope);
+}
+
+CommandEncoder::Scope::~Scope() {
+  const std::shared_ptr<Recording*> self = recording_.lock();
+  if (self == nullptr) return;
+  Recording& r = **self;
+  // A scope ends those within it; what these do later finds others in their places.
+  if (r.scopes.size() <= depth_ || r.scopes[depth_].serial != serial_) return;
+  r.label = r.scopes[depth_].label_before;
+  r.scopes.resize(depth_);
+}
+
+ComputeGraph CommandEncoder::take(EncoderState next, std::string_view label) {
+  recording_->graph.labels[0] = label;
+  ComputeGraph graph = std::move(recording_->graph);
   graph.owner = device_->backend.get();
+  device_->dispatches_recorded.fetch_add(recording_->dispatches, std::memory_order_relaxed);
   recording_.reset();
+  state_ = next;
   return graph;
 }
 
+ComputeGraph CommandEncoder::finish(std::string_view label) {
+  recording("finish");
+  check_own("finish");
+  return take(EncoderState::finished, label);
+}
+
 Point CommandEncoder::commit(const CommitOptions& options) {
-  recording().graph.labels[0] = options.label;
-  const auto [plan, report] = device_->plan(finish(), {});
+  recording("commit");
+  check_own("commit");
+  return submit(options);
+}
+
+void CommandEncoder::check_options(uint32_t queue, std::span<const Point> waits) const {
+  if (queue >= device_->backend->info.queue_count) {
+    throw InvalidArgument(fmt::format("[encoder] commit: queue: expected less than {}, got {}",
+                                      device_->backend->info.queue_count, queue));
+  }
+  for (const Point& point : waits) device_->check(point, "commit");
+}
+
+Point CommandEncoder::submit(const CommitOptions& options) {
+  check_options(options.queue, options.waits);
   PrepareOptions prepare;
   prepare.queue = options.queue;
-  return device_->submit(device_->prepare(plan, prepare, true), {}, {});
+  const auto [plan, report] = device_->plan(take(EncoderState::failed, options.label), options.plan);
+  const Point point = device_->submit(device_->prepare(plan, prepare, true), {}, options.waits);
+  state_ = EncoderState::committed;
+  const std::lock_guard lock(device_->mutex);
+  ++device_->counters.commits;
+  return point;
 }
 
 }  // namespace refrain

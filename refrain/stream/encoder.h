@@ -8,8 +8,10 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "refrain/graph/compute_graph.h"
+#include "refrain/graph/plan_options.h"
 #include "refrain/stream/buffer.h"
 #include "refrain/stream/weight.h"
 
@@ -75,14 +77,45 @@ struct Dispatch {
 };
 
 struct CommitOptions {
-  std::string label;
+  std::string label;  ///< names the submission in errors and traces
   uint32_t queue = 0;
+  std::vector<Point> waits = {};  ///< reached before it begins; what the data asks for is found by itself
+  graph::PlanOptions plan = {};
 };
 
-/// Made by Device::encoder. Used by one thread at a time. After commit or finish it is spent: every further
-/// call throws InvalidArgument. Dropping it drops the recording.
+/// What has become of an encoder's recording. What has become of a commit, its Point says.
+enum class EncoderState : uint8_t {
+  recording,
+  committed,
+  finished,
+  failed,  ///< commit threw while it planned or submitted; the recording is spent
+  moved_from,
+};
+
+/// Made by Device::encoder, or lent by EncoderSession::begin_stage. Used by one thread at a time. In any
+/// state but recording it is spent: every call but state() throws InvalidArgument. Dropping it drops the
+/// recording, of which the device's log is told when it held commands.
 class CommandEncoder {
+ private:
+  struct Recording;
+
  public:
+  /// Made by scope(); its end ends the scope. May outlive the encoder.
+  class [[nodiscard]] Scope {
+   public:
+    Scope(Scope&&) noexcept = default;
+    Scope& operator=(Scope&&) = delete;
+    ~Scope();
+
+   private:
+    friend class CommandEncoder;
+    Scope(std::weak_ptr<Recording*> recording, size_t depth, uint64_t serial)
+        : recording_(std::move(recording)), depth_(depth), serial_(serial) {}
+    std::weak_ptr<Recording*> recording_;  // where it is, while it is
+    size_t depth_;
+    uint64_t serial_;
+  };
+
   explicit CommandEncoder(std::shared_ptr<DeviceState> device);
   ~CommandEncoder();
   CommandEncoder(CommandEncoder&&) noexcept;
@@ -102,19 +135,35 @@ class CommandEncoder {
   /// command across. Never needed for correctness of what goes through dispatch().
   void barrier();
 
-  /// Commands recorded from here on carry `label` (for traces and errors) until the next call; an empty one
-  /// stands for the label given to commit.
+  /// Commands recorded from here on carry `label` (for traces and errors) until the next call, after those of
+  /// the scopes around it; an empty one stands for the scopes alone, and outside of scopes for the label
+  /// given to commit.
   void label(std::string_view label);
+  /// Commands recorded until the result ends carry `label` after the scopes around it: "layer 3 / attention".
+  Scope scope(std::string_view label);
 
-  /// The recording as a graph. Nothing has run.
-  ComputeGraph finish();
+  EncoderState state() const { return state_; }
 
-  /// Plans, prepares and submits what was recorded, in order.
+  /// The recording as a graph. Nothing has run. `label` is for its submissions, as that of commit.
+  ComputeGraph finish(std::string_view label = {});
+
+  /// Plans, prepares and submits what was recorded, in order. Throws InvalidArgument, and goes on recording,
+  /// when an option is refused.
   Point commit(const CommitOptions& options = {});
 
  private:
-  struct Recording;
-  Recording& recording();
+  friend class EncoderSession;
+  friend class GraphSession;
+  Recording& recording(const char* call) {
+    if (recording_) return *recording_;
+    refuse(call);
+  }
+  [[noreturn]] void refuse(const char* call) const;
+  void check_own(const char* call) const;
+  void check_options(uint32_t queue, std::span<const Point> waits) const;
+  Point submit(const CommitOptions& options);
+  ComputeGraph take(EncoderState next, std::string_view label);
+  void drop() noexcept;
   void bind(const device::OpSchema& op, size_t index, const Operand& operand);
   /// Keeps `owner` alive as long as the graph.
   template <class T>
@@ -122,6 +171,8 @@ class CommandEncoder {
 
   std::shared_ptr<DeviceState> device_;
   std::unique_ptr<Recording> recording_;
+  EncoderState state_ = EncoderState::recording;
+  bool lent_ = false;  // by a session, which alone may end it
 };
 
 /// Appends `op` with its constants; the shared last line of every op's front.

@@ -2,6 +2,7 @@
 #include "tests/conformance/devices.h"
 
 #include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/fault/fault_device.h"
 #include "refrain/device/null/null_device.h"
 #include "refrain/device/validate/validate_device.h"
 #include "tests/conformance/test_kernels.h"
@@ -54,6 +55,7 @@ const std::vector<DeviceCase>& devices() {
       {"cpu_4", [] { return cpu(4); }},
       {"cpu_16", [] { return cpu(16); }},
       {"validate_cpu", [] { return make_validate(cpu(2)); }},
+      {"validate_fault_cpu", [] { return make_validate(make_fault(cpu(2))); }},
       {"validate_null", [] { return make_validate(make_null(test_kernels())); }},
   };
   return kDevices;

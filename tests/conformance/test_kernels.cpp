@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <functional>
+#include <stdexcept>
 #include <thread>
 
 #include "refrain/core/checked.h"
@@ -71,6 +72,10 @@ void count_prefetch(const TileArgs& args) {
   prefetch_count.fetch_add(1, std::memory_order_relaxed);
 }
 
+void throw_at(const TileArgs& args, uint32_t row) {
+  if (row == args.constants_as<Constants>().value) throw std::runtime_error("row " + std::to_string(row));
+}
+
 constexpr ArgumentSpec kOut[] = {{"output", Access::out, true, false}};
 constexpr ArgumentSpec kInout[] = {{"data", Access::inout, true, false}};
 constexpr ArgumentSpec kInOut[] = {{"input", Access::in, true, false}, {"output", Access::out, true, false}};
@@ -93,6 +98,7 @@ const OpSchema kIncrementOp = schema("increment", kInout);
 const OpSchema kAppendOp = schema("append", kInLog);
 const OpSchema kThreadOp = schema("thread", kOut);
 const OpSchema kRecordOp = schema("record", kInout);
+const OpSchema kThrowOp = schema("throw", kInout);
 const OpSchema kPrefetchedOp = schema("prefetched", kInOut);
 
 constexpr TileKernel kFillTiles{nullptr, nullptr, tiles<fill>};
@@ -102,6 +108,7 @@ constexpr TileKernel kIncrementTiles{nullptr, nullptr, tiles<increment>};
 constexpr TileKernel kAppendTiles{nullptr, nullptr, tiles<append>};
 constexpr TileKernel kThreadTiles{nullptr, nullptr, tiles<thread>};
 constexpr TileKernel kRecordTiles{nullptr, record_prologue, tiles<record>};
+constexpr TileKernel kThrowTiles{nullptr, nullptr, tiles<throw_at>};
 constexpr TileKernel kPrefetchedTiles{count_prefetch, nullptr, tiles<copy>};
 
 Kernel kernel(std::string_view name, const OpSchema& op, const TileKernel& entry, uint64_t prefetches = 0) {
@@ -129,9 +136,11 @@ const Kernel kAppend = kernel("append_test", kAppendOp, kAppendTiles);
 const Kernel kThread = kernel("thread_test", kThreadOp, kThreadTiles);
 const Kernel kRecord = kernel("record_test", kRecordOp, kRecordTiles);
 const Kernel kPrefetched = kernel("prefetched_test", kPrefetchedOp, kPrefetchedTiles, 1);
+const Kernel kThrow = kernel("throw_test", kThrowOp, kThrowTiles);
 
 std::span<const Kernel> test_kernels() {
-  static const Kernel kTable[] = {kFill, kCopy, kAdd, kIncrement, kAppend, kThread, kRecord, kPrefetched};
+  static const Kernel kTable[] = {kFill,   kCopy,   kAdd,        kIncrement, kAppend,
+                                  kThread, kRecord, kPrefetched, kThrow};
   return kTable;
 }
 

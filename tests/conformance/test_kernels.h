@@ -41,6 +41,7 @@ extern const Kernel kAppend;      ///< in, inout log: log[1 + log[0]++] = in[0]
 extern const Kernel kThread;      ///< out u64 a row: the thread that ran the row
 extern const Kernel kRecord;      ///< inout u32 a row, scratch WorkerRecord: += 1
 extern const Kernel kPrefetched;  ///< in, out: out = in; argument 0 may be prefetched
+extern const Kernel kThrow;       ///< inout: throws std::runtime_error("row N") at row N = value
 
 /// All of them, as a kernel table.
 std::span<const Kernel> test_kernels();

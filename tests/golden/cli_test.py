@@ -44,6 +44,7 @@ def encode(run, model, text):
 # What generate prints
 
 
+@pytest.mark.tsan
 def test_stdout_is_the_continuation_and_nothing_else(tell, run, tales, golden_ids):
     story = tell()
     assert story.startswith(", there was a")

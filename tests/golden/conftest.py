@@ -9,6 +9,24 @@ import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from model_files import ModelCopy  # noqa: E402
 
+FOUND = {}  # what was measured: the greatest value and the bound that it was held against
+
+
+@pytest.fixture
+def found_within():
+    """found_within(what, value, bound) asserts value <= bound and lists the greatest value at the end of the run."""
+
+    def call(what, value, bound):
+        FOUND[what] = max(FOUND.get(what, (0.0, bound)), (float(value), bound))
+        assert value <= bound, what
+
+    return call
+
+
+def pytest_terminal_summary(terminalreporter):
+    for what, (value, bound) in FOUND.items():
+        terminalreporter.write_line(f"FOUND {what}: {value:.2g} (bound {bound:g})")
+
 
 @pytest.fixture
 def logits(run, tmp_path):

@@ -191,6 +191,19 @@ def model(tmp_path):
     return folder, tensors
 
 
+LAYOUTS = ['\n{"model_type": "llama"}', '{"model_type":"llama"}', '{\n\t"model_type": "llama"\n}\n', ' { "model_type" : "llama" } ', "{}"]
+
+
+@pytest.mark.parametrize("text", LAYOUTS)
+def test_config_of_any_layout_stays_json(run, model, tmp_path, text):
+    folder, _ = model
+    (folder / "config.json").write_text(text)
+    run("quantize", folder, tmp_path / "out", "--bits", 8, "--group-size", 32)
+    block = {"group_size": 32, "bits": 8, "mode": "affine"}
+    expected = json.loads(text) | {"quantization": block, "quantization_config": block}
+    assert json.loads((tmp_path / "out" / "config.json").read_text()) == expected
+
+
 def test_quantize_a_folder(run, model, tmp_path):
     folder, tensors = model
     out = tmp_path / "out"

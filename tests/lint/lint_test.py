@@ -57,6 +57,8 @@ def include(name):
         ("refrain/core/a_test.cpp", "refrain/refrain.h"),
         ("refrain/ops/add/add_test.cpp", "refrain/ops/add/testing.h"),
         ("tests/null/b.cpp", "refrain/device/null/null.h"),
+        ("bench/b.cpp", "refrain/device/cpu/team.h"),
+        ("bench/b.cpp", "refrain/ops/add/testing.h"),
     ],
 )
 def test_allowed_include(tmp_path, path, target):
@@ -85,6 +87,7 @@ def test_allowed_include(tmp_path, path, target):
         ("refrain/model/b.h", "refrain/device/cpu/team.h"),
         ("refrain/model/b.h", "refrain/refrain.h"),
         ("cli/main.cpp", "refrain/device/cpu/team.h"),
+        ("examples/main.cpp", "refrain/ops/add/testing.h"),
         ("refrain/core/b.h", "a.h"),
         ("refrain/core/b.h", "refrain/core/absent.h"),
     ],

@@ -130,6 +130,30 @@ TEST(SameBits, TwoSequencesInOneBatchAreWhatEachIsAlone) {
   }
 }
 
+TEST(SameBits, FusingChangesNothing) {
+  const std::vector<uint32_t> ids = some_ids(80);
+  for (const bool portable : {false, true}) {
+    if (kThreadSanitizer && !portable) continue;
+    std::vector<float> expected;
+    for (const uint32_t threads : {1u, 2u, 3u}) {
+      const model::Model model = open_tales(threads, true, portable);
+      for (const uint32_t capacity : {1u, 7u, 64u}) {
+        for (const bool fuse : {false, true}) {
+          FamilyOptions options = family_options({capacity});
+          options.plan.fuse = fuse;
+          ProgramFamily family(model, options);
+          EXPECT_EQ(family.report(0).fusions.empty(), !fuse);
+          const std::vector<float> logits = all_logits(family, ids);
+          ASSERT_FALSE(logits.empty());
+          if (expected.empty()) expected = logits;
+          EXPECT_TRUE(same_bits(logits, expected)) << threads << " threads, portable " << portable
+                                                   << ", capacity " << capacity << ", fused " << fuse;
+        }
+      }
+    }
+  }
+}
+
 TEST(SameBits, MemoryReuseChangesNothing) {
   const std::vector<uint32_t> ids = some_ids(80);
   const model::Model model = open_tales(2);

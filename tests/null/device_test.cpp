@@ -72,6 +72,8 @@ TEST_F(DeviceTest, MisuseOfBuffersAndOfTheDevice) {
   EXPECT_EQ(refusal([&] { (void)moved.reached({}); }), gone);               // NOLINT
   EXPECT_EQ(refusal([&] { moved.host_point(); }), gone);                    // NOLINT
   EXPECT_EQ(refusal([&] { moved.signal({}); }), gone);                      // NOLINT
+  EXPECT_EQ(refusal([&] { moved.kernels(); }), gone);                       // NOLINT
+  EXPECT_EQ(refusal([&] { moved.synchronize(a_); }), gone);                 // NOLINT
   EXPECT_EQ(refusal([&] { moved.pack({}, {Use::vector}); }), gone);         // NOLINT
   EXPECT_EQ(refusal([&] { (void)moved.timestamps_ns(program()); }), gone);  // NOLINT
 }
@@ -206,7 +208,11 @@ TEST_F(DeviceTest, Points) {
 TEST_F(DeviceTest, AFailedSubmissionThrowsFromWait) {
   const Point point = device_.submit(program());
   backend_->fail(point.value);
-  EXPECT_EQ(refusal<DeviceError>([&] { device_.wait(point, 1s); }), "controlled: submission failed");
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_EQ(refusal<DeviceError>([&] { device_.wait(point, 1s); }),
+              "[submission] 1 of queue 0: controlled: submission failed");
+  }
+  EXPECT_EQ(device_.counters().failures, 1u);
 }
 
 TEST_F(DeviceTest, MisuseOfPoints) {
@@ -319,16 +325,53 @@ TEST_F(DeviceTest, CommitRunsWhatWasRecorded) {
 TEST_F(DeviceTest, CountersCount) {
   const Counters before = device_.counters();
   const Program made = program();
-  device_.submit(made);
-  device_.submit(made);
+  const uint32_t value = 1;
+  const Update update{a_.slice(0, 1), std::as_bytes(std::span(&value, 1))};
+  const Point first = device_.submit(made, std::span(&update, 1));
+  device_.submit(made, {}, std::array{first});
   device_.buffer(DType::u8, {1});
+  CommandEncoder encoder = device_.encoder();
+  dispatch(encoder, kMix, std::array{Operand(a_), Operand(), Operand(a_)}, MixConstants{1, 16, 0, 16});
+  encoder.commit({.label = "once", .queue = 1});
+  EXPECT_EQ(refusal<TimeoutError>([&] { device_.wait(first, 0ns); }).substr(0, 6), "[wait]");
+  backend_->complete(0, 2);
+  device_.wait(first, 0ns);
   const Counters after = device_.counters();
-  EXPECT_EQ(after.dispatches_recorded - before.dispatches_recorded, 3u);
-  EXPECT_EQ(after.plans - before.plans, 1u);
-  EXPECT_EQ(after.programs_prepared - before.programs_prepared, 1u);
-  EXPECT_EQ(after.submissions - before.submissions, 2u);
-  EXPECT_EQ(after.commands_submitted - before.commands_submitted, 6u) << "fences do not count";
+  EXPECT_EQ(after.encoders - before.encoders, 2u);
+  EXPECT_EQ(after.commits - before.commits, 1u);
+  EXPECT_EQ(after.dispatches_recorded - before.dispatches_recorded, 4u);
+  EXPECT_EQ(after.plans - before.plans, 2u);
+  EXPECT_EQ(after.programs_prepared - before.programs_prepared, 2u);
+  EXPECT_EQ(after.submissions - before.submissions, 3u);
+  EXPECT_EQ(after.commands_submitted - before.commands_submitted, 7u) << "fences do not count, replays do";
+  EXPECT_EQ(after.fences_submitted - before.fences_submitted, 2u);
+  EXPECT_EQ(after.updates - before.updates, 1u);
+  EXPECT_EQ(after.update_bytes - before.update_bytes, 4u);
+  EXPECT_EQ(after.waits_given - before.waits_given, 1u);
+  EXPECT_EQ(after.waits_derived - before.waits_derived, 1u) << "the other queue reads and writes a";
+  EXPECT_EQ(after.host_waits - before.host_waits, 2u);
+  EXPECT_EQ(after.timeouts - before.timeouts, 1u);
+  EXPECT_EQ(after.failures, before.failures);
   EXPECT_EQ(after.allocations - before.allocations, 2u) << "an arena and a buffer";
+}
+
+TEST_F(DeviceTest, CountersAreOfOneDeviceAndRefusalsCountNothing) {
+  const Counters before = device_.counters();
+  other_.encoder();
+  other_.buffer(DType::u8, {1});
+  EXPECT_NE(refusal([&] { device_.submit({}); }), "nothing was thrown");
+  EXPECT_NE(refusal([&] {
+              device_.plan(record(other_, other_.buffer(DType::u32, {16}), other_.buffer(DType::u32, {16})));
+            }),
+            "nothing was thrown");
+  backend_->refuse_next_submit();
+  const Program made = program();
+  EXPECT_NE(refusal<DeviceError>([&] { device_.submit(made); }), "nothing was thrown");
+  const Counters after = device_.counters();
+  EXPECT_EQ(after.encoders - before.encoders, 1u);
+  EXPECT_EQ(after.plans - before.plans, 1u);
+  EXPECT_EQ(after.submissions, before.submissions);
+  EXPECT_EQ(after.commands_submitted, before.commands_submitted);
 }
 
 TEST_F(DeviceTest, Timestamps) {

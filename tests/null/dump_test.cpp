@@ -49,9 +49,9 @@ TEST(Dump, GoldenPlan) {
   Device device = null_device(2);
   const auto [plan, report] = device.plan(record(device));
   EXPECT_EQ(graph::dump(plan.data()), kGolden);
-  EXPECT_EQ(
-      graph::dump(report),
-      "commands 4\nedges 4\nconflicts 4\nlevels 3\ntemp_bytes 328\nscratch_bytes 72\narena_bytes 384\n");
+  EXPECT_EQ(graph::dump(report),
+            "recorded_commands 4\nrecorded_levels 3\nfused_levels 3\ncommands 4\nedges 4\nconflicts "
+            "1\nlevels 3\ntemp_bytes 328\nscratch_bytes 72\narena_bytes 384\n");
 }
 
 TEST(Dump, EqualPlansGiveEqualText) {

@@ -35,8 +35,9 @@ inline void check_dtypes(const OpCall& call) {
   for (size_t i = 0; i < call.args.size(); ++i) {
     const device::ArgumentInfo& arg = call.args[i];
     if (arg.bound && arg.dtype != DType::u32 && arg.dtype != DType::activation) {
-      throw InvalidArgument("[" + std::string(call.op->name) + "] " + std::string(call.op->args[i].name) +
-                            ": expected u32, got " + std::string(name(arg.dtype)));
+      throw InvalidArgument(std::string("[").append(call.op->name) + "] " +
+                            std::string(call.op->args[i].name) + ": expected u32, got " +
+                            std::string(name(arg.dtype)));
     }
   }
 }

@@ -89,7 +89,7 @@ std::vector<Edge> edges(const Plan& plan) {
     const Range& deps = plan.commands[command].deps;
     for (uint32_t position = deps.first; position < deps.first + deps.count; ++position) {
       const uint32_t dep = plan.deps[position];
-      if (plan.commands[dep].kind == CommandKind::kernel) result.push_back({position, command, dep});
+      if (plan.commands[dep].kind != CommandKind::fence) result.push_back({position, command, dep});
     }
   }
   return result;

@@ -45,8 +45,7 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
                         .allowed = {},
                         .status = status});
   ops::step_advance(encoder, {.rows = step.rows, .sequences = step.sequences});
-  const auto [plan, report] = device.plan(encoder.finish());
-  ASSERT_LE(plan.data().commands.size(), kWorkers);
+  const ComputeGraph graph = encoder.finish();
 
   const model::StepRow rows[kRows] = {{7, 0, 0, 0}, {8, 1, 0, 0}};
   model::StepSequence sequence;
@@ -56,22 +55,29 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
   std::vector<std::byte> image;
   step.encode({rows, std::span(&sequence, 1), outputs}, cache.page_table(), image);
   const Update update{step.block.device_view(), image};
-  MutationInput input;
-  input.plan = &plan.data();
-  input.updates = {&update, 1};
-  input.kernels = kernels;
+  for (const bool fuse : {false, true}) {
+    PlanOptions options;
+    options.fuse = fuse;
+    const auto [plan, report] = device.plan(graph, options);
+    ASSERT_LE(plan.data().commands.size(), kWorkers);
+    MutationInput input;
+    input.plan = &plan.data();
+    input.updates = {&update, 1};
+    input.kernels = kernels;
 
-  const RunResult whole = run_with_edge_dropped(input, nullptr);
-  ASSERT_FALSE(whole.failed) << whole.output;
-  ASSERT_FALSE(whole.reported) << whole.output;
-  const std::vector<Edge> all = edges(plan.data());
-  EXPECT_EQ(all.size(), report.edges);
-  for (const Edge& edge : all) {
-    const RunResult result = run_with_edge_dropped(input, &edge);
-    EXPECT_FALSE(result.failed) << result.output;
-    EXPECT_TRUE(result.reported) << plan.data().commands[edge.command].kernel->name << " #" << edge.command
-                                 << " without " << plan.data().commands[edge.dep].kernel->name << " #"
-                                 << edge.dep;
+    const RunResult whole = run_with_edge_dropped(input, nullptr);
+    ASSERT_FALSE(whole.failed) << whole.output;
+    ASSERT_FALSE(whole.reported) << whole.output;
+    const std::vector<Edge> all = edges(plan.data());
+    EXPECT_EQ(all.size(), report.edges);
+    const auto& commands = plan.data().commands;
+    for (const Edge& edge : all) {
+      const RunResult result = run_with_edge_dropped(input, &edge);
+      EXPECT_FALSE(result.failed) << result.output;
+      EXPECT_TRUE(result.reported) << title(plan.data(), commands[edge.command]) << " #" << edge.command
+                                   << " without " << title(plan.data(), commands[edge.dep]) << " #"
+                                   << edge.dep;
+    }
   }
 }
 

@@ -23,8 +23,9 @@ DeviceInfo describe(const CpuOptions& options, uint32_t workers) {
   info.backend = "cpu";
   info.features = detect_features() & options.features;
   // Each wider set builds on the one before it.
-  if ((info.features & kAvx2) == 0) info.features &= ~uint64_t{kAvx512};
-  if ((info.features & kAvx512) == 0) info.features &= ~uint64_t{kAvx512Vnni | kAvx512Bf16};
+  if ((info.features & kFeatureAvx2) == 0) info.features &= ~uint64_t{kFeatureAvx512};
+  if ((info.features & kFeatureAvx512) == 0)
+    info.features &= ~uint64_t{kFeatureAvx512Vnni | kFeatureAvx512Bf16};
   info.name = model_name(options.system_root) + ", " + std::to_string(workers) +
               (workers == 1 ? " worker, " : " workers, ") + describe_features(info.features);
   info.queue_count = Scheduler::kQueueCount;
@@ -53,7 +54,7 @@ class Device final : public Backend {
   void advise(std::span<const BufferView> views, Advice advice) override {
     for (const BufferView& view : views) {
       if (view.allocation == nullptr || view.bytes == 0) continue;
-      advise_range(static_cast<std::byte*>(view.allocation->host) + view.offset_bytes, view.bytes, advice);
+      memory_.advise(view, advice);
     }
   }
 

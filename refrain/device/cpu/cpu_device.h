@@ -21,7 +21,7 @@ struct CpuOptions {
   /// How long a waiting worker spins before it sleeps. Taken as 0 when there are more workers than CPUs to
   /// run on.
   std::chrono::nanoseconds spin = std::chrono::microseconds(20);
-  uint64_t features = ~uint64_t{0};  ///< features to use of those that the machine has (cpu/features.h)
+  uint64_t features = ~uint64_t{0};  ///< features to use of those that the machine has (features.h)
   size_t memory_limit_bytes = 0;     ///< refuse allocations past this sum; 0: what the machine offers
   std::string system_root;           ///< where proc/ and sys/ are read, with no slash at the end
 };

@@ -32,12 +32,13 @@ uint64_t detect_features() {
   if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return 0;
   const uint32_t subleaves = a;
   uint64_t features = 0;
-  if (has(b, 5) && fma && f16c) features |= kAvx2;
+  if (has(b, 5) && fma && f16c) features |= kFeatureAvx2;
   const bool avx512 = has(b, 16) && has(b, 17) && has(b, 28) && has(b, 30) && has(b, 31);
-  if ((features & kAvx2) != 0 && avx512 && (saved & kZmm) == kZmm) {
-    features |= kAvx512;
-    if (has(c, 11)) features |= kAvx512Vnni;
-    if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, 5)) features |= kAvx512Bf16;
+  if ((features & kFeatureAvx2) != 0 && avx512 && (saved & kZmm) == kZmm) {
+    features |= kFeatureAvx512;
+    if (has(c, 11)) features |= kFeatureAvx512Vnni;
+    if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, 5))
+      features |= kFeatureAvx512Bf16;
   }
   return features;
 }
@@ -49,8 +50,10 @@ std::string describe_features(uint64_t features) {
   static constexpr struct {
     uint64_t bit;
     const char* name;
-  } kNames[] = {
-      {kAvx2, "avx2"}, {kAvx512, "avx512"}, {kAvx512Vnni, "avx512_vnni"}, {kAvx512Bf16, "avx512_bf16"}};
+  } kNames[] = {{kFeatureAvx2, "avx2"},
+                {kFeatureAvx512, "avx512"},
+                {kFeatureAvx512Vnni, "avx512_vnni"},
+                {kFeatureAvx512Bf16, "avx512_bf16"}};
   std::string text;
   for (const auto& entry : kNames) {
     if ((features & entry.bit) == 0) continue;

@@ -132,25 +132,25 @@ TEST_F(Machine, FeaturesCanBeMasked) {
   CpuOptions options;
   options.threads = 1;
   EXPECT_EQ(make_cpu(options, {})->info.features, found);
-  options.features = ~uint64_t{kAvx2};
+  options.features = ~uint64_t{kFeatureAvx2};
   EXPECT_EQ(make_cpu(options, {})->info.features, 0u) << "all others need AVX2";
-  options.features = kAvx2;
-  EXPECT_EQ(make_cpu(options, {})->info.features, found & kAvx2);
+  options.features = kFeatureAvx2;
+  EXPECT_EQ(make_cpu(options, {})->info.features, found & kFeatureAvx2);
 }
 
 #if defined(__x86_64__) && defined(__GNUC__)
 TEST_F(Machine, FeaturesAgreeWithTheCompiler) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  EXPECT_EQ((detect_features() & kAvx2) != 0, avx2);
-  EXPECT_EQ((detect_features() & kAvx512) != 0,
+  EXPECT_EQ((detect_features() & kFeatureAvx2) != 0, avx2);
+  EXPECT_EQ((detect_features() & kFeatureAvx512) != 0,
             avx2 && __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0);
 }
 #endif
 
 TEST_F(Machine, DescribesFeatures) {
   EXPECT_EQ(describe_features(0), "portable");
-  EXPECT_EQ(describe_features(kAvx2 | kAvx512), "avx2, avx512");
+  EXPECT_EQ(describe_features(kFeatureAvx2 | kFeatureAvx512), "avx2, avx512");
 }
 
 TEST_F(Machine, MemoryLimit) {

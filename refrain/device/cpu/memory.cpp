@@ -11,6 +11,7 @@
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
 #include "refrain/device/cpu/machine.h"
+#include "refrain/device/cpu/residency.h"
 
 namespace refrain::device::cpu {
 namespace {
@@ -39,8 +40,12 @@ void* map_huge(size_t bytes) {
 struct Memory::Block : Allocation {
   size_t owned_bytes = 0;  // 0: imported
   bool mapped = false;
+  LockedPages locked;
 
   ~Block() {
+    // Imported memory stays, and so do pages of the C library.
+    const auto begin = reinterpret_cast<uintptr_t>(host);
+    if (locked.bytes() != 0) locked.unlock(begin, begin + bytes);
     if (owned_bytes == 0) return;
     if (mapped) {
       munmap(host, owned_bytes);
@@ -103,28 +108,39 @@ void Memory::release(const Allocation* allocation) noexcept {
   const auto found = blocks_.find(allocation);
   if (found == blocks_.end()) return;
   used_bytes_ -= found->second->owned_bytes;
+  locked_bytes_ -= found->second->locked.bytes();
   block = std::move(found->second);
   blocks_.erase(found);
 }
 
-MemoryUsage Memory::usage() const {
-  const std::lock_guard lock(mutex_);
-  return {used_bytes_, budget_bytes()};
+void Memory::advise(const BufferView& view, Advice advice) {
+  auto* address = static_cast<std::byte*>(view.allocation->host) + view.offset_bytes;
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  bool owned = false;
+  {
+    const std::lock_guard lock(mutex_);
+    const auto found = blocks_.find(view.allocation);
+    if (found == blocks_.end()) return;
+    Block& block = *found->second;
+    owned = block.owned_bytes != 0;
+    const size_t locked_before = block.locked.bytes();
+    if (advice == Advice::resident) block.locked.lock(begin, begin + view.bytes, locked_bytes_);
+    if (advice == Advice::evictable) block.locked.unlock(begin, begin + view.bytes);
+    locked_bytes_ += block.locked.bytes();
+    locked_bytes_ -= locked_before;
+  }
+  // Without the lock, as a file may be read here. Imported memory may be read only.
+  advise_range(address, view.bytes, advice, owned);
 }
 
-void advise_range(void* address, size_t bytes, Advice advice) {
-  const auto page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const auto begin = reinterpret_cast<uintptr_t>(address) & ~(page_bytes - 1);
-  const uintptr_t end = align_up(reinterpret_cast<uintptr_t>(address) + bytes, page_bytes);
-  int how = MADV_WILLNEED;
-  if (advice == Advice::evictable) {
-#if defined(MADV_COLD)
-    how = MADV_COLD;
-#else
-    return;
-#endif
+MemoryUsage Memory::usage() const {
+  const std::lock_guard lock(mutex_);
+  MemoryUsage usage{used_bytes_, budget_bytes()};
+  for (const auto& [allocation, block] : blocks_) {
+    usage.resident_bytes += resident_bytes(allocation->host, std::max(block->owned_bytes, allocation->bytes));
   }
-  madvise(reinterpret_cast<void*>(begin), end - begin, how);
+  usage.locked_bytes = locked_bytes_;
+  return usage;
 }
 
 }  // namespace refrain::device::cpu

@@ -24,6 +24,8 @@ class Memory {
 
   const Allocation* allocate(const BufferSpec& spec);
   void release(const Allocation* allocation) noexcept;
+  /// Passes the hint to the operating system; what it refuses is ignored.
+  void advise(const BufferView& view, Advice advice);
   MemoryUsage usage() const;
 
  private:
@@ -36,9 +38,7 @@ class Memory {
   std::unordered_map<const Allocation*, std::unique_ptr<Block>> blocks_;
   uint64_t last_id_ = 0;
   size_t used_bytes_ = 0;
+  size_t locked_bytes_ = 0;
 };
-
-/// Passes the hint to the operating system; what it refuses is ignored.
-void advise_range(void* address, size_t bytes, Advice advice);
 
 }  // namespace refrain::device::cpu

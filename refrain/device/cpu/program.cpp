@@ -1,8 +1,10 @@
 // Translates a Plan once. Trusts it: what is wrong with a plan, validate/ finds.
 #include "refrain/device/cpu/program.h"
 
+#include <algorithm>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace refrain::device::cpu {
 namespace {
@@ -26,19 +28,23 @@ bool may_prefetch(const Command& command, const Plan& plan) {
 
 }  // namespace
 
-CpuProgram::CpuProgram(const Plan& plan, const PrepareOptions& options)
+CpuProgram::CpuProgram(const Plan& plan, const PrepareOptions& options, uint32_t epoch)
     : queue(options.queue),
+      label(options.label),
       placed(!options.placement.empty()),
       timestamps(options.timestamps),
       progress(std::make_unique<Progress[]>(plan.commands.size())),
       stamps(options.timestamps ? std::make_unique<Stamp[]>(plan.commands.size()) : nullptr),
-      kept_(options.timestamps ? plan.commands.size() : 0) {
+      epoch_(epoch),
+      kept_(options.timestamps ? plan.commands.size() : 0),
+      plan_(plan) {
   args_.reserve(plan.args.size());
   for (const Argument& argument : plan.args) args_.push_back(address_of(argument.view, options.arena));
   static_assert(__STDCPP_DEFAULT_NEW_ALIGNMENT__ >= kConstantsAlignmentBytes);
   constants_ = std::make_unique<std::byte[]>(plan.constants.size());
   if (!plan.constants.empty()) std::memcpy(constants_.get(), plan.constants.data(), plan.constants.size());
 
+  groups_.reserve(plan.groups.size());
   steps.resize(plan.commands.size());
   std::vector<bool> awaited(plan.commands.size(), false);
   uint32_t segment = 0;  // the first command after the last fence
@@ -63,12 +69,19 @@ CpuProgram::CpuProgram(const Plan& plan, const PrepareOptions& options)
     }
     step.dep_count = static_cast<uint32_t>(deps.size()) - step.dep_first;
 
-    const auto& kernel = *static_cast<const TileKernel*>(command.kernel->entry);
-    step.tiles = kernel.tiles;
-    step.prologue = kernel.prologue;
-    step.prefetch = kernel.prefetch != nullptr && may_prefetch(command, plan) ? kernel.prefetch : nullptr;
     step.args = args_.data() + command.args.first;
-    step.constants = constants_.get() + command.constants.first;
+    if (command.kind == CommandKind::group) {
+      groups_.push_back(make_group_walk(plan, command, args_.data(), constants_.get()));
+      step.tiles = group_tiles;
+      step.prologue = group_prologue;
+      step.constants = reinterpret_cast<const std::byte*>(&groups_.back());
+    } else {
+      const auto& kernel = *static_cast<const TileKernel*>(command.kernel->entry);
+      step.tiles = kernel.tiles;
+      step.prologue = kernel.prologue;
+      step.prefetch = kernel.prefetch != nullptr && may_prefetch(command, plan) ? kernel.prefetch : nullptr;
+      step.constants = constants_.get() + command.constants.first;
+    }
     step.rows = command.launch.rows;
     step.rows_per_block = command.launch.rows_per_block;
     step.tiles_per_block = command.launch.tiles_per_block;
@@ -98,10 +111,38 @@ uint32_t CpuProgram::next_epoch() const {
 
 void CpuProgram::keep_stamps() const {
   const std::lock_guard lock(kept_mutex_);
+  uint64_t first = UINT64_MAX;
   for (size_t i = 0; i < kept_.size(); ++i) {
     kept_[i] = {stamps[i].begin.load(std::memory_order_relaxed),
                 stamps[i].end.load(std::memory_order_relaxed)};
+    if (steps[i].tiles != nullptr) first = std::min(first, kept_[i].begin);
   }
+  // A fence passes when the last before it ends. Nobody could stamp that while others may be past it already.
+  uint64_t passed = first == UINT64_MAX ? 0 : first;
+  for (size_t i = 0; i < kept_.size(); ++i) {
+    if (steps[i].tiles != nullptr) continue;
+    for (uint32_t k = 0; k < steps[i].dep_count; ++k)
+      passed = std::max(passed, kept_[deps[steps[i].dep_first + k]].end);
+    kept_[i] = {passed, passed};
+  }
+}
+
+void CpuProgram::fail(uint32_t step, const char* what) const {
+  const Command& command = plan_.commands[step];
+  const std::lock_guard lock(kept_mutex_);
+  if (!failure_.empty()) return;
+  failure_ = "command " + std::to_string(step) + " (" + title(plan_, command) + ")";
+  if (command.label < plan_.labels.size() && !plan_.labels[command.label].empty())
+    failure_ += " '" + plan_.labels[command.label] + "'";
+  failure_ += std::string(" threw: ") + what;
+  failed_.store(true, std::memory_order_relaxed);
+}
+
+std::string CpuProgram::take_failure() const {
+  if (!failed()) return {};
+  const std::lock_guard lock(kept_mutex_);
+  failed_.store(false, std::memory_order_relaxed);
+  return std::exchange(failure_, {});
 }
 
 void CpuProgram::spans(std::span<TickSpan> spans) const {

@@ -7,9 +7,11 @@
 #include <memory>
 #include <mutex>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "refrain/device/cpu/gate.h"
+#include "refrain/device/cpu/group.h"
 #include "refrain/device/device.h"
 
 namespace refrain::device::cpu {
@@ -49,7 +51,8 @@ struct Stamp {
 
 class CpuProgram final : public Program {
  public:
-  CpuProgram(const Plan& plan, const PrepareOptions& options);
+  /// `epoch`: of a replay before the first, for tests of its overflow.
+  CpuProgram(const Plan& plan, const PrepareOptions& options, uint32_t epoch = 0);
 
   /// The epoch of the next replay. Called when no worker is in this program.
   uint32_t next_epoch() const;
@@ -57,7 +60,15 @@ class CpuProgram final : public Program {
   void keep_stamps() const;
   void spans(std::span<TickSpan> spans) const;
 
+  /// Notes that a step has thrown; the first counts. Any worker.
+  void fail(uint32_t step, const char* what) const;
+  /// True once a step of this replay has thrown: the rest need not run.
+  bool failed() const { return failed_.load(std::memory_order_relaxed); }
+  /// Why the replay that has just ended failed, empty when it did not; forgets it. Called as above.
+  std::string take_failure() const;
+
   const uint32_t queue;
+  const std::string label;
   const bool placed;
   const bool timestamps;
   std::vector<Step> steps;
@@ -68,9 +79,13 @@ class CpuProgram final : public Program {
  private:
   std::vector<void*> args_;
   std::unique_ptr<std::byte[]> constants_;
-  mutable uint32_t epoch_ = 0;
+  std::vector<GroupWalk> groups_;  // never grows once steps point into it
+  mutable uint32_t epoch_;
   mutable std::mutex kept_mutex_;
   mutable std::vector<TickSpan> kept_;
+  const Plan& plan_;
+  mutable std::atomic<bool> failed_{false};
+  mutable std::string failure_;  // guarded by kept_mutex_
 };
 
 /// Tiles of the first `rows` rows.

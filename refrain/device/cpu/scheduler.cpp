@@ -1,6 +1,7 @@
 // Every change of state is made under one mutex; it is held for a few assignments and never while work runs.
 #include "refrain/device/cpu/scheduler.h"
 
+#include <algorithm>
 #include <cstring>
 #include <string>
 
@@ -56,9 +57,56 @@ uint64_t Scheduler::submit(const CpuProgram& program, const Submission& submissi
 
 bool Scheduler::reached(const Point& point) const { return completed(point.queue) >= point.value; }
 
+// The next submission of a queue has failed, and with it all later ones.
+void Scheduler::fail(uint32_t index, const std::string& what) {
+  Queue& queue = queues_[index];
+  queue.failed_from = queue.completed.load(std::memory_order_relaxed) + 1;
+  const CpuProgram& program = *queue.ring[(queue.failed_from - 1) % queue.ring.size()]->program;
+  queue.failure = "cpu: " + what;
+  queue.cause = "submission " + std::to_string(queue.failed_from) + " of queue " + std::to_string(index) +
+                (program.label.empty() ? "" : " '" + program.label + "'") + " failed: " + what;
+  any_failed_.store(true, std::memory_order_relaxed);
+}
+
+// Ends, without running them, the submissions of failed queues and those that wait for one that failed.
+void Scheduler::end_failed() {
+  bool ended = false;
+  for (bool more = true; more;) {
+    more = false;
+    for (uint32_t index = 0; index < kQueueCount; ++index) {
+      Queue& queue = queues_[index];
+      while (queue.started < queue.submitted && (running_ == nullptr || running_queue_ != index)) {
+        if (queue.failed_from == UINT64_MAX) {
+          const Entry& entry = *queue.ring[queue.started % queue.ring.size()];
+          const auto failed = std::find_if(entry.waits.begin(), entry.waits.end(), [&](const Point& point) {
+            return point.queue != kHostQueue && point.value >= queues_[point.queue].failed_from;
+          });
+          if (failed == entry.waits.end()) break;
+          const std::string cause = queues_[failed->queue].cause;
+          fail(index, "did not run: " + cause);
+          queue.cause = cause;
+        }
+        ++queue.started;
+        queue.completed.store(queue.started, std::memory_order_release);
+        more = ended = true;
+      }
+    }
+  }
+  if (ended && waiters_ > 0) changed_.notify_all();
+}
+
+// Throws when a point that has been reached has failed. With the mutex held.
+void Scheduler::check_failure(const Point& point) const {
+  if (point.queue == kHostQueue) return;
+  const Queue& queue = queues_[point.queue];
+  if (point.value < queue.failed_from) return;
+  throw DeviceError(point.value == queue.failed_from ? queue.failure : "cpu: did not run: " + queue.cause);
+}
+
 // Chooses among the heads of the queues, in turn, one whose points have all been reached, if the team is
 // free.
 Scheduler::Entry* Scheduler::take_next() {
+  end_failed();
   if (running_ != nullptr) return nullptr;
   for (uint32_t step = 1; step <= kQueueCount; ++step) {
     const uint32_t index = (last_queue_ + step) % kQueueCount;
@@ -91,6 +139,7 @@ void Scheduler::complete() {
     const std::lock_guard lock(mutex_);
     if (running_->timestamps) running_->keep_stamps();
     Queue& queue = queues_[running_queue_];
+    if (const std::string failure = running_->take_failure(); !failure.empty()) fail(running_queue_, failure);
     queue.completed.store(queue.completed.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     running_ = nullptr;
     next = take_next();
@@ -107,29 +156,29 @@ uint64_t Scheduler::completed(uint32_t queue) const {
 }
 
 bool Scheduler::wait(const Point& point, std::chrono::nanoseconds timeout) {
-  if (reached(point)) return true;
-  if (timeout.count() <= 0) {
-    const std::lock_guard lock(mutex_);
-    if (!closed_) return reached(point);
-  }
+  // Failures are noted before a point is reached.
+  if (reached(point) && !any_failed_.load(std::memory_order_relaxed)) return true;
   std::unique_lock lock(mutex_);
-  ++waiters_;
-  const auto done = [&] { return reached(point) || closed_; };
-  bool in_time = true;
-  if (timeout >= kEndless) {
-    changed_.wait(lock, done);
-  } else {
-    in_time = changed_.wait_for(lock, timeout, done);
+  if (!reached(point)) {
+    if (timeout.count() <= 0 && !closed_) return false;
+    ++waiters_;
+    const auto done = [&] { return reached(point) || closed_; };
+    if (timeout >= kEndless) {
+      changed_.wait(lock, done);
+    } else {
+      changed_.wait_for(lock, timeout, done);
+    }
+    --waiters_;
+    if (closed_ && waiters_ == 0) changed_.notify_all();
+    if (!reached(point)) {
+      if (!closed_) return false;
+      throw DeviceError(
+          "cpu: submission " + std::to_string(point.value) + " of queue " + std::to_string(point.queue) +
+          " did not run: it waited for a point that nobody can reach, since the device was closed");
+    }
   }
-  --waiters_;
-  const bool failed = closed_ && !reached(point);
-  if (closed_ && waiters_ == 0) changed_.notify_all();
-  if (failed) {
-    throw DeviceError(
-        "cpu: submission " + std::to_string(point.value) + " of queue " + std::to_string(point.queue) +
-        " did not run: it waited for a point that nobody can reach, since the device was closed");
-  }
-  return in_time;
+  check_failure(point);
+  return true;
 }
 
 void Scheduler::signal_host(uint64_t value) {

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "refrain/device/cpu/program.h"
@@ -52,11 +53,17 @@ class Scheduler {
     uint64_t submitted = 0;
     uint64_t started = 0;
     std::atomic<uint64_t> completed{0};
+    uint64_t failed_from = UINT64_MAX;  // this submission and all after it have failed
+    std::string failure;                // of that one
+    std::string cause;                  // the failure that it follows from
   };
 
   Entry& new_entry(Queue& queue);
   bool reached(const Point& point) const;
   Entry* take_next();
+  void end_failed();
+  void fail(uint32_t index, const std::string& what);
+  void check_failure(const Point& point) const;
   void start_entry(const Entry& entry);
 
   const std::function<void(const CpuProgram&)> start_;
@@ -70,6 +77,7 @@ class Scheduler {
   uint32_t waiters_ = 0;
   bool closing_ = false;
   bool closed_ = false;
+  std::atomic<bool> any_failed_{false};  // once a queue has a failure
 };
 
 }  // namespace refrain::device::cpu

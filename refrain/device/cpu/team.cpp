@@ -5,6 +5,7 @@
 #include "refrain/device/cpu/team.h"
 
 #include <algorithm>
+#include <exception>
 #include <system_error>
 
 #include "refrain/core/error.h"
@@ -40,12 +41,14 @@ TileArgs bind(const Step& step, uint32_t worker) {
 
 }  // namespace
 
-Team::Team(uint32_t workers, std::chrono::nanoseconds spin, bool may_sleep, std::function<void()> on_complete)
+Team::Team(uint32_t workers, std::chrono::nanoseconds spin, bool may_sleep, std::function<void()> on_complete,
+           uint32_t sequence)
     : size_(workers),
       spin_(spin),
       may_sleep_(may_sleep),
       polite_(!may_sleep || spin.count() == 0),
-      on_complete_(std::move(on_complete)) {
+      on_complete_(std::move(on_complete)),
+      sequence_(sequence) {
   threads_.reserve(workers);
   try {
     for (uint32_t worker = 0; worker < workers; ++worker)
@@ -138,26 +141,43 @@ void Team::wait_for(const Ready& ready, const Sleep& sleep) const {
 
 void Team::await(Gate& gate, uint32_t epoch, const Step* step, const TileArgs* args) {
   if (gate.passed(epoch)) return;
-  if (step != nullptr) step->prefetch(*args);
+  if (step != nullptr) {
+    try {
+      step->prefetch(*args);
+    } catch (...) {
+      // It has changed nothing, so the command need not know.
+    }
+  }
   wait_for([&] { return gate.passed(epoch); }, [&] { gate.sleep_until(epoch); });
 }
 
+// What a kernel throws fails the submission; from then on its commands end without having run.
+void Team::call(const CpuProgram& program, uint32_t index, const TileArgs& args, const Claim& part,
+                bool prologue) {
+  if (program.failed()) return;
+  const Step& step = program.steps[index];
+  try {
+    if (prologue && step.prologue != nullptr) step.prologue(args);
+    step.tiles(args, part.begin, part.end);
+  } catch (const std::exception& error) {
+    program.fail(index, error.what());
+  } catch (...) {
+    program.fail(index, "no exception of the standard library");
+  }
+}
+
 void Team::walk_alone(const CpuProgram& program) const {
-  for (size_t i = 0; i < program.steps.size(); ++i) {
+  for (uint32_t i = 0; i < program.steps.size(); ++i) {
     const Step& step = program.steps[i];
+    if (step.tiles == nullptr) continue;
     if (program.timestamps) stamp(program.stamps[i].begin);
-    if (step.tiles != nullptr) {
-      TileArgs args = bind(step, 0);
-      uint32_t tiles = step.tile_count;
-      if (step.live != nullptr) {
-        args.live_rows = std::min(*step.live, step.rows);
-        tiles = tile_count(step, args.live_rows);
-      }
-      if (tiles > 0) {
-        if (step.prologue != nullptr) step.prologue(args);
-        step.tiles(args, 0, tiles);
-      }
+    TileArgs args = bind(step, 0);
+    uint32_t tiles = step.tile_count;
+    if (step.live != nullptr) {
+      args.live_rows = std::min(*step.live, step.rows);
+      tiles = tile_count(step, args.live_rows);
     }
+    if (tiles > 0) call(program, i, args, {0, tiles, tiles, args.live_rows}, true);
     if (program.timestamps) stamp(program.stamps[i].end);
   }
 }
@@ -182,29 +202,18 @@ void Team::walk(const Job& job, uint32_t worker) {
       await(gate, job.epoch, prefetching, &args);
       prefetching = nullptr;
     }
-    if (!fence) {
-      run_step(job, i, args);
-    } else if (program.timestamps) {
-      uint64_t word = progress.claim.load(std::memory_order_relaxed);
-      if (tag(word) != job.epoch && progress.claim.compare_exchange_strong(
-                                        word, tagged(job.epoch, kAllClaimed), std::memory_order_relaxed)) {
-        stamp(program.stamps[i].begin);
-        stamp(program.stamps[i].end);
-      }
-    }
+    if (!fence) run_step(job, i, args);
   }
 }
 
 void Team::run_step(const Job& job, uint32_t index, TileArgs& args) {
-  const Step& step = job.program->steps[index];
   Progress& progress = job.program->progress[index];
   bool prepared = false;
   Claim part;
   while (claim(job, index, part)) {
     args.live_rows = part.rows;
-    if (!prepared && step.prologue != nullptr) step.prologue(args);
+    call(*job.program, index, args, part, !prepared);
     prepared = true;
-    step.tiles(args, part.begin, part.end);
     const uint32_t tiles = part.end - part.begin;
     if (tiles == part.total) {
       complete(job, index);

@@ -16,8 +16,10 @@ namespace refrain::device::cpu {
 class Team {
  public:
   /// `on_complete` is called by a worker when a program has been walked; it may call start().
-  /// Throws DeviceError when a thread cannot be started.
-  Team(uint32_t workers, std::chrono::nanoseconds spin, bool may_sleep, std::function<void()> on_complete);
+  /// `sequence`: of a job before the first, for tests of its overflow. Throws DeviceError when a thread
+  /// cannot be started.
+  Team(uint32_t workers, std::chrono::nanoseconds spin, bool may_sleep, std::function<void()> on_complete,
+       uint32_t sequence = 0);
   ~Team();  ///< nothing runs any more
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
@@ -45,6 +47,8 @@ class Team {
   void publish(const Job& job, uint32_t inside);
   bool enter(uint32_t sequence);
   bool leave(uint32_t sequence);
+  static void call(const CpuProgram& program, uint32_t index, const TileArgs& args, const Claim& part,
+                   bool prologue);
   void walk_alone(const CpuProgram& program) const;
   void walk(const Job& job, uint32_t worker);
   void run_step(const Job& job, uint32_t index, TileArgs& args);
@@ -63,7 +67,7 @@ class Team {
 
   // Written by start() while no worker is inside.
   alignas(kCacheLineBytes) Job job_;
-  uint32_t sequence_ = 0;  // of the last job published
+  uint32_t sequence_;  // of the last job published
   alignas(kCacheLineBytes) Gate published_;
   // sequence << 32 | closed | workers inside. A job closes when the last worker inside leaves: one that has
   // left has seen every tile claimed, and a claimed tile is run by a worker inside. A worker that comes later

@@ -108,7 +108,7 @@ class NullDevice final : public Backend {
              command.launch.rows + command.launch.rows_per_block + command.launch.tiles_per_block +
              command.launch.scratch_bytes + command.args.first + command.args.count +
              command.constants.first + command.constants.count + command.deps.first + command.deps.count +
-             command.live_arg + command.scratch_arg + command.level + command.label;
+             command.live_arg + command.scratch_arg + command.level + command.label + command.group;
     }
     const std::lock_guard lock(mutex_);
     for (const Update& update : submission.updates) counters_.update_bytes += update.from.size();

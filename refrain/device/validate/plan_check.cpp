@@ -31,7 +31,11 @@ class Checker {
     const Command& command = plan_.commands[index];
     std::string result = "command " + text(index);
     if (command.label < plan_.labels.size()) result += " '" + plan_.labels[command.label] + "'";
-    if (command.kernel != nullptr) result += " (" + std::string(command.kernel->name) + ")";
+    if (command.kind == CommandKind::group) {
+      result += " (group)";
+    } else if (command.kernel != nullptr) {
+      result += " (" + std::string(command.kernel->name) + ")";
+    }
     return result;
   }
 
@@ -40,8 +44,8 @@ class Checker {
     std::string result = name(index) + ": argument " + text(argument);
     if (argument == command.live_arg) return result + " (live count)";
     if (argument == command.scratch_arg) return result + " (scratch)";
-    const auto& specs = command.kernel->op->args;
-    return argument < specs.size() ? result + " (" + std::string(specs[argument].name) + ")" : result;
+    const bool known = command.kind == CommandKind::group || argument < command.kernel->op->args.size();
+    return known ? result + " (" + argument_title(plan_, command, argument) + ")" : result;
   }
 
   void check_options() const {
@@ -72,8 +76,7 @@ class Checker {
            text(options.placement.size()));
     }
     for (uint32_t i = 0; i < plan_.commands.size(); ++i) {
-      if (plan_.commands[i].kind == CommandKind::kernel &&
-          options.placement[i] >= check_.info.compute_units) {
+      if (plan_.commands[i].kind != CommandKind::fence && options.placement[i] >= check_.info.compute_units) {
         fail("prepare: " + name(i) + ": placement: expected below " + text(check_.info.compute_units) +
              ", got " + text(options.placement[i]));
       }
@@ -85,7 +88,7 @@ class Checker {
     if (command.label >= plan_.labels.size() && !(plan_.labels.empty() && command.label == 0)) {
       fail("prepare: " + name(index) + ": label " + text(command.label) + " of " + text(plan_.labels.size()));
     }
-    if (command.kind == CommandKind::kernel) check_kernel(index);
+    if (command.kind == CommandKind::kernel) check_kernel(index, command.kernel);
     if (!in_array(command.args, plan_.args))
       fail("prepare: " + name(index) + ": its arguments leave Plan::args");
     if (!in_array(command.constants, plan_.constants)) {
@@ -98,11 +101,15 @@ class Checker {
       return;
     }
     check_launch(index);
+    if (command.kind == CommandKind::group) {
+      check_group(index);
+      return;
+    }
+    check_constants(index, command.constants, *command.kernel);
     check_arguments(index);
   }
 
-  void check_kernel(uint32_t index) const {
-    const Kernel* kernel = plan_.commands[index].kernel;
+  void check_kernel(uint32_t index, const Kernel* kernel) const {
     if (kernel == nullptr) fail("prepare: " + name(index) + ": no kernel");
     if (kernel->op == nullptr || kernel->entry == nullptr) {
       fail("prepare: " + name(index) + ": the kernel lacks its op or its entry");
@@ -148,18 +155,85 @@ class Checker {
       fail("prepare: " + name(index) + ": launch: scratch of " + text(launch.scratch_bytes) +
            " bytes and the scratch argument do not agree");
     }
-    if (command.constants.first % 16 != 0)
-      fail("prepare: " + name(index) + ": constants are not aligned to 16");
-    if (command.constants.count != command.kernel->op->constants_bytes) {
-      fail("prepare: " + name(index) + ": constants: expected " + text(command.kernel->op->constants_bytes) +
-           " bytes, got " + text(command.constants.count));
+  }
+
+  void check_constants(uint32_t index, const Range& constants, const Kernel& kernel) const {
+    if (constants.first % 16 != 0) fail("prepare: " + name(index) + ": constants are not aligned to 16");
+    if (constants.count != kernel.op->constants_bytes) {
+      fail("prepare: " + name(index) + ": constants: expected " + text(kernel.op->constants_bytes) +
+           " bytes, got " + text(constants.count));
     }
   }
 
-  void check_arguments(uint32_t index) {
+  // Members side by side, their arguments in order, components that have members, tiles that make a block.
+  void check_group(uint32_t index) {
     const Command& command = plan_.commands[index];
-    const auto& specs = command.kernel->op->args;
-    auto expected = static_cast<uint32_t>(specs.size());
+    const std::string where = "prepare: " + name(index) + ": ";
+    if (command.group >= plan_.groups.size()) fail(where + "its group does not exist");
+    const Group& group = plan_.groups[command.group];
+    if (!in_array(group.members, plan_.members)) fail(where + "its members leave Plan::members");
+    if (!in_array(group.components, plan_.components)) fail(where + "its components leave Plan::components");
+    uint64_t tiles = 0;
+    for (uint32_t c = 0; c < group.components.count; ++c) {
+      const Component& component = plan_.components[group.components.first + c];
+      if (component.units == 0 || component.units_per_tile == 0)
+        fail(where + "component " + text(c) + ": neither units nor units of a tile are 0");
+      tiles += (uint64_t{component.units} + component.units_per_tile - 1) / component.units_per_tile;
+    }
+    if (tiles != command.launch.tiles_per_block) {
+      fail(where + "launch: expected " + text(tiles) + " tiles of a block, got " +
+           text(command.launch.tiles_per_block));
+    }
+    std::vector<bool> used(group.components.count);
+    uint32_t argument = command.args.first;
+    uint32_t prologues = 0;
+    for (uint32_t m = 0; m < group.members.count; ++m) {
+      const Member& member = plan_.members[group.members.first + m];
+      const std::string whose = where + "member " + text(m) + ": ";
+      check_kernel(index, member.kernel);
+      if (!member.kernel->regions) fail(whose + "its kernel computes whole tiles only");
+      if (!in_array(member.constants, plan_.constants)) fail(whose + "its constants leave Plan::constants");
+      check_constants(index, member.constants, *member.kernel);
+      if (member.args.first != argument || member.args.count != member.kernel->op->args.size())
+        fail(whose + "its arguments are not where its schema expects them");
+      argument += member.args.count;
+      if (member.private_arg != kNone &&
+          (member.private_arg >= member.args.count || group.value_row_bytes == 0))
+        fail(whose + "its private argument does not exist");
+      if (member.role == MemberRole::prologue) {
+        ++prologues;
+        if (member.private_arg == kNone) fail(whose + "a prologue without its value");
+        continue;
+      }
+      if (member.component >= group.components.count) fail(whose + "its component does not exist");
+      used[member.component] = true;
+      if (member.units % plan_.components[group.components.first + member.component].units != 0)
+        fail(whose + "the units of its component do not divide its own");
+    }
+    if (prologues != (group.value_row_bytes != 0 ? 1u : 0u))
+      fail(where + "its prologue and value do not agree");
+    if (std::ranges::find(used, false) != used.end()) fail(where + "a component has no members");
+    uint32_t expected = argument - command.args.first;
+    check_extras(index, expected);
+    for (uint32_t m = 0; m < group.members.count; ++m) {
+      const Member& member = plan_.members[group.members.first + m];
+      check_bindings(index, member.args.first - command.args.first, *member.kernel, member.private_arg);
+    }
+    touch_extras(index, expected);
+  }
+
+  void check_arguments(uint32_t index) {
+    const Kernel& kernel = *plan_.commands[index].kernel;
+    const auto count = static_cast<uint32_t>(kernel.op->args.size());
+    check_extras(index, count);
+    check_bindings(index, 0, kernel, kNone);
+    touch_extras(index, count);
+  }
+
+  // After `count` arguments of schemas come the live count and the scratch, and nothing else.
+  void check_extras(uint32_t index, uint32_t count) const {
+    const Command& command = plan_.commands[index];
+    uint32_t expected = count;
     if (command.live_arg != kNone && command.live_arg != expected++) {
       fail("prepare: " + name(index) + ": live_arg: expected " + text(expected - 1) + ", got " +
            text(command.live_arg));
@@ -172,16 +246,30 @@ class Checker {
       fail("prepare: " + name(index) + ": expected " + text(expected) + " arguments, got " +
            text(command.args.count));
     }
-    for (uint32_t i = 0; i < command.args.count; ++i) {
-      const Argument& argument = plan_.args[command.args.first + i];
-      const bool extra = i >= specs.size();
+  }
+
+  // The arguments of one kernel, from `first` of the command's on.
+  void check_bindings(uint32_t index, uint32_t first, const Kernel& kernel, uint32_t private_arg) {
+    const auto& specs = kernel.op->args;
+    for (uint32_t i = 0; i < specs.size(); ++i) {
+      const Argument& argument = plan_.args[plan_.commands[index].args.first + first + i];
       if (argument.view.bytes == 0) {
-        if (extra || !specs[i].optional) fail("prepare: " + name(index, i) + ": not bound");
+        if (!specs[i].optional && i != private_arg)
+          fail("prepare: " + name(index, first + i) + ": not bound");
         continue;
       }
-      if (!extra && argument.access != specs[i].access) {
-        fail("prepare: " + name(index, i) + ": access is not that of the schema");
-      }
+      if (i == private_arg) fail("prepare: " + name(index, first + i) + ": bound, and private to the group");
+      if (argument.access != specs[i].access)
+        fail("prepare: " + name(index, first + i) + ": access is not that of the schema");
+      touches_.push_back(resolve(index, first + i));
+    }
+  }
+
+  void touch_extras(uint32_t index, uint32_t first) {
+    const Command& command = plan_.commands[index];
+    for (uint32_t i = first; i < command.args.count; ++i) {
+      if (plan_.args[command.args.first + i].view.bytes == 0)
+        fail("prepare: " + name(index, i) + ": not bound");
       touches_.push_back(resolve(index, i));
     }
     if (command.live_arg != kNone) check_live(index);

@@ -7,9 +7,9 @@ namespace refrain::ops {
 namespace {
 
 constexpr device::ArgumentSpec kArgs[] = {
-    {"a", device::Access::in, true},
-    {"b", device::Access::in, true},
-    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b11},
+    {.name = "a", .access = device::Access::in, .rows = true, .units = true},
+    {.name = "b", .access = device::Access::in, .rows = true, .units = true},
+    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b11, .units = true},
 };
 
 void check(const device::OpCall& call) {
@@ -41,6 +41,8 @@ constinit const device::OpSchema add_schema{
     .check = check,
     .cost = cost,
     .reference = add_reference,
+    .iteration = device::Iteration::elementwise,
+    .units = [](const device::OpCall& call) { return call.constants_as<AddConstants>().columns; },
 };
 
 void add(CommandEncoder& encoder, const Add& args) {

@@ -10,18 +10,12 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
   return elementwise_launch(call.constants_as<AddConstants>());
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
-  const auto& c = args.constants_as<AddConstants>();
-  for (uint32_t tile = begin; tile < end; ++tile) {
-    const ElementRange range = element_range(c, args.live_rows, tile);
-    const float* a = args.arg<float>(0) + range.first;
-    const float* b = args.arg<float>(1) + range.first;
-    float* output = args.arg<float>(2) + range.first;
-    for (size_t i = 0; i < range.count; ++i) output[i] = a[i] + b[i];
-  }
+void run(const device::TileArgs& args, const ElementRange& range) {
+  const float* a = args.arg<float>(0) + range.first;
+  const float* b = args.arg<float>(1) + range.first;
+  float* output = args.arg<float>(2) + range.first;
+  for (size_t i = 0; i < range.count; ++i) output[i] = a[i] + b[i];
 }
-
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles};
 
 }  // namespace
 
@@ -32,7 +26,8 @@ std::span<const device::Kernel> add_cpu_kernels() {
       .numerics = "exact, f32, elementwise",
       .accepts = accepts,
       .launch = launch,
-      .entry = &kEntry,
+      .entry = &kElementwiseEntry<run>,
+      .regions = true,
   }};
   return kKernels;
 }

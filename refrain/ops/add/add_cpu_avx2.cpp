@@ -12,22 +12,16 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
   return elementwise_launch(call.constants_as<AddConstants>());
 }
 
-REFRAIN_AVX2 void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
-  const auto& c = args.constants_as<AddConstants>();
-  for (uint32_t tile = begin; tile < end; ++tile) {
-    const ElementRange range = element_range(c, args.live_rows, tile);
-    const float* a = args.arg<float>(0) + range.first;
-    const float* b = args.arg<float>(1) + range.first;
-    float* output = args.arg<float>(2) + range.first;
-    size_t i = 0;
-    for (; i + avx2::kLanes <= range.count; i += avx2::kLanes) {
-      _mm256_storeu_ps(output + i, _mm256_add_ps(avx2::load8(a + i), avx2::load8(b + i)));
-    }
-    for (; i < range.count; ++i) output[i] = a[i] + b[i];
+REFRAIN_AVX2 void run(const device::TileArgs& args, const ElementRange& range) {
+  const float* a = args.arg<float>(0) + range.first;
+  const float* b = args.arg<float>(1) + range.first;
+  float* output = args.arg<float>(2) + range.first;
+  size_t i = 0;
+  for (; i + avx2::kLanes <= range.count; i += avx2::kLanes) {
+    _mm256_storeu_ps(output + i, _mm256_add_ps(avx2::load8(a + i), avx2::load8(b + i)));
   }
+  for (; i < range.count; ++i) output[i] = a[i] + b[i];
 }
-
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles};
 
 }  // namespace
 
@@ -39,7 +33,8 @@ std::span<const device::Kernel> add_cpu_avx2_kernels() {
       .needs = device::kFeatureAvx2,
       .accepts = accepts,
       .launch = launch,
-      .entry = &kEntry,
+      .entry = &kElementwiseEntry<run>,
+      .regions = true,
   }};
   return kKernels;
 }

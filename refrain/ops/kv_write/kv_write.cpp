@@ -10,8 +10,8 @@ namespace {
 enum : size_t { kKey, kValue, kRows, kSequences, kPageTable, kCache, kStatus };
 
 constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "key", .access = device::Access::in, .rows = true},
-    {.name = "value", .access = device::Access::in, .rows = true},
+    {.name = "key", .access = device::Access::in, .rows = true, .units = true},
+    {.name = "value", .access = device::Access::in, .rows = true, .units = true},
     {.name = "rows", .access = device::Access::in, .rows = true},
     {.name = "sequences", .access = device::Access::in},
     {.name = "page_table", .access = device::Access::in},
@@ -66,6 +66,8 @@ constinit const device::OpSchema kv_write_schema = {
     .check = check,
     .cost = cost,
     .reference = kv_write_reference,
+    .iteration = device::Iteration::scatter,
+    .units = [](const device::OpCall& call) { return call.constants_as<KvWriteConstants>().kv_heads; },
 };
 
 void kv_write(CommandEncoder& encoder, const KvWrite& args) {

@@ -13,7 +13,8 @@ uint32_t rows_per_block(const KvWriteConstants& c) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / (uint64_t{c.kv_heads} * c.head_dim), 1, c.rows));
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+            uint32_t unit_end) {
   const auto& c = args.constants_as<KvWriteConstants>();
   const float* sources[2] = {args.arg<const float>(0), args.arg<const float>(1)};
   const StepRow* rows = args.arg<const StepRow>(2);
@@ -26,9 +27,7 @@ void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
       .cache_pages = c.pages,
   };
   const CacheGeometry geometry = {c.pages, c.kv_heads, c.head_dim};
-  const uint32_t block = rows_per_block(c);
-  const size_t last = std::min<size_t>(size_t{end} * block, args.live_rows);
-  for (size_t r = size_t{begin} * block; r < last; ++r) {
+  for (size_t r = row_begin; r < row_end; ++r) {
     const CheckedRow row = check_row(rows[r], tables, rows[r].position);
     if (row.pages == nullptr) {
       raise_status(args.arg<uint32_t>(6), row.status_word, row.status_bits);
@@ -37,7 +36,7 @@ void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
     const uint32_t page = row.pages[row.position / kPagePositions];
     const size_t within = size_t{row.position % kPagePositions} * c.head_dim;
     for (uint32_t kind = 0; kind < 2; ++kind) {
-      for (uint32_t h = 0; h < c.kv_heads; ++h) {
+      for (uint32_t h = unit_begin; h < unit_end; ++h) {
         std::memcpy(cache + geometry.unit_offset(kind, page, h) + within,
                     sources[kind] + (r * c.kv_heads + h) * c.head_dim, c.head_dim * sizeof(float));
       }
@@ -45,12 +44,18 @@ void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
   }
 }
 
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<KvWriteConstants>();
+  const uint32_t block = rows_per_block(c);
+  region(args, begin * block, std::min(end * block, args.live_rows), 0, c.kv_heads);
+}
+
 device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
   const auto& c = call.constants_as<KvWriteConstants>();
   return {.rows = c.rows, .rows_per_block = rows_per_block(c)};
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+constexpr device::TileKernel kTiles = {.tiles = tiles, .region = region};
 
 }  // namespace
 
@@ -62,6 +67,7 @@ std::span<const device::Kernel> kv_write_cpu_kernels() {
       .accepts = [](const device::OpCall&) { return true; },
       .launch = launch,
       .entry = &kTiles,
+      .regions = true,
   }};
   return kKernels;
 }

@@ -9,7 +9,7 @@ namespace {
 constexpr device::ArgumentSpec kArgs[] = {
     {"input", device::Access::in, true},
     {"weight", device::Access::in},
-    {"output", device::Access::out, true},
+    {.name = "output", .access = device::Access::out, .rows = true, .units = true},
 };
 
 void check(const device::OpCall& call) {
@@ -53,6 +53,8 @@ constinit const device::OpSchema matmul_schema{
     .check = check,
     .cost = cost,
     .reference = matmul_reference,
+    .iteration = device::Iteration::contraction,
+    .units = [](const device::OpCall& call) { return call.constants_as<MatmulConstants>().outputs; },
 };
 
 void matmul(CommandEncoder& encoder, const Matmul& args) {

@@ -37,13 +37,10 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
 }
 
 template <class T>
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void region(const device::TileArgs& args, const MatmulTile& tile) {
   const Rows<T> weights{args.arg<const T>(1), args.constants_as<MatmulConstants>().columns};
-  avx2::matmul_tiles<MatmulConstants>(args, weights, begin, end);
+  avx2::matmul_region<MatmulConstants>(args, weights, tile);
 }
-
-template <class T>
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles<T>};
 
 template <class T>
 constexpr device::Kernel kernel(std::string_view name) {
@@ -53,7 +50,9 @@ constexpr device::Kernel kernel(std::string_view name) {
           .needs = device::kFeatureAvx2,
           .accepts = accepts<T>,
           .launch = launch,
-          .entry = &kEntry<T>};
+          .entry = &kMatmulEntry<MatmulConstants, region<T>>,
+          .regions = true,
+          .unit_granule = kMatmulOutputs};
 }
 
 }  // namespace

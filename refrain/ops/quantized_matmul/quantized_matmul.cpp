@@ -9,7 +9,7 @@ namespace {
 constexpr device::ArgumentSpec kArgs[] = {
     {"input", device::Access::in, true},
     {"weight", device::Access::in},
-    {"output", device::Access::out, true},
+    {.name = "output", .access = device::Access::out, .rows = true, .units = true},
 };
 
 void check(const device::OpCall& call) {
@@ -58,6 +58,8 @@ constinit const device::OpSchema quantized_matmul_schema{
     .check = check,
     .cost = cost,
     .reference = quantized_matmul_reference,
+    .iteration = device::Iteration::contraction,
+    .units = [](const device::OpCall& call) { return call.constants_as<QuantizedMatmulConstants>().outputs; },
 };
 
 void quantized_matmul(CommandEncoder& encoder, const QuantizedMatmul& args) {

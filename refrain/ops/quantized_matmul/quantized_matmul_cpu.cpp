@@ -20,12 +20,10 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
   return matmul_launch(c.rows, c.outputs, c.columns, c.columns * sizeof(float));
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void region(const device::TileArgs& args, const MatmulTile& tile) {
   const Rows weights{args.arg<const std::byte>(1), args.constants_as<QuantizedMatmulConstants>().weight()};
-  portable::matmul_tiles<QuantizedMatmulConstants>(args, weights, begin, end);
+  portable::matmul_region<QuantizedMatmulConstants>(args, weights, tile);
 }
-
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles};
 
 }  // namespace
 
@@ -36,7 +34,9 @@ std::span<const device::Kernel> quantized_matmul_cpu_kernels() {
       .numerics = "exact, f32, 16 lanes, ascending",
       .accepts = accepts,
       .launch = launch,
-      .entry = &kEntry,
+      .entry = &kMatmulEntry<QuantizedMatmulConstants, region>,
+      .regions = true,
+      .unit_granule = kMatmulOutputs,
   }};
   return kKernels;
 }

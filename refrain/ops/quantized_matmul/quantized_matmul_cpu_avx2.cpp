@@ -21,14 +21,11 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
 }
 
 template <uint32_t Bits, class Scale>
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void region(const device::TileArgs& args, const MatmulTile& tile) {
   const auto& c = args.constants_as<QuantizedMatmulConstants>();
   const avx2::AffineRows<Bits, Scale> weights(args.arg<const std::byte>(1), c.weight());
-  avx2::matmul_tiles<QuantizedMatmulConstants>(args, weights, begin, end);
+  avx2::matmul_region<QuantizedMatmulConstants>(args, weights, tile);
 }
-
-template <uint32_t Bits, class Scale>
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles<Bits, Scale>};
 
 template <uint32_t Bits, class Scale>
 constexpr device::Kernel kernel(std::string_view name) {
@@ -38,7 +35,9 @@ constexpr device::Kernel kernel(std::string_view name) {
           .needs = device::kFeatureAvx2,
           .accepts = accepts<Bits, Scale>,
           .launch = launch,
-          .entry = &kEntry<Bits, Scale>};
+          .entry = &kMatmulEntry<QuantizedMatmulConstants, region<Bits, Scale>>,
+          .regions = true,
+          .unit_granule = kMatmulOutputs};
 }
 
 }  // namespace

@@ -11,9 +11,9 @@ namespace refrain::ops {
 namespace {
 
 constexpr device::ArgumentSpec kArgs[] = {
-    {"input", device::Access::in, true},
+    {.name = "input", .access = device::Access::in, .rows = true, .units = true},
     {"weight", device::Access::in, false, true},
-    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b1},
+    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b1, .units = true},
 };
 
 RmsNormConstants constants_of(const Shape& shape, float eps) {
@@ -64,6 +64,8 @@ constinit const device::OpSchema rms_norm_schema{
     .check = check,
     .cost = cost,
     .reference = rms_norm_reference,
+    .iteration = device::Iteration::row_reduction,
+    .units = [](const device::OpCall& call) { return call.constants_as<RmsNormConstants>().vectors; },
 };
 
 void rms_norm(CommandEncoder& encoder, const RmsNorm& args) {

@@ -27,26 +27,32 @@ float sum_of_squares(const float* input, uint32_t columns) {
   return lanes[0];
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+            uint32_t unit_end) {
   const auto& c = args.constants_as<RmsNormConstants>();
-  const size_t rows_per_tile = rms_norm_rows_per_tile(c);
   const float* weight = args.arg<float>(1);
-  const size_t first = begin * rows_per_tile * c.vectors;
-  const size_t last = std::min<size_t>(end * rows_per_tile, args.live_rows) * c.vectors;
-  for (size_t vector = first; vector < last; ++vector) {
-    const float* input = args.arg<float>(0) + vector * c.columns;
-    float* output = args.arg<float>(2) + vector * c.columns;
-    const float mean = sum_of_squares(input, c.columns) / static_cast<float>(c.columns);
-    const float scale = 1.0f / std::sqrt(mean + c.eps);
-    if (weight == nullptr) {
-      for (uint32_t i = 0; i < c.columns; ++i) output[i] = input[i] * scale;
-    } else {
-      for (uint32_t i = 0; i < c.columns; ++i) output[i] = input[i] * scale * weight[i];
+  for (size_t row = row_begin; row < row_end; ++row) {
+    for (size_t vector = row * c.vectors + unit_begin; vector < row * c.vectors + unit_end; ++vector) {
+      const float* input = args.arg<float>(0) + vector * c.columns;
+      float* output = args.arg<float>(2) + vector * c.columns;
+      const float mean = sum_of_squares(input, c.columns) / static_cast<float>(c.columns);
+      const float scale = 1.0f / std::sqrt(mean + c.eps);
+      if (weight == nullptr) {
+        for (uint32_t i = 0; i < c.columns; ++i) output[i] = input[i] * scale;
+      } else {
+        for (uint32_t i = 0; i < c.columns; ++i) output[i] = input[i] * scale * weight[i];
+      }
     }
   }
 }
 
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles};
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<RmsNormConstants>();
+  const uint32_t rows_per_tile = rms_norm_rows_per_tile(c);
+  region(args, begin * rows_per_tile, std::min(end * rows_per_tile, args.live_rows), 0, c.vectors);
+}
+
+constexpr device::TileKernel kEntry{nullptr, nullptr, tiles, region};
 
 }  // namespace
 
@@ -58,6 +64,7 @@ std::span<const device::Kernel> rms_norm_cpu_kernels() {
       .accepts = accepts,
       .launch = rms_norm_launch,
       .entry = &kEntry,
+      .regions = true,
   }};
   return kKernels;
 }

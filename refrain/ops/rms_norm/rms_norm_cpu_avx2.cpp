@@ -46,22 +46,28 @@ REFRAIN_AVX2 void scale_vector(const float* input, float scale, const float* wei
   for (; i < columns; ++i) output[i] = weight != nullptr ? input[i] * scale * weight[i] : input[i] * scale;
 }
 
-REFRAIN_AVX2 void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+REFRAIN_AVX2 void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end,
+                         uint32_t unit_begin, uint32_t unit_end) {
   const auto& c = args.constants_as<RmsNormConstants>();
-  const size_t rows_per_tile = rms_norm_rows_per_tile(c);
   const float* weight = args.arg<float>(1);
-  const size_t first = begin * rows_per_tile * c.vectors;
-  const size_t last = std::min<size_t>(end * rows_per_tile, args.live_rows) * c.vectors;
-  for (size_t vector = first; vector < last; ++vector) {
-    const float* input = args.arg<float>(0) + vector * c.columns;
-    float* output = args.arg<float>(2) + vector * c.columns;
-    const float mean = sum_of_squares(input, c.columns) / static_cast<float>(c.columns);
-    const float scale = 1.0f / std::sqrt(mean + c.eps);
-    scale_vector(input, scale, weight, output, c.columns);
+  for (size_t row = row_begin; row < row_end; ++row) {
+    for (size_t vector = row * c.vectors + unit_begin; vector < row * c.vectors + unit_end; ++vector) {
+      const float* input = args.arg<float>(0) + vector * c.columns;
+      float* output = args.arg<float>(2) + vector * c.columns;
+      const float mean = sum_of_squares(input, c.columns) / static_cast<float>(c.columns);
+      const float scale = 1.0f / std::sqrt(mean + c.eps);
+      scale_vector(input, scale, weight, output, c.columns);
+    }
   }
 }
 
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles};
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<RmsNormConstants>();
+  const uint32_t rows_per_tile = rms_norm_rows_per_tile(c);
+  region(args, begin * rows_per_tile, std::min(end * rows_per_tile, args.live_rows), 0, c.vectors);
+}
+
+constexpr device::TileKernel kEntry{nullptr, nullptr, tiles, region};
 
 }  // namespace
 
@@ -74,6 +80,7 @@ std::span<const device::Kernel> rms_norm_cpu_avx2_kernels() {
       .accepts = accepts,
       .launch = rms_norm_launch,
       .entry = &kEntry,
+      .regions = true,
   }};
   return kKernels;
 }

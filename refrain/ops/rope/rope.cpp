@@ -13,10 +13,10 @@ namespace {
 enum : size_t { kInput, kRows, kFrequencies, kOutput };
 
 constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = device::Access::in, .rows = true},
+    {.name = "input", .access = device::Access::in, .rows = true, .units = true},
     {.name = "rows", .access = device::Access::in, .rows = true},
     {.name = "frequencies", .access = device::Access::in},
-    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b1},
+    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b1, .units = true},
 };
 
 void check(const device::OpCall& call) {
@@ -65,6 +65,8 @@ constinit const device::OpSchema rope_schema = {
     .check = check,
     .cost = cost,
     .reference = rope_reference,
+    .iteration = device::Iteration::per_head,
+    .units = [](const device::OpCall& call) { return call.constants_as<RopeConstants>().heads; },
 };
 
 void rope(CommandEncoder& encoder, const Rope& args) {

@@ -21,7 +21,8 @@ void rotate_head(const RopeConstants& c, const float* cosines, const float* sine
   for (size_t i = size_t{2} * c.pairs; i < c.head_dim; ++i) output[i] = input[i];
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+            uint32_t unit_end) {
   const auto& c = args.constants_as<RopeConstants>();
   const float* input = args.arg<const float>(0);
   const StepRow* rows = args.arg<const StepRow>(1);
@@ -29,23 +30,27 @@ void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
   float* output = args.arg<float>(3);
   float* cosines = reinterpret_cast<float*>(args.scratch);
   float* sines = cosines + c.pairs;
-  const uint32_t block = rope_rows_per_block(c);
-  const size_t last = std::min<size_t>(size_t{end} * block, args.live_rows);
-  for (size_t r = size_t{begin} * block; r < last; ++r) {
+  for (size_t r = row_begin; r < row_end; ++r) {
     const float position = static_cast<float>(rows[r].position);
     for (size_t i = 0; i < c.pairs; ++i) {
       const float angle = position * frequencies[i];
       cosines[i] = std::cos(angle);
       sines[i] = std::sin(angle);
     }
-    for (size_t h = 0; h < c.heads; ++h) {
+    for (size_t h = unit_begin; h < unit_end; ++h) {
       const size_t offset = (r * c.heads + h) * c.head_dim;
       rotate_head(c, cosines, sines, input + offset, output + offset);
     }
   }
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<RopeConstants>();
+  const uint32_t block = rope_rows_per_block(c);
+  region(args, begin * block, std::min(end * block, args.live_rows), 0, c.heads);
+}
+
+constexpr device::TileKernel kTiles = {.tiles = tiles, .region = region};
 
 }  // namespace
 
@@ -57,6 +62,7 @@ std::span<const device::Kernel> rope_cpu_kernels() {
       .accepts = [](const device::OpCall&) { return true; },
       .launch = rope_launch,
       .entry = &kTiles,
+      .regions = true,
   }};
   return kKernels;
 }

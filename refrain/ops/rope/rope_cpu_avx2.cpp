@@ -46,7 +46,8 @@ REFRAIN_AVX2_INLINE void rotate_neighbours(size_t pairs, const float* cosines, c
   }
 }
 
-REFRAIN_AVX2 void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+REFRAIN_AVX2 void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end,
+                         uint32_t unit_begin, uint32_t unit_end) {
   const auto& c = args.constants_as<RopeConstants>();
   const float* input = args.arg<const float>(0);
   const StepRow* rows = args.arg<const StepRow>(1);
@@ -54,16 +55,14 @@ REFRAIN_AVX2 void tiles(const device::TileArgs& args, uint32_t begin, uint32_t e
   float* output = args.arg<float>(3);
   float* cosines = reinterpret_cast<float*>(args.scratch);
   float* sines = cosines + c.pairs;
-  const uint32_t block = rope_rows_per_block(c);
-  const size_t last = std::min<size_t>(size_t{end} * block, args.live_rows);
-  for (size_t r = size_t{begin} * block; r < last; ++r) {
+  for (size_t r = row_begin; r < row_end; ++r) {
     const float position = static_cast<float>(rows[r].position);
     for (size_t i = 0; i < c.pairs; ++i) {
       const float angle = position * frequencies[i];
       cosines[i] = std::cos(angle);
       sines[i] = std::sin(angle);
     }
-    for (size_t h = 0; h < c.heads; ++h) {
+    for (size_t h = unit_begin; h < unit_end; ++h) {
       const size_t offset = (r * c.heads + h) * c.head_dim;
       if (c.interleaved != 0) {
         rotate_neighbours(c.pairs, cosines, sines, input + offset, output + offset);
@@ -75,7 +74,13 @@ REFRAIN_AVX2 void tiles(const device::TileArgs& args, uint32_t begin, uint32_t e
   }
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<RopeConstants>();
+  const uint32_t block = rope_rows_per_block(c);
+  region(args, begin * block, std::min(end * block, args.live_rows), 0, c.heads);
+}
+
+constexpr device::TileKernel kTiles = {.tiles = tiles, .region = region};
 
 }  // namespace
 
@@ -88,6 +93,7 @@ std::span<const device::Kernel> rope_cpu_avx2_kernels() {
       .accepts = [](const device::OpCall&) { return true; },
       .launch = rope_launch,
       .entry = &kTiles,
+      .regions = true,
   }};
   return kKernels;
 }

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <bit>
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -276,7 +277,9 @@ REFRAIN_SAMPLE_INLINE void sample_tiles(const device::TileArgs& args, uint32_t b
     }
     const Logits logits = {args.arg<const float>(0) + size_t{o} * c.vocabulary, args.arg<const uint32_t>(4),
                            c.vocabulary};
-    write_sampled(row, draw(logits, sequences[row.sequence], row.position, args.scratch));
+    const uint32_t token = draw(logits, sequences[row.sequence], row.position, args.scratch);
+    if (!std::isfinite(logits.values[token])) raise_status(status, row.sequence, kNotFinite);
+    write_sampled(row, token);
   }
 }
 

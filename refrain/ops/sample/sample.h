@@ -41,7 +41,8 @@ struct Sample {
 /// index[o] is written. sequences: u32 [S, 8]. allowed: u32 [ceil(V / 32)], bit i % 32 of word i / 32 admits
 /// id i; unbound: all. status: u32 [S + 1]. Aliasing: none. Errors: InvalidArgument for shapes that do not
 /// fit. An index that is not below R raises kOutputOutOfRange in the last word and writes nothing; a sequence
-/// out of range raises kSequenceOutOfRange there and gives token 0. Accuracy: e^x within 2 units in the last
+/// out of range raises kSequenceOutOfRange there and gives token 0; a token whose logit is not finite raises
+/// kNotFinite in its sequence's word. Accuracy: e^x within 2 units in the last
 /// place of a double, by sums and products alone, so that all CPU kernels draw the same tokens. Source: Fan
 /// et al. 2018 (top-k), Holtzman et al. 2019 (top-p), Salmon et al. 2011 (Philox).
 void sample(CommandEncoder& encoder, const Sample& args);

@@ -90,8 +90,10 @@ void sample_reference(const device::TileArgs& args) {
       row.sampled = 0;
       continue;
     }
-    row.sampled = draw(args.arg<const float>(0) + o * c.vocabulary, c.vocabulary, args.arg<const uint32_t>(4),
+    const float* logits = args.arg<const float>(0) + o * c.vocabulary;
+    row.sampled = draw(logits, c.vocabulary, args.arg<const uint32_t>(4),
                        args.arg<const StepSequence>(3)[row.sequence], row.position);
+    if (!std::isfinite(logits[row.sampled])) status[row.sequence] |= kNotFinite;
   }
 }
 

@@ -7,9 +7,9 @@ namespace refrain::ops {
 namespace {
 
 constexpr device::ArgumentSpec kArgs[] = {
-    {"gate", device::Access::in, true},
-    {"up", device::Access::in, true},
-    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b11},
+    {.name = "gate", .access = device::Access::in, .rows = true, .units = true},
+    {.name = "up", .access = device::Access::in, .rows = true, .units = true},
+    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b11, .units = true},
 };
 
 void check(const device::OpCall& call) {
@@ -42,6 +42,8 @@ constinit const device::OpSchema silu_mul_schema{
     .check = check,
     .cost = cost,
     .reference = silu_mul_reference,
+    .iteration = device::Iteration::elementwise,
+    .units = [](const device::OpCall& call) { return call.constants_as<SiluMulConstants>().columns; },
 };
 
 void silu_mul(CommandEncoder& encoder, const SiluMul& args) {

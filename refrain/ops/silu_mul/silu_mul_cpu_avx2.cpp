@@ -18,24 +18,18 @@ REFRAIN_AVX2_INLINE __m256 silu_mul8(__m256 gate, __m256 up) {
   return _mm256_mul_ps(_mm256_div_ps(gate, divisor), up);
 }
 
-REFRAIN_AVX2 void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
-  const auto& c = args.constants_as<SiluMulConstants>();
-  for (uint32_t tile = begin; tile < end; ++tile) {
-    const ElementRange range = element_range(c, args.live_rows, tile);
-    const float* gate = args.arg<float>(0) + range.first;
-    const float* up = args.arg<float>(1) + range.first;
-    float* output = args.arg<float>(2) + range.first;
-    size_t i = 0;
-    for (; i + avx2::kLanes <= range.count; i += avx2::kLanes) {
-      _mm256_storeu_ps(output + i, silu_mul8(avx2::load8(gate + i), avx2::load8(up + i)));
-    }
-    const size_t rest = range.count - i;
-    const __m256 last = silu_mul8(avx2::load_first(gate + i, rest), avx2::load_first(up + i, rest));
-    avx2::store_first(output + i, last, rest);
+REFRAIN_AVX2 void run(const device::TileArgs& args, const ElementRange& range) {
+  const float* gate = args.arg<float>(0) + range.first;
+  const float* up = args.arg<float>(1) + range.first;
+  float* output = args.arg<float>(2) + range.first;
+  size_t i = 0;
+  for (; i + avx2::kLanes <= range.count; i += avx2::kLanes) {
+    _mm256_storeu_ps(output + i, silu_mul8(avx2::load8(gate + i), avx2::load8(up + i)));
   }
+  const size_t rest = range.count - i;
+  const __m256 last = silu_mul8(avx2::load_first(gate + i, rest), avx2::load_first(up + i, rest));
+  avx2::store_first(output + i, last, rest);
 }
-
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles};
 
 }  // namespace
 
@@ -47,7 +41,8 @@ std::span<const device::Kernel> silu_mul_cpu_avx2_kernels() {
       .needs = device::kFeatureAvx2,
       .accepts = accepts,
       .launch = launch,
-      .entry = &kEntry,
+      .entry = &kElementwiseEntry<run>,
+      .regions = true,
   }};
   return kKernels;
 }

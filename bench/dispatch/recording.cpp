@@ -1,0 +1,159 @@
+#include "bench/dispatch/recording.h"
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <thread>
+
+#include "bench/dispatch/report.h"
+#include "bench/dispatch/task_graph.h"
+#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/null/null_device.h"
+#include "refrain/stream/device.h"
+
+namespace refrain::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double ns(Clock::duration time) { return std::chrono::duration<double, std::nano>(time).count(); }
+
+struct Constants {
+  uint32_t rows, columns;
+  float eps;
+};
+
+constexpr device::ArgumentSpec kArgs[] = {{"input", device::Access::in, true},
+                                          {"weight", device::Access::in},
+                                          {"residual", device::Access::in, true},
+                                          {"output", device::Access::out, true}};
+const device::OpSchema& four() {
+  static const device::OpSchema op = [] {
+    device::OpSchema schema;
+    schema.name = "four";
+    schema.args = kArgs;
+    schema.constants_bytes = sizeof(Constants);
+    schema.check = [](const device::OpCall&) {};
+    return schema;
+  }();
+  return op;
+}
+
+device::Kernel kernel() {
+  device::Kernel kernel;
+  kernel.name = "four_null";
+  kernel.op = &four();
+  kernel.accepts = [](const device::OpCall&) { return true; };
+  kernel.launch = [](const device::OpCall&, const device::DeviceInfo&) { return device::Launch{8, 1, 1, 0}; };
+  return kernel;
+}
+
+/// Records dispatches of four arguments, three of them with a live count.
+class Recording {
+ public:
+  explicit Recording(Device& device)
+      : device_(device),
+        count_(device.buffer(DType::u32, {1})),
+        input_(device.buffer(DType::f32, {8, 64}).with_live_rows(count_)) {
+    for (int i = 0; i < 300; ++i) weights_.push_back(device.buffer(DType::f32, {64}));
+  }
+
+  CommandEncoder begin() {
+    CommandEncoder encoder = device_.encoder();
+    for (Temp& temp : temps_) temp = encoder.temp(DType::activation, {8, 64}, count_);
+    for (const Temp& temp : temps_) add(encoder, Operand(input_), Operand(input_), Operand(temp), 0);
+    return encoder;
+  }
+
+  void add(CommandEncoder& encoder, size_t i) {
+    add(encoder, Operand(temps_[i % 8]), Operand(temps_[(i + 3) % 8]), Operand(temps_[(i + 5) % 8]), i);
+  }
+
+ private:
+  void add(CommandEncoder& encoder, const Operand& input, const Operand& residual, const Operand& output,
+           size_t i) {
+    dispatch(encoder, four(), std::array{input, Operand(weights_[i % weights_.size()]), residual, output},
+             Constants{8, 64, 1e-6f});
+  }
+
+  Device& device_;
+  Buffer count_;
+  Buffer input_;
+  std::vector<Buffer> weights_;
+  std::array<Temp, 8> temps_;
+};
+
+}  // namespace
+
+void measure_recording() {
+  Device device(device::make_null({}), {}, {});
+  Recording recording(device);
+  std::vector<double> dispatch_ns, barrier_ns;
+  for (int round = 0; round < 400; ++round) {
+    CommandEncoder encoder = recording.begin();
+    const auto begin = Clock::now();
+    for (size_t i = 0; i < kCommands; ++i) recording.add(encoder, i);
+    const auto middle = Clock::now();
+    for (size_t i = 0; i < kCommands; ++i) encoder.barrier();
+    const auto end = Clock::now();
+    dispatch_ns.push_back(ns(middle - begin) / kCommands);
+    barrier_ns.push_back(ns(end - middle) / kCommands);
+  }
+  print("record/dispatch", median(dispatch_ns), "ns");
+  print("record/barrier", median(barrier_ns), "ns");
+}
+
+void measure_null_replay() {
+  const device::Kernel table = kernel();
+  Device device(device::make_null({&table, 1}), {}, {});
+  Recording recording(device);
+  CommandEncoder encoder = recording.begin();
+  for (size_t i = 0; i < kCommands; ++i) recording.add(encoder, i);
+  const auto [plan, report] = device.plan(encoder.finish());
+  const Program program = device.prepare(plan);
+  const auto commands = static_cast<double>(plan.data().commands.size());
+  std::vector<double> times;
+  for (int round = 0; round < 2000; ++round) {
+    const auto begin = Clock::now();
+    const Point point = device.submit(program);
+    device.wait(point);
+    times.push_back(ns(Clock::now() - begin) / commands);
+  }
+  print("replay/null", median(times), "ns/command");
+}
+
+// A submission of nothing, so that all of the time is that of the queue and of the wake.
+void measure_submission() {
+  for (const uint32_t threads : {1u, 2u}) {
+    device::CpuOptions options;
+    options.threads = threads;
+    const auto device = device::make_cpu(options, {});
+    const auto program = device->prepare({}, {});
+    const auto submit = [&] { return device->submit({program.get(), {}, {}}); };
+    constexpr int kAhead = 1000;
+    std::vector<double> ahead, awake, cold;
+    for (int round = 0; round < 51; ++round) {
+      const auto begin = Clock::now();
+      device::Point last;
+      for (int i = 0; i < kAhead; ++i) last = submit();
+      device->wait(last, std::chrono::hours(1));
+      ahead.push_back(ns(Clock::now() - begin) / kAhead);
+    }
+    const auto waited = [&] {
+      const auto begin = Clock::now();
+      device->wait(submit(), std::chrono::hours(1));
+      return ns(Clock::now() - begin) / 1e3;
+    };
+    for (int round = 0; round < 2000; ++round) awake.push_back(waited());
+    for (int round = 0; round < 300; ++round) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));  // the workers sleep after 20 us
+      cold.push_back(waited());
+    }
+    const std::string suffix = threads_suffix(threads);
+    print("submit/one_behind_another" + suffix, median(ahead), "ns");
+    print("submit/and_wait" + suffix, median(awake), "us");
+    print("submit/and_wait_cold" + suffix, median(cold), "us");
+  }
+}
+
+}  // namespace refrain::bench

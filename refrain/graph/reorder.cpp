@@ -1,0 +1,145 @@
+#include "refrain/graph/reorder.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+#include <tuple>
+
+#include "refrain/core/error.h"
+
+namespace refrain::graph {
+namespace {
+
+constexpr size_t kLookahead = 64;  // positions from the command that begins the next group, itself included
+
+Reordering finished(std::vector<uint32_t> order, const AccessList& accesses, const Order& recorded) {
+  Reordering result;
+  for (uint32_t i = 0; i < order.size(); ++i) result.moved += order[i] > i;
+  result.groups_before = count_groups(accesses, recorded);
+  const AccessList moved = permuted(accesses, order);
+  result.groups_after = count_groups(moved, derive_order(moved));
+  result.order = std::move(order);
+  return result;
+}
+
+/// Ranges of several commands, to test one more against.
+class Touched {
+ public:
+  bool conflicts(std::span<const RangeAccess> ranges) const {
+    return std::ranges::any_of(ranges, [&](const RangeAccess& a) {
+      return std::ranges::any_of(ranges_, [&](const RangeAccess& b) {
+        return a.memory == b.memory && (a.write || b.write) &&
+               std::max(a.begin, b.begin) < std::min(a.end, b.end);
+      });
+    });
+  }
+  void add(std::span<const RangeAccess> ranges) {
+    ranges_.insert(ranges_.end(), ranges.begin(), ranges.end());
+  }
+  void clear() { ranges_.clear(); }
+
+ private:
+  std::vector<RangeAccess> ranges_;
+};
+
+}  // namespace
+
+size_t count_groups(const AccessList& accesses, const Order& order) {
+  size_t groups = 0;
+  uint32_t begin = 0;  // of the current group
+  bool open = false;
+  for (uint32_t i = 0; i < accesses.commands.size(); ++i) {
+    if (accesses.commands[i].fence) {
+      open = false;
+      continue;
+    }
+    // An edge into the group is a conflict with it. Of two commands of one group no path leads from one to
+    // the other, so no edge into the group has been left out as redundant.
+    const std::span<const uint32_t> deps = order.deps_of_command(i);
+    if (open && (deps.empty() || deps.back() < begin)) continue;
+    open = true;
+    begin = i;
+    ++groups;
+  }
+  return groups;
+}
+
+std::vector<uint64_t> access_costs(const AccessList& accesses) {
+  std::vector<uint64_t> costs(accesses.commands.size());
+  for (size_t i = 0; i < costs.size(); ++i) {
+    for (const RangeAccess& range : accesses.ranges_of(i)) {
+      if (range.begin < range.end) costs[i] += range.end - range.begin;
+    }
+  }
+  return costs;
+}
+
+AccessList permuted(const AccessList& accesses, std::span<const uint32_t> order) {
+  AccessList result;
+  result.ranges = accesses.ranges;
+  result.commands.reserve(order.size());
+  for (const uint32_t command : order) result.commands.push_back(accesses.commands[command]);
+  return result;
+}
+
+Reordering order_by_levels(const AccessList& accesses, const Order& order, std::span<const uint64_t> costs) {
+  const auto count = static_cast<uint32_t>(accesses.commands.size());
+  if (costs.size() != count) {
+    throw InvalidArgument(fmt::format("[reorder] costs: expected {}, got {}", count, costs.size()));
+  }
+  const auto cost = [&](uint32_t i) { return std::max<uint64_t>(costs[i], 1); };
+  // The costliest chain from a command on. What lies behind a fence adds the same to all before it.
+  std::vector<uint64_t> path(count);
+  for (uint32_t i = count; i-- > 0;) {
+    path[i] += cost(i);
+    for (const uint32_t dep : order.deps_of_command(i)) path[dep] = std::max(path[dep], path[i]);
+  }
+
+  std::vector<uint32_t> result(count);
+  std::iota(result.begin(), result.end(), 0);
+  const auto earlier = [&](uint32_t a, uint32_t b) {
+    return std::tuple(order.levels[a], path[b], cost(b), a) <
+           std::tuple(order.levels[b], path[a], cost(a), b);
+  };
+  for (uint32_t begin = 0, end = 0; begin < count; begin = end + 1) {
+    for (end = begin; end < count && !accesses.commands[end].fence;) ++end;
+    std::sort(result.begin() + begin, result.begin() + end, earlier);
+  }
+  return finished(std::move(result), accesses, order);
+}
+
+Reordering order_by_lookahead(const AccessList& accesses) {
+  const size_t count = accesses.commands.size();
+  std::vector<uint32_t> result;
+  result.reserve(count);
+  std::vector<bool> taken(count);
+  Touched group, passed;
+  for (size_t i = 0; i < count; ++i) {
+    if (taken[i]) continue;
+    if (accesses.commands[i].fence) {
+      group.clear();
+    } else if (group.conflicts(accesses.ranges_of(i))) {
+      passed.clear();
+      passed.add(accesses.ranges_of(i));
+      const size_t end = std::min(i + kLookahead, count);
+      for (size_t next = i + 1; next < end && !accesses.commands[next].fence; ++next) {
+        if (taken[next]) continue;
+        const std::span<const RangeAccess> ranges = accesses.ranges_of(next);
+        if (group.conflicts(ranges) || passed.conflicts(ranges)) {
+          passed.add(ranges);
+          continue;
+        }
+        group.add(ranges);
+        result.push_back(static_cast<uint32_t>(next));
+        taken[next] = true;
+      }
+      group.clear();
+    }
+    group.add(accesses.ranges_of(i));
+    result.push_back(static_cast<uint32_t>(i));
+  }
+  return finished(std::move(result), accesses, derive_order(accesses));
+}
+
+}  // namespace refrain::graph

@@ -1,0 +1,211 @@
+// What happens on a device as such: memory, plans, and programs made ready. submissions.cpp has the rest.
+#include "refrain/stream/device_state.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "refrain/graph/make_plan.h"
+#include "refrain/graph/split.h"
+
+namespace refrain {
+
+DeviceState::DeviceState(std::shared_ptr<device::Backend> device_backend,
+                         std::span<const device::WeightLayout> weight_layouts, DeviceOptions device_options)
+    : backend(device_backend ? std::move(device_backend)
+                             : throw InvalidArgument("[device] backend: expected one, got none")),
+      layouts(weight_layouts),
+      options(std::move(device_options)),
+      registry(backend->kernels),
+      submitted(backend->info.queue_count),
+      in_flight(backend->info.queue_count) {
+  // Room for what a steady loop keeps in flight, so that it allocates nothing.
+  for (auto& queue : in_flight) queue.reserve(64);
+  spare_ranges.reserve(64);
+}
+
+DeviceState::~DeviceState() {
+  try {
+    // Nobody is left to signal a host point; what waits for one may go ahead, on memory that is still held.
+    backend->signal_host(UINT64_MAX);
+  } catch (const Error&) {
+    // Of a lost device nothing runs.
+  }
+  for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
+    if (in_flight[queue].empty()) continue;
+    try {
+      while (!backend->wait({backend.get(), queue, in_flight[queue].back().value}, std::chrono::seconds(1))) {
+      }
+    } catch (const Error&) {
+      // A failed submission has nothing left to run.
+    }
+  }
+}
+
+void DeviceState::log(LogLevel level, std::string_view message) const noexcept {
+  try {
+    if (options.log) options.log(level, message);
+  } catch (...) {
+    // A callback that throws has broken its promise; what it was told is not worth a program.
+  }
+}
+
+void DeviceState::check_live() const {
+  if (!lost.load(std::memory_order_acquire)) return;
+  const std::lock_guard lock(mutex);
+  throw DeviceLost(lost_message);
+}
+
+void DeviceState::note_lost(const std::string& what) {
+  const std::lock_guard lock(mutex);
+  if (lost.load(std::memory_order_relaxed)) return;
+  lost_message = what;
+  lost.store(true, std::memory_order_release);
+}
+
+std::shared_ptr<const AllocationHandle> DeviceState::allocate(const device::BufferSpec& spec,
+                                                              std::shared_ptr<const void> keep_alive) {
+  const device::Allocation* allocation = guarded([&] { return backend->allocate(spec); });
+  std::shared_ptr<const AllocationHandle> handle;
+  try {
+    handle = std::make_shared<const AllocationHandle>(backend, allocation, std::move(keep_alive));
+  } catch (...) {
+    backend->release(allocation);
+    throw;
+  }
+  const std::lock_guard lock(mutex);
+  ++counters.allocations;
+  return handle;
+}
+
+std::shared_ptr<const AllocationHandle> DeviceState::import_file(
+    const std::shared_ptr<const MappedFile>& file) {
+  const auto known = [&]() -> std::shared_ptr<const AllocationHandle> {
+    const auto found = imports.find(file.get());
+    return found == imports.end() ? nullptr : found->second.lock();
+  };
+  {
+    const std::lock_guard lock(mutex);
+    if (auto handle = known()) return handle;
+  }
+  device::BufferSpec spec;
+  spec.bytes = file->bytes().size();
+  spec.host = const_cast<std::byte*>(file->bytes().data());  // sealed: never bound for writing
+  spec.label = file->path().string();
+  auto handle = allocate(spec, file);
+  const std::lock_guard lock(mutex);
+  if (auto first = known()) return first;  // another thread was faster
+  imports[file.get()] = handle;
+  return handle;
+}
+
+std::pair<Plan, PlanReport> DeviceState::plan(ComputeGraph graph, const PlanOptions& plan_options) {
+  check_live();
+  if (graph.owner != nullptr && graph.owner != backend.get()) {
+    throw InvalidArgument("[plan] graph: expected one recorded on this device, got another's");
+  }
+  Plan plan;
+  plan.backend_ = backend;
+  plan.kernels_ = registry.table();
+  plan.resources_ = std::make_shared<const std::vector<std::shared_ptr<const void>>>(graph.resources);
+  auto [data, report] = graph::make_plan(std::move(graph), *plan.kernels_, backend->info, plan_options);
+  plan.data_ = std::make_shared<const device::Plan>(std::move(data));
+  keep_storage(std::move(graph));
+  const std::lock_guard lock(mutex);
+  ++counters.plans;
+  return {std::move(plan), report};
+}
+
+std::vector<Plan> DeviceState::split(const Plan& plan) const {
+  std::vector<Plan> parts;
+  for (device::Plan& data : graph::split(plan.data()).parts) {
+    Plan& part = parts.emplace_back(plan);
+    part.data_ = std::make_shared<const device::Plan>(std::move(data));
+  }
+  return parts;
+}
+
+ComputeGraph DeviceState::take_storage() {
+  const std::lock_guard lock(mutex);
+  ++counters.encoders;
+  return std::exchange(spare, {});
+}
+
+void DeviceState::keep_storage(ComputeGraph&& graph) noexcept {
+  graph::clear(graph);  // outside of the lock: it may release memory
+  const std::lock_guard lock(mutex);
+  if (graph.bindings.capacity() > spare.bindings.capacity()) std::swap(graph, spare);
+}
+
+Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_options, bool once) {
+  check_live();
+  if (!plan) throw InvalidArgument("[prepare] plan: expected a plan, got none");
+  if (plan.backend_ != backend)
+    throw InvalidArgument("[prepare] plan: expected one of this device, got another's");
+  if (prepare_options.queue >= backend->info.queue_count) {
+    throw InvalidArgument(fmt::format("[prepare] queue: expected less than {}, got {}",
+                                      backend->info.queue_count, prepare_options.queue));
+  }
+  const device::Plan& data = plan.data();
+  auto state = std::make_shared<Program::State>();
+  state->plan = plan;
+  state->queue = prepare_options.queue;
+  state->timestamps = prepare_options.timestamps;
+  state->arena = prepare_options.arena;
+  state->backend = backend;
+  state->label = prepare_options.label;
+  if (state->label.empty() && !data.labels.empty()) state->label = data.labels[0];
+  device::PrepareOptions backend_options;
+  backend_options.queue = prepare_options.queue;
+  backend_options.once = once;
+  backend_options.timestamps = prepare_options.timestamps;
+  backend_options.label = state->label;
+  if (plan.arena_bytes() != 0) {
+    if (!state->arena) {
+      const auto bytes = plan.arena_bytes();
+      state->arena =
+          Buffer(allocate({bytes, nullptr, "arena"}, nullptr), 0, DType::u8, {static_cast<int64_t>(bytes)});
+    }
+    if (state->arena.bytes() < plan.arena_bytes()) {
+      throw InvalidArgument(fmt::format("[prepare] arena: expected at least {} bytes, got {}",
+                                        plan.arena_bytes(), state->arena.bytes()));
+    }
+    if (&state->arena.memory()->backend() != backend.get()) {
+      throw InvalidArgument("[prepare] arena: expected a buffer of this device, got another device's");
+    }
+    if (state->arena.offset_bytes() % backend->info.buffer_alignment_bytes != 0) {
+      throw InvalidArgument(fmt::format("[prepare] arena: expected an offset aligned to {}, got {}",
+                                        backend->info.buffer_alignment_bytes, state->arena.offset_bytes()));
+    }
+    backend_options.arena = state->arena.device_view();
+  }
+  const device::BufferView& arena = backend_options.arena;
+  for (const device::Argument& arg : data.args) {
+    if (arg.view.allocation == nullptr || arg.view.bytes == 0) continue;
+    state->bound.push_back(arg.view.allocation);
+    // No order is derived between the arena and what else is bound.
+    if (arg.view.allocation == arena.allocation && arg.view.offset_bytes < arena.offset_bytes + arena.bytes &&
+        arena.offset_bytes < arg.view.offset_bytes + arg.view.bytes) {
+      throw InvalidArgument(
+          "[prepare] arena: expected memory of its own, got a buffer that a command is bound to");
+    }
+  }
+  std::ranges::sort(state->bound, std::less<>());
+  state->bound.erase(std::ranges::unique(state->bound).begin(), state->bound.end());
+  state->touches = graph::summarize(data, arena);
+  state->fences = static_cast<uint64_t>(
+      std::ranges::count(data.commands, device::CommandKind::fence, &device::Command::kind));
+  state->commands = data.commands.size() - state->fences;
+  state->program = guarded([&] { return backend->prepare(data, backend_options); });
+  {
+    const std::lock_guard lock(mutex);
+    ++counters.programs_prepared;
+  }
+  Program program;
+  program.state_ = std::move(state);
+  return program;
+}
+
+}  // namespace refrain

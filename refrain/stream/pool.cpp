@@ -1,0 +1,161 @@
+#include "refrain/stream/pool.h"
+
+#include <fmt/format.h>
+
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "refrain/core/checked.h"
+#include "refrain/stream/device_state.h"
+
+namespace refrain {
+
+// Keeps the backend, not the device: what comes back when the device is gone is released.
+struct BufferPool::State final : AllocationHome {
+  State(std::shared_ptr<device::Backend> device_backend, const PoolOptions& pool_options)
+      : backend(std::move(device_backend)), options(pool_options) {}
+
+  ~State() override {
+    for (const auto& [bytes, allocation] : free) backend->release(allocation);
+  }
+
+  void take_back(const device::Allocation* allocation) noexcept override {
+    {
+      const std::lock_guard lock(mutex);
+      out_bytes -= allocation->bytes;
+      if (allocation->bytes <= options.keep_bytes && free_bytes <= options.keep_bytes - allocation->bytes) {
+        try {
+          free.emplace(allocation->bytes, allocation);
+          free_bytes += allocation->bytes;
+          return;
+        } catch (const std::bad_alloc&) {
+          // Then it is released.
+        }
+      }
+    }
+    backend->release(allocation);
+  }
+
+  /// Free memory for `bytes`; null when none fits well. With the mutex held.
+  const device::Allocation* take(size_t bytes) {
+    const auto found = free.lower_bound(bytes);
+    if (found == free.end() || found->first - bytes > bytes) return nullptr;
+    const device::Allocation* allocation = found->second;
+    free.erase(found);
+    free_bytes -= allocation->bytes;
+    out_bytes += allocation->bytes;
+    return allocation;
+  }
+
+  void trim(size_t keep_bytes) {
+    std::multimap<size_t, const device::Allocation*> released;
+    {
+      const std::lock_guard lock(mutex);
+      while (free_bytes > keep_bytes) {
+        auto node = free.extract(std::prev(free.end()));
+        free_bytes -= node.key();
+        released.insert(std::move(node));
+      }
+    }
+    for (const auto& [bytes, allocation] : released) backend->release(allocation);
+  }
+
+  const std::shared_ptr<device::Backend> backend;
+  const PoolOptions options;
+  std::mutex mutex;
+  std::multimap<size_t, const device::Allocation*> free;  // by bytes
+  size_t free_bytes = 0;
+  size_t out_bytes = 0;
+  uint64_t fresh = 0;
+  uint64_t reused = 0;
+};
+
+BufferPool::BufferPool(Device device, const PoolOptions& options) : device_(std::move(device)) {
+  const std::shared_ptr<device::Backend>& backend = device_.live().backend;
+  if (options.init == PoolInit::zero && !backend->info.host_memory) {
+    throw InvalidArgument("[pool] init: the host cannot reach this device's memory to zero it");
+  }
+  state_ = std::make_shared<State>(backend, options);
+}
+
+Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view label) {
+  DeviceState& device = device_.live();
+  const int64_t elements = shape.elements();
+  if (elements == 0 || size_bytes(dtype) == 0) {
+    throw InvalidArgument(fmt::format("[pool] {}: expected elements of a known size, got {} {}", label,
+                                      name(dtype), to_string(shape)));
+  }
+  const std::optional<size_t> bytes = checked_mul(static_cast<size_t>(elements), size_bytes(dtype));
+  if (!bytes) throw InvalidArgument(fmt::format("[pool] {}: {} is too large", label, to_string(shape)));
+
+  const auto deadline = std::chrono::steady_clock::now() + state_->options.patience;
+  const size_t limit = state_->options.limit_bytes;
+  const device::Allocation* allocation = nullptr;
+  bool used_before = true;
+  while (allocation == nullptr) {
+    device.reap();
+    bool full = false;
+    {
+      const std::lock_guard lock(state_->mutex);
+      allocation = state_->take(*bytes);
+      if (allocation != nullptr) {
+        ++state_->reused;
+        break;
+      }
+      const size_t taken = state_->out_bytes;
+      full = limit != 0 && (*bytes > limit || taken > limit - *bytes);
+      if (!full) state_->out_bytes += *bytes;  // before it is allocated, so that no other thread counts on it
+    }
+    if (full) {
+      if (*bytes > limit || std::chrono::steady_clock::now() >= deadline) {
+        throw DeviceError(fmt::format("[pool] {}: {} bytes wanted, {} of at most {} in use", label, *bytes,
+                                      usage().out_bytes, limit));
+      }
+      std::this_thread::sleep_for(std::chrono::microseconds(50));
+      continue;
+    }
+    if (limit != 0) state_->trim(limit - usage().out_bytes);
+    try {
+      allocation = device.guarded([&] {
+        return device.backend->allocate({*bytes, nullptr, std::string(label)});
+      });
+    } catch (...) {
+      const std::lock_guard lock(state_->mutex);
+      state_->out_bytes -= *bytes;
+      throw;
+    }
+    used_before = false;
+    {
+      const std::lock_guard lock(state_->mutex);
+      ++state_->fresh;
+    }
+    const std::lock_guard lock(device.mutex);
+    ++device.counters.allocations;
+  }
+
+  std::shared_ptr<const AllocationHandle> handle;
+  try {
+    handle = std::make_shared<const AllocationHandle>(device.backend, allocation, nullptr, state_);
+  } catch (...) {
+    state_->take_back(allocation);
+    throw;
+  }
+  if (used_before && state_->options.init == PoolInit::zero) std::memset(allocation->host, 0, *bytes);
+  return Buffer(std::move(handle), 0, dtype, shape);
+}
+
+void BufferPool::trim(size_t keep_bytes) {
+  device_.checked().reap();
+  state_->trim(keep_bytes);
+}
+
+PoolUsage BufferPool::usage() {
+  device_.checked().reap();
+  const std::lock_guard lock(state_->mutex);
+  return {state_->out_bytes, state_->free_bytes, state_->fresh, state_->reused};
+}
+
+}  // namespace refrain

@@ -1,0 +1,194 @@
+// Everything that must hold of random recordings through all passes and on a CPU device.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <numeric>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "refrain/graph/fuse.h"
+#include "refrain/graph/reorder.h"
+#include "refrain/graph/split.h"
+#include "refrain/graph/summary.h"
+#include "tests/fuzz/random_graphs_work.h"
+#include "tests/null/random_graph.h"
+#include "tests/null/reordered_plan.h"
+
+namespace refrain::null_tests {
+
+/// Commands of the longest chain.
+inline size_t longest_chain(const graph::AccessList& list, const Relation& before) {
+  const std::vector<uint32_t> longest = levels(list, before);
+  return longest.empty() ? 0 : *std::ranges::max_element(longest);
+}
+
+/// The plan without one of its edges.
+inline device::Plan without_edge(const device::Plan& plan, uint32_t edge) {
+  device::Plan result = plan;
+  result.deps.erase(result.deps.begin() + edge);
+  for (device::Command& command : result.commands) {
+    if (edge < command.deps.first) {
+      --command.deps.first;
+    } else if (edge < command.deps.first + command.deps.count) {
+      --command.deps.count;
+    }
+  }
+  return result;
+}
+
+/// What is wrong with the passes over one recording; empty when nothing is. `plans`: of each order.
+inline std::string pass_faults(World& world, const graph::ComputeGraph& recorded,
+                               std::vector<device::Plan>& plans) {
+  Tally& tally = world.tally;
+  graph::PlanOptions options;
+  options.check = true;
+  const auto [made, report] =
+      graph::make_plan(graph::ComputeGraph(recorded), kKernels, world.device->info(), options);
+  graph::ComputeGraph expanded = recorded;
+  graph::expand(expanded, graph::Mode::exact);
+  graph::fuse(expanded, kKernels, world.device->info());
+  const graph::LoweredGraph lowered = graph::lower(expanded, kKernels, world.device->info());
+  const graph::AccessList list = value_accesses(lowered);
+  if (std::string fault = disagreement(list); !fault.empty()) return fault;
+  const Relation before = closure(list);
+  const size_t chain = longest_chain(list, before);
+  const graph::Order order = graph::derive_order(list);
+
+  std::vector<uint32_t> recorded_order(list.commands.size());
+  std::iota(recorded_order.begin(), recorded_order.end(), 0);
+  const graph::Reordering leveled = graph::order_by_levels(list, order, graph::access_costs(list));
+  const graph::Reordering greedy = graph::order_by_lookahead(list);
+  if (leveled.groups_after != chain) return "groups by levels are not the longest chain";
+  if (greedy.groups_after < chain) return "groups by look-ahead are fewer than the longest chain";
+  plans = {made};
+  for (const auto& next : {recorded_order, leveled.order, greedy.order}) {
+    if (std::string fault = order_faults(list, next); !fault.empty()) return fault;
+    plans.push_back(planned(lowered, next));
+  }
+  for (const device::Plan& plan : plans) {
+    if (!graph::check_order(plan).empty()) return "the checker objects";
+    const graph::AccessList touched = accesses(plan);
+    const Relation stored = stored_order(plan);
+    if (stored != closure(touched)) return "an edge is missing, or one too many is stored";
+    const std::vector<uint32_t> expected = levels(touched, stored);
+    size_t depth = 0;
+    for (size_t i = 0; i < expected.size(); ++i) {
+      if (plan.commands[i].level != expected[i]) return "a level is not the longest chain";
+      depth = std::max<size_t>(depth, plan.commands[i].level);
+    }
+    if (depth != chain) return "sharing memory has made the longest chain longer";
+    if (plan.arena_bytes > World::kArenaBytes) return "the arena of the test is too small";
+    tally.levels += depth;
+    tally.longest_chains += chain;
+    ++tally.plans;
+  }
+  tally.commands += report.commands;
+  tally.fences += list.commands.size() - report.commands;
+  tally.conflicts += report.conflicts;
+  tally.edges += made.deps.size();
+  tally.groups_recorded += leveled.groups_before;
+  tally.groups_levels += leveled.groups_after;
+  tally.groups_greedy += greedy.groups_after;
+  tally.moved += leveled.moved;
+  return {};
+}
+
+/// An edge of `plan` whose loss the checker does not see.
+inline std::string unseen_edge(World& world, const device::Plan& plan) {
+  for (uint32_t i = 0; i < plan.commands.size(); ++i) {
+    for (uint32_t d = 0; d < plan.commands[i].deps.count; ++d) {
+      const uint32_t edge = plan.commands[i].deps.first + d;
+      const auto found = graph::check_order(without_edge(plan, edge));
+      const bool named = std::ranges::any_of(found, [&](const graph::Unordered& pair) {
+        return pair.first == plan.deps[edge] && pair.second == i;
+      });
+      if (!named) return "the loss of an edge was not seen";
+      ++world.tally.edges_removed;
+    }
+  }
+  return {};
+}
+
+/// Everything that must hold of a random work, executed in `orders` hostile orders; empty when it does.
+inline std::string work_faults(World& world, uint32_t seed, uint32_t commands, uint32_t orders) {
+  RandomWork work(world, seed, commands);
+  std::mt19937 rng(seed ^ 0x5bd1e995u);
+  Tally& tally = world.tally;
+  const size_t parts = work.parts.size();
+  std::vector<std::vector<device::Plan>> plans(parts);
+  for (size_t p = 0; p < parts; ++p) {
+    if (std::string fault = pass_faults(world, work.parts[p].graph, plans[p]); !fault.empty()) return fault;
+    if (std::string fault = unseen_edge(world, plans[p][seed % plans[p].size()]); !fault.empty())
+      return fault;
+  }
+
+  // Between queues: the summaries say which recordings must wait, exactly as their commands do.
+  const auto outside = [](const device::Plan& plan) {
+    graph::AccessList list = accesses(plan);
+    std::erase_if(list.ranges, [](const graph::RangeAccess& range) { return range.memory == 0; });
+    return list.ranges;
+  };
+  std::vector<std::vector<size_t>> waits(parts);
+  for (size_t later = 0; later < parts; ++later) {
+    for (size_t earlier = 0; earlier < later; ++earlier) {
+      bool expected = false;
+      for (const auto& a : outside(plans[earlier][0])) {
+        for (const auto& b : outside(plans[later][0])) expected = expected || conflict(a, b);
+      }
+      const bool found =
+          graph::conflicts(graph::summarize(plans[earlier][0]), graph::summarize(plans[later][0]));
+      if (found != expected) return "a summary is not what the commands touch";
+      if (found && work.parts[earlier].queue != work.parts[later].queue) waits[later].push_back(earlier);
+    }
+  }
+
+  for (uint32_t n = 0; n < orders; ++n) {
+    work.reset();
+    std::vector<device::Plan> run;  // plans outlive their programs
+    std::vector<std::unique_ptr<device::Program>> programs;
+    std::vector<device::Point> points(parts);
+    run.reserve(2 * parts);
+    for (size_t p = 0; p < parts; ++p) {
+      const device::Plan& plan = plans[p][n % plans[p].size()];
+      const Hostility hostility = n < 4   ? Hostility::latest_first
+                                  : n < 8 ? Hostility::longest_path_last
+                                          : Hostility::random;
+      const std::vector<uint32_t> order = hostile_order(plan, hostility, rng);
+      if (order.size() != plan.commands.size()) return "the edges have a cycle";
+      graph::SplitPlan split;
+      split.parts.push_back(in_order(plan, order));
+      if (rng() % 4 == 0) split = graph::split(split.parts[0], 1 + rng() % 16);
+      std::vector<device::Point> before;
+      for (const size_t earlier : waits[p]) before.push_back(points[earlier]);
+      tally.waits += before.size();
+      for (device::Plan& part : split.parts) {
+        run.push_back(std::move(part));
+        const Buffer& arena = world.arenas[work.parts[p].queue];
+        device::PrepareOptions options;
+        options.queue = work.parts[p].queue;
+        options.arena = arena.device_view();
+        // On any worker as it comes, on random ones, or strictly one by one in this order.
+        std::vector<uint32_t> placement(run.back().commands.size());
+        if (n % 3 == 1) {
+          for (uint32_t& worker : placement) worker = static_cast<uint32_t>(rng() % World::kWorkers);
+        }
+        if (n % 3 != 0) options.placement = placement;
+        programs.push_back(world.backend->prepare(run.back(), options));
+        points[p] = world.backend->submit({programs.back().get(), {}, before});
+        ++tally.submissions;
+      }
+    }
+    for (const device::Point& point : points) {
+      if (!world.backend->wait(point, std::chrono::seconds(60))) return "a submission does not end";
+    }
+    if (!work.as_recorded()) return "hostile order " + std::to_string(n) + ": other bits";
+    ++tally.executions;
+  }
+  ++tally.graphs;
+  return {};
+}
+
+}  // namespace refrain::null_tests

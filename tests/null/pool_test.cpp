@@ -1,0 +1,356 @@
+// Memory that comes back when the submission that used it has completed, and memory that stays resident.
+#include "refrain/stream/pool.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <functional>
+#include <set>
+#include <thread>
+
+#include "refrain/core/checked.h"
+#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/validate/validate_device.h"
+#include "refrain/stream/residency.h"
+#include "tests/null/controlled_backend.h"
+#include "tests/null/random_graph.h"
+
+namespace refrain::null_tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+template <class Expected = InvalidArgument>
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Expected& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+Device cpu() {
+  device::CpuOptions options;
+  options.threads = 1;
+  return Device(device::make_validate(device::make_cpu(options, kKernels)), {}, {});
+}
+
+uint64_t id(const Buffer& buffer) { return buffer.memory()->allocation().id; }
+
+/// Runs once on all of `buffer`, after `waits`.
+Point use(Device& device, const Buffer& buffer, std::vector<Point> waits = {}) {
+  CommandEncoder encoder = device.encoder();
+  dispatch(encoder, kMix, std::array{Operand(buffer), Operand(), Operand(buffer)}, MixConstants{1, 4, 0, 4});
+  return encoder.commit({.label = "use", .queue = 0, .waits = std::move(waits), .plan = {}});
+}
+
+TEST(Pool, MemoryComesBackWhenTheLastViewIsGone) {
+  Device device = cpu();
+  BufferPool pool(device);
+  uint64_t first = 0;
+  {
+    const Buffer buffer = pool.buffer(DType::u32, {16});
+    first = id(buffer);
+    const Buffer view = buffer.slice(3, 4);
+    EXPECT_EQ(pool.usage().out_bytes, 64u);
+  }
+  EXPECT_EQ(pool.usage().out_bytes, 0u);
+  EXPECT_EQ(pool.usage().free_bytes, 64u);
+  EXPECT_EQ(id(pool.buffer(DType::u32, {16})), first);
+  EXPECT_EQ(pool.usage().reused, 1u);
+  EXPECT_EQ(pool.usage().fresh, 1u);
+}
+
+TEST(Pool, ButNotWhileASubmissionUsesIt) {
+  Device device = cpu();
+  BufferPool pool(device);
+  const Point host = device.host_point();
+  uint64_t in_flight = 0;
+  Point point;
+  {
+    const Buffer buffer = pool.buffer(DType::u32, {16});
+    in_flight = id(buffer);
+    point = use(device, buffer, {host});
+  }
+  EXPECT_EQ(pool.usage().free_bytes, 0u);
+  EXPECT_NE(id(pool.buffer(DType::u32, {16})), in_flight);
+  device.signal(host);
+  device.wait(point, 10s);
+  EXPECT_EQ(pool.usage().out_bytes, 0u);
+  EXPECT_EQ(pool.usage().free_bytes, 128u);
+}
+
+TEST(Pool, NorWhileAnUpdateIsToBeWritten) {
+  Device device = cpu();
+  BufferPool pool(device);
+  const Buffer a = device.buffer(DType::u32, {16});
+  CommandEncoder encoder = device.encoder();
+  dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 4, 0, 4});
+  const Program program = device.prepare(device.plan(encoder.finish()).first);
+  const Point host = device.host_point();
+  Point point;
+  {
+    const Buffer target = pool.buffer(DType::u32, {1});
+    const uint32_t value = 1;
+    const Update update{target, std::as_bytes(std::span(&value, 1))};
+    point = device.submit(program, std::span(&update, 1), std::array{host});
+  }
+  EXPECT_EQ(pool.usage().out_bytes, 4u);
+  device.signal(host);
+  device.wait(point, 10s);
+  EXPECT_EQ(pool.usage().out_bytes, 0u);
+}
+
+TEST(Pool, NoMemoryIsOutTwice) {
+  Device device = cpu();
+  BufferPool pool(device);
+  std::vector<Buffer> held;
+  std::mt19937 rng(1);
+  for (int i = 0; i < 2000; ++i) {
+    if (!held.empty() && rng() % 2 == 0) {
+      if (rng() % 3 == 0) use(device, held[rng() % held.size()].slice(0, 4));
+      held.erase(held.begin() + static_cast<std::ptrdiff_t>(rng() % held.size()));
+    } else {
+      held.push_back(pool.buffer(DType::u32, {4 + static_cast<int64_t>(rng() % 60)}));
+    }
+    std::set<uint64_t> ids;
+    for (const Buffer& buffer : held) ids.insert(id(buffer));
+    ASSERT_EQ(ids.size(), held.size());
+  }
+}
+
+TEST(Pool, LengthsAreExactAndWasteIsBounded) {
+  Device device = cpu();
+  BufferPool pool(device);
+  { const Buffer large = pool.buffer(DType::u8, {1000}); }
+  const Buffer reused = pool.buffer(DType::u8, {600});
+  EXPECT_EQ(pool.usage().reused, 1u);
+  EXPECT_EQ(reused.bytes(), 600u);
+  EXPECT_EQ(reused.span<uint8_t>().size(), 600u);
+  EXPECT_NE(refusal([&] { reused.view(DType::u8, {601}); }), "nothing was thrown");
+  { const Buffer again = pool.buffer(DType::u8, {1000}); }
+  const Buffer small = pool.buffer(DType::u8, {400});
+  EXPECT_EQ(pool.usage().reused, 1u) << "1000 bytes would be wasted on 400";
+}
+
+TEST(Pool, ZeroedUnlessAskedOtherwise) {
+  Device device = cpu();
+  BufferPool zeroed(device), raw(device, {.init = PoolInit::unspecified});
+  for (BufferPool* pool : {&zeroed, &raw}) {
+    {
+      const Buffer buffer = pool->buffer(DType::u8, {100});
+      for (const uint8_t byte : buffer.span<uint8_t>()) ASSERT_EQ(byte, 0);
+      for (uint8_t& byte : buffer.span<uint8_t>()) byte = 7;
+    }
+    const Buffer next = pool->buffer(DType::u8, {100});
+    EXPECT_EQ(pool->usage().reused, 1u);
+    for (const uint8_t byte : next.span<uint8_t>()) ASSERT_EQ(byte, pool == &raw ? 7 : 0);
+  }
+}
+
+TEST(Pool, CapTrimAndLimit) {
+  Device device = cpu();
+  BufferPool pool(device, {.limit_bytes = 1000, .keep_bytes = 600});
+  {
+    const Buffer a = pool.buffer(DType::u8, {500}), b = pool.buffer(DType::u8, {400});
+    EXPECT_EQ(refusal<DeviceError>([&] { pool.buffer(DType::u8, {101}, "c"); }),
+              "[pool] c: 101 bytes wanted, 900 of at most 1000 in use");
+  }
+  EXPECT_LE(pool.usage().free_bytes, 600u) << "what comes back beyond the cap is released";
+  EXPECT_EQ(device.memory().used_bytes, align_up(pool.usage().free_bytes, size_t{64}));
+  { const Buffer c = pool.buffer(DType::u8, {990}); }
+  EXPECT_EQ(pool.usage().free_bytes, 0u) << "free memory gave way to the limit, and 990 is over the cap";
+  { const Buffer d = pool.buffer(DType::u8, {300}), e = pool.buffer(DType::u8, {100}); }
+  pool.trim(150);
+  EXPECT_EQ(pool.usage().free_bytes, 100u) << "the largest goes first";
+  pool.trim();
+  EXPECT_EQ(device.memory().used_bytes, 0u);
+}
+
+TEST(Pool, PatienceWaitsForSubmissions) {
+  Device device = cpu();
+  BufferPool pool(device, {.limit_bytes = 64, .patience = 10s});
+  const Point host = device.host_point();
+  use(device, pool.buffer(DType::u32, {16}), {host});
+  std::thread signaller([&] {
+    std::this_thread::sleep_for(5ms);
+    device.signal(host);
+  });
+  EXPECT_EQ(pool.buffer(DType::u32, {16}).bytes(), 64u);
+  signaller.join();
+  EXPECT_EQ(pool.usage().fresh, 1u);
+}
+
+TEST(Pool, BuffersMayOutliveThePoolAndTheDevice) {
+  Buffer buffer;
+  {
+    Device device = cpu();
+    BufferPool pool(device), copy = pool;
+    buffer = copy.buffer(DType::u32, {16});
+    { const Buffer freed = pool.buffer(DType::u32, {64}); }
+  }
+  buffer.span<uint32_t>()[3] = 1;
+}
+
+TEST(Pool, ManyThreadsShareOne) {
+  Device device = cpu();
+  BufferPool pool(device);
+  std::vector<std::thread> threads;
+  for (uint32_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 200; ++i) {
+        const Buffer buffer = pool.buffer(DType::u32, {16});
+        for (uint32_t& value : buffer.span<uint32_t>()) value = t;
+        for (const uint32_t value : buffer.span<uint32_t>()) ASSERT_EQ(value, t);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(pool.usage().out_bytes, 0u);
+}
+
+TEST(Pool, Misuse) {
+  Device device = cpu();
+  BufferPool pool(device);
+  EXPECT_EQ(refusal([&] { pool.buffer(DType::f32, {0}, "x"); }),
+            "[pool] x: expected elements of a known size, got f32 [0]");
+  EXPECT_EQ(refusal([&] { pool.buffer(DType::activation, {1}, "x"); }),
+            "[pool] x: expected elements of a known size, got activation [1]");
+  Device far(std::make_shared<ControlledBackend>(kKernels, false), {}, {});
+  EXPECT_EQ(refusal([&] { BufferPool refused(far, {}); }),
+            "[pool] init: the host cannot reach this device's memory to zero it");
+  BufferPool unzeroed(far, {.init = PoolInit::unspecified});
+  EXPECT_EQ(unzeroed.buffer(DType::u8, {3}).bytes(), 3u);
+}
+
+constexpr int64_t kLarge = int64_t{4} << 20;
+
+TEST(Residency, IsStagedAndAppliedOnceASubmission) {
+  Device device = cpu();
+  const Buffer large = device.buffer(DType::u8, {kLarge}), other = device.buffer(DType::u32, {16});
+  const size_t before = device.memory().resident_bytes;
+  ResidencySet set(device, {.lock = false});
+  set.add(large);
+  set.add(large);
+  EXPECT_EQ(set.size(), 1u);
+  EXPECT_EQ(set.bytes(), static_cast<size_t>(kLarge));
+  EXPECT_TRUE(set.staged());
+  EXPECT_EQ(device.memory().resident_bytes, before) << "staged, no more";
+  device.wait(use(device, other), 10s);
+  EXPECT_FALSE(set.staged());
+  EXPECT_GE(device.memory().resident_bytes, before + static_cast<size_t>(kLarge)) << "its pages are there";
+}
+
+TEST(Residency, LocksWithinTheLimitUntilRemovedAndCompleted) {
+  rlimit limit{};
+  ASSERT_EQ(getrlimit(RLIMIT_MEMLOCK, &limit), 0);
+  Device device = cpu();
+  const Buffer large = device.buffer(DType::u8, {kLarge}), used = device.buffer(DType::u32, {16});
+  ResidencySet set(device);
+  set.add(large);
+  set.flush();
+  const size_t locked = device.memory().locked_bytes;
+  EXPECT_GE(locked, std::min<size_t>(limit.rlim_cur, static_cast<size_t>(kLarge)) / 2);
+  EXPECT_LE(locked, static_cast<size_t>(kLarge));
+  EXPECT_GE(device.memory().resident_bytes, locked);
+
+  const Point host = device.host_point();
+  const Point point = use(device, used, {host});
+  set.remove(large);
+  EXPECT_FALSE(set.contains(large));
+  set.flush();
+  EXPECT_EQ(device.memory().locked_bytes, locked) << "a submission is in flight";
+  EXPECT_TRUE(set.staged());
+  device.signal(host);
+  device.wait(point, 10s);
+  set.flush();
+  EXPECT_EQ(device.memory().locked_bytes, 0u);
+  EXPECT_FALSE(set.staged());
+}
+
+TEST(Residency, ARemovalAndAnAdditionCancel) {
+  Device device = cpu();
+  const Buffer large = device.buffer(DType::u8, {kLarge});
+  ResidencySet set(device);
+  set.add(large);
+  set.remove(large);
+  set.flush();
+  EXPECT_EQ(device.memory().locked_bytes, 0u);
+  EXPECT_FALSE(set.staged());
+  set.add(large);
+  set.flush();
+  const size_t locked = device.memory().locked_bytes;
+  set.remove(large);
+  set.add(large);
+  set.flush();
+  EXPECT_EQ(device.memory().locked_bytes, locked);
+  EXPECT_TRUE(set.contains(large));
+}
+
+TEST(Residency, PartsAreLockedAndUnlockedApart) {
+  Device device = cpu();
+  const Buffer large = device.buffer(DType::u8, {kLarge});
+  const int64_t part = kLarge / 8;
+  ResidencySet set(device);
+  for (int64_t i = 0; i < 3; ++i) set.add(large.slice(i * part, part));
+  set.flush();
+  const auto locked = [&] { return device.memory().locked_bytes; };
+  EXPECT_EQ(locked(), static_cast<size_t>(3 * part));
+  set.remove(large.slice(part, part));
+  set.flush();
+  EXPECT_EQ(locked(), static_cast<size_t>(2 * part));
+  set.add(large);
+  set.flush();
+  EXPECT_EQ(locked(), static_cast<size_t>(kLarge)) << "what was locked counts once";
+}
+
+TEST(Residency, ReleasedMemoryLeavesByItself) {
+  Device device = cpu();
+  ResidencySet set(device);
+  {
+    const Buffer large = device.buffer(DType::u8, {kLarge});
+    set.add(large);
+    set.flush();
+    EXPECT_GT(device.memory().locked_bytes, 0u);
+  }
+  EXPECT_EQ(device.memory().locked_bytes, 0u);
+  EXPECT_EQ(set.size(), 0u);
+  set.flush();
+  EXPECT_FALSE(set.staged());
+}
+
+TEST(Residency, DroppingTheSetRemovesWhatItHolds) {
+  Device device = cpu();
+  const Buffer large = device.buffer(DType::u8, {kLarge}), used = device.buffer(DType::u32, {16});
+  {
+    ResidencySet set(device);
+    set.add(large);
+    set.flush();
+    EXPECT_GT(device.memory().locked_bytes, 0u);
+  }
+  EXPECT_GT(device.memory().locked_bytes, 0u) << "until a submission comes by";
+  device.wait(use(device, used), 10s);
+  EXPECT_EQ(device.memory().locked_bytes, 0u);
+}
+
+TEST(Residency, Misuse) {
+  Device device = cpu(), other = cpu();
+  const Buffer own = device.buffer(DType::u8, {8}), foreign = other.buffer(DType::u8, {8});
+  ResidencySet set(device);
+  EXPECT_EQ(refusal([&] { set.add(foreign); }),
+            "[residency] expected memory of this device, got another device's");
+  EXPECT_EQ(refusal([&] { set.remove(own); }), "[residency] remove: expected a view that was added");
+  set.add(own);
+  EXPECT_EQ(refusal([&] { set.remove(own.slice(0, 4)); }),
+            "[residency] remove: expected a view that was added");
+  EXPECT_EQ(refusal([&] { set.add(Buffer()); }), "[buffer] device_view: expected a buffer, got none");
+  EXPECT_EQ(refusal([&] { set.add(Weight()); }), "[residency] weight: expected a packed weight, got none");
+  ResidencySet taken = std::move(set);
+  EXPECT_EQ(refusal([&] { set.add(own); }),
+            "[residency] expected a set, got one that was moved from");  // NOLINT
+  EXPECT_TRUE(taken.contains(own));
+}
+
+}  // namespace
+}  // namespace refrain::null_tests

@@ -1,0 +1,111 @@
+// What a run took, command by command, as numbers, as a table and as a trace.
+#include "refrain/stream/profile.h"
+
+#include <gtest/gtest.h>
+
+#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/format/json.h"
+#include "tests/null/controlled_backend.h"
+#include "tests/null/random_graph.h"
+
+namespace refrain::null_tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+Program record(Device& device, const Buffer& a, const char* label) {
+  CommandEncoder encoder = device.encoder();
+  const MixConstants c{1, 16, 0, 16};
+  {
+    const auto layer = encoder.scope("layer \"1\"\n");
+    dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, c);
+    encoder.barrier();
+    dispatch(encoder, kUpdate, std::array{Operand(device.buffer(DType::u32, {16})), Operand(a)}, c);
+  }
+  dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, c);
+  return device.prepare(device.plan(encoder.finish(label)).first,
+                        {.queue = 0, .arena = {}, .timestamps = true, .label = {}});
+}
+
+TEST(Profile, SpansRowsAndTable) {
+  // Command i runs from 20 i to 20 i + 10 ns.
+  Device device(std::make_shared<ControlledBackend>(kKernels), {}, {});
+  const Buffer a = device.buffer(DType::u32, {16});
+  const Profile profile(device, record(device, a, "step"));
+  EXPECT_EQ(profile.label(), "step");
+  ASSERT_EQ(profile.spans().size(), 3u) << "fences have none";
+  EXPECT_EQ(profile.spans()[1].command, 2u);
+  EXPECT_EQ(profile.spans()[1].kernel, "update");
+  EXPECT_EQ(profile.spans()[1].label, "layer \"1\"\n");
+  EXPECT_EQ(profile.spans()[2].label, "step");
+  EXPECT_EQ(profile.spans()[2].begin_ns, 60);
+  EXPECT_EQ(profile.spans()[2].end_ns, 70);
+  EXPECT_EQ(profile.duration_ns(), 70);
+  EXPECT_EQ(profile.busy_ns(), 30);
+  const std::vector<ProfileRow> rows = profile.rows(ProfileKey::kernel);
+  ASSERT_EQ(rows.size(), 2u);
+  EXPECT_EQ(rows[0].name, "mix");
+  EXPECT_EQ(rows[0].commands, 2u);
+  EXPECT_EQ(rows[0].total_ns, 20);
+  EXPECT_DOUBLE_EQ(rows[1].share, 1.0 / 3);
+  EXPECT_EQ(profile.table(ProfileKey::kernel),
+            "kernel  commands    total us   share\n"
+            "mix            2         0.0   66.7 %\n"
+            "update         1         0.0   33.3 %\n");
+  EXPECT_EQ(profile.rows(ProfileKey::label)[0].name, "layer \"1\"\n");
+  Profile twice = profile;
+  twice.append(twice);
+  EXPECT_EQ(twice.spans().size(), 6u);
+  EXPECT_EQ(Profile().duration_ns(), 0);
+  EXPECT_EQ(Profile().table(ProfileKey::label), "label  commands    total us   share\n");
+}
+
+TEST(Profile, TheTraceIsJsonAndOverlapsLieInRowsOfTheirOwn) {
+  Device device(std::make_shared<ControlledBackend>(kKernels), {}, {});
+  const Buffer a = device.buffer(DType::u32, {16});
+  const Profile one(device, record(device, a, "a \"quoted\" \\ label"));
+  Profile profile = one;
+  profile.append(one);
+  const std::string json = profile.chrome_trace();
+  EXPECT_NO_THROW(format::Json::parse(json, "trace")) << json;
+  EXPECT_NE(json.find("a \\\"quoted\\\" \\\\ label"), std::string::npos);
+  EXPECT_NE(json.find("layer \\\"1\\\"\\u000a"), std::string::npos);
+  EXPECT_NE(json.find("\"tid\":1,"), std::string::npos);
+  EXPECT_EQ(json.find("\"tid\":2,"), std::string::npos);
+  EXPECT_NE(json.find("\"ts\":0.040,\"dur\":0.010"), std::string::npos) << json;
+  EXPECT_NO_THROW(format::Json::parse(Profile().chrome_trace(), "trace"));
+}
+
+TEST(Profile, OfARunOnTheCpu) {
+  for (const uint32_t threads : {1u, 2u}) {
+    device::CpuOptions options;
+    options.threads = threads;
+    Device device(device::make_cpu(options, kKernels), {}, {});
+    const Buffer a = device.buffer(DType::u32, {16});
+    const Program program = record(device, a, "step");
+    for (int i = 0; i < 2; ++i) {
+      device.wait(device.submit(program), 10s);
+      const Profile profile(device, program);
+      ASSERT_EQ(profile.spans().size(), 3u);
+      for (size_t s = 0; s < 3; ++s) {
+        const ProfileSpan& span = profile.spans()[s];
+        EXPECT_GT(span.begin_ns, 0);
+        EXPECT_GE(span.end_ns, span.begin_ns);
+        const double before = s > 0 ? profile.spans()[s - 1].end_ns : 0;
+        EXPECT_GE(span.begin_ns, before) << "each waits for the one before";
+      }
+      EXPECT_LE(profile.busy_ns(), profile.duration_ns() + 1);
+    }
+  }
+}
+
+TEST(Profile, Misuse) {
+  Device device = null_device();
+  EXPECT_THROW(Profile(device, Program()), InvalidArgument);
+  CommandEncoder encoder = device.encoder();
+  const Program without = device.prepare(device.plan(encoder.finish()).first);
+  EXPECT_THROW(Profile(device, without), InvalidArgument);
+}
+
+}  // namespace
+}  // namespace refrain::null_tests

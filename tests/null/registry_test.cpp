@@ -1,0 +1,203 @@
+// A user's own kernels: registered for a device, chosen like built-in ones, run by it.
+#include "refrain/stream/registry.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <functional>
+#include <thread>
+
+#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/validate/validate_device.h"
+#include "tests/null/random_graph.h"
+
+namespace refrain::null_tests {
+namespace {
+
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const InvalidArgument& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+struct ScaleConstants {
+  float factor = 1;
+  uint32_t columns = 0;
+};
+constexpr ArgumentSpec kScaleArgs[] = {
+    {.name = "input", .access = Access::in, .rows = true},
+    {.name = "output", .access = Access::out, .rows = true, .in_place = 1}};
+constexpr OpSchema kScale{.name = "scale",
+                          .doc = "output = factor * input",
+                          .args = kScaleArgs,
+                          .constants_bytes = sizeof(ScaleConstants)};
+
+void scale_tiles(const TileArgs& args, uint32_t begin, uint32_t end) {
+  const auto& c = args.constants_as<ScaleConstants>();
+  for (size_t i = size_t{begin} * c.columns; i < size_t{end} * c.columns; ++i)
+    args.arg<float>(1)[i] = c.factor * args.arg<float>(0)[i];
+}
+
+UserKernel scale_kernel(std::string name = "scale_f32") {
+  return {.name = std::move(name), .op = &kScale, .entry = {nullptr, nullptr, scale_tiles}};
+}
+
+class Registry : public testing::Test {
+ protected:
+  static Device cpu() {
+    device::CpuOptions options;
+    options.threads = 2;
+    return Device(device::make_validate(device::make_cpu(options, kKernels)), {}, {});
+  }
+  void scale(CommandEncoder& encoder, Operand input, Operand output, float factor) {
+    dispatch(encoder, kScale, std::array{input, output}, ScaleConstants{factor, 4});
+  }
+  std::string kernel_of(Device& device, const Buffer& x) {
+    CommandEncoder encoder = device.encoder();
+    scale(encoder, x, x, 2);
+    return std::string(device.plan(encoder.finish()).first.data().commands[0].kernel->name);
+  }
+
+  Device device_ = cpu();
+  Buffer x_ = device_.buffer(DType::f32, {64, 4});
+};
+
+TEST_F(Registry, AUsersKernelRunsWithItsOrderDerived) {
+  device_.kernels().add(scale_kernel());
+  const Buffer y = device_.buffer(DType::f32, {64, 4});
+  for (float& value : x_.span<float>()) value = 3;
+  CommandEncoder encoder = device_.encoder();
+  const Temp t = encoder.temp(DType::f32, {64, 4});
+  scale(encoder, x_, t, 2);
+  scale(encoder, t, t, 5);
+  scale(encoder, t, y, 7);
+  device_.wait(encoder.commit({.label = "scale"}), std::chrono::seconds(10));
+  for (const float value : y.span<float>()) EXPECT_EQ(value, 3.0f * 2 * 5 * 7);
+}
+
+TEST_F(Registry, LiveRowsAreThoseOfTheSchema) {
+  device_.kernels().add(scale_kernel());
+  const Buffer count = device_.buffer(DType::u32, {1});
+  count.span<uint32_t>()[0] = 3;
+  for (float& value : x_.span<float>()) value = 1;
+  CommandEncoder encoder = device_.encoder();
+  const Buffer live = x_.with_live_rows(count);
+  scale(encoder, live, live, 2);
+  device_.wait(encoder.commit(), std::chrono::seconds(10));
+  EXPECT_EQ(x_.span<float>()[11], 2);
+  EXPECT_EQ(x_.span<float>()[12], 1);
+}
+
+TEST_F(Registry, WithoutAKernelThereIsNone) {
+  EXPECT_EQ(refusal([&] { kernel_of(device_, x_); }).substr(0, 41),
+            "[scale] device cpu: no kernel accepts inp");
+  Device other = cpu();
+  other.kernels().add(scale_kernel());
+  EXPECT_NE(refusal([&] { kernel_of(device_, x_); }), "nothing was thrown")
+      << "registered for another device";
+  const Buffer of_other = other.buffer(DType::f32, {64, 4});
+  EXPECT_EQ(kernel_of(other, of_other), "scale_f32");
+}
+
+TEST_F(Registry, TheFirstThatAcceptsIsTaken) {
+  UserKernel narrow = scale_kernel("narrow"), future = scale_kernel("future");
+  narrow.accepts = [](const OpCall& call) { return call.args[0].shape[0] == 1; };
+  future.needs = uint64_t{1} << 62;
+  device_.kernels().add(future);
+  device_.kernels().add(narrow);
+  device_.kernels().add(scale_kernel("wide"));
+  EXPECT_EQ(kernel_of(device_, x_), "wide");
+  EXPECT_EQ(kernel_of(device_, x_.slice(0, 1)), "narrow");
+}
+
+TEST_F(Registry, ABuiltInOpMayGetAnotherKernel) {
+  const auto kernel_of_mix = [&] {
+    const Buffer a = device_.buffer(DType::u32, {4});
+    CommandEncoder encoder = device_.encoder();
+    dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 4, 0, 4});
+    return std::string(device_.plan(encoder.finish()).first.data().commands[0].kernel->name);
+  };
+  EXPECT_EQ(kernel_of_mix(), "mix");
+  device_.kernels().add({.name = "my mix", .op = &kMix, .entry = {nullptr, nullptr, run_mix}});
+  EXPECT_EQ(kernel_of_mix(), "my mix");
+}
+
+TEST_F(Registry, PlansKeepTheKernelsThatTheyChose) {
+  for (float& value : x_.span<float>()) value = 3;
+  Program program;
+  {
+    Device device = cpu();
+    x_ = device.buffer(DType::f32, {64, 4});
+    device.kernels().add(scale_kernel());
+    CommandEncoder encoder = device.encoder();
+    scale(encoder, x_, x_, 2);
+    const auto plan = device.plan(encoder.finish()).first;
+    UserKernel better = scale_kernel("better");
+    better.op = &kMix;  // of another op; the table is a new one all the same
+    device.kernels().add(better);
+    program = device.prepare(plan);
+    for (float& value : x_.span<float>()) value = 3;
+    device.wait(device.submit(program), std::chrono::seconds(10));
+    EXPECT_EQ(x_.span<float>()[7], 6);
+  }
+  EXPECT_EQ(program.plan().data().commands[0].kernel->name, "scale_f32") << "the device is gone";
+}
+
+TEST_F(Registry, ManyThreadsMayRegisterAndPlan) {
+  device_.kernels().add(scale_kernel());
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 25; ++i) {
+        UserKernel kernel = scale_kernel("scale " + std::to_string(t) + " " + std::to_string(i));
+        kernel.accepts = [](const OpCall&) { return false; };
+        device_.kernels().add(kernel);
+        EXPECT_EQ(kernel_of(device_, x_), "scale_f32");
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(device_.kernels().table()->size(), std::size(kKernels) + 101);
+}
+
+TEST_F(Registry, Misuse) {
+  device_.kernels().add(scale_kernel());
+  const auto add = [&](const UserKernel& kernel) { return refusal([&] { device_.kernels().add(kernel); }); };
+  UserKernel unnamed = scale_kernel(""), none = scale_kernel("x"), idle = scale_kernel("x");
+  none.op = nullptr;
+  idle.entry.tiles = nullptr;
+  EXPECT_EQ(add(unnamed), "[kernels] name: expected one, got none");
+  EXPECT_EQ(add(none), "[kernels] x: op: expected one, got none");
+  EXPECT_EQ(add(idle), "[kernels] x: tiles: expected a function, got none");
+  EXPECT_EQ(add(scale_kernel()), "[kernels] scale_f32: there is a kernel of this name");
+  EXPECT_EQ(add(scale_kernel("mix")), "[kernels] mix: there is a kernel of this name");
+  const auto of = [&](std::span<const ArgumentSpec> args, const char* name = "op") {
+    OpSchema op;
+    op.name = name;
+    op.args = args;
+    UserKernel kernel = scale_kernel("x");
+    kernel.op = &op;
+    return add(kernel);
+  };
+  const std::array nameless{ArgumentSpec{}};
+  const std::array in_place_input{ArgumentSpec{.name = "a", .access = Access::in, .in_place = 2},
+                                  ArgumentSpec{.name = "b"}};
+  const std::array of_itself{ArgumentSpec{.name = "a", .access = Access::out, .in_place = 1}};
+  const std::array beyond{ArgumentSpec{.name = "a", .access = Access::out, .in_place = 8}};
+  const std::array odd{ArgumentSpec{.name = "a", .access = static_cast<Access>(9)}};
+  const std::vector<ArgumentSpec> many(33, ArgumentSpec{.name = "a"});
+  EXPECT_EQ(of({}, ""), "[kernels] x: op '': expected a name, got none");
+  EXPECT_EQ(of(nameless), "[kernels] x: op 'op': argument 0: expected a name, got none");
+  EXPECT_EQ(of(in_place_input), "[kernels] x: op 'op': a: in place: expected an output");
+  EXPECT_EQ(of(of_itself), "[kernels] x: op 'op': a: in place: expected other arguments of the op");
+  EXPECT_EQ(of(beyond), "[kernels] x: op 'op': a: in place: expected other arguments of the op");
+  EXPECT_EQ(of(odd), "[kernels] x: op 'op': a: expected in, out, inout or status, got 9");
+  EXPECT_EQ(of(many), "[kernels] x: op 'op': expected at most 32 arguments, got 33");
+  EXPECT_EQ(device_.kernels().table()->size(), std::size(kKernels) + 1);
+}
+
+}  // namespace
+}  // namespace refrain::null_tests

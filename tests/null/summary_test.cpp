@@ -1,0 +1,136 @@
+// Summaries of plans against the definition, byte by byte.
+#include "refrain/graph/summary.h"
+
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "tests/null/order_oracle.h"
+
+namespace refrain::null_tests {
+namespace {
+
+using device::Access;
+using device::Allocation;
+using graph::AccessSummary;
+
+constexpr size_t kAllocations = 3, kBytes = 48;
+
+struct Memory {
+  std::array<Allocation, kAllocations> allocations;
+  Memory() {
+    for (size_t i = 0; i < kAllocations; ++i) allocations[i].id = 10 + i;
+  }
+};
+
+device::Plan random_plan(std::mt19937& rng, const Memory& memory) {
+  device::Plan plan;
+  const size_t count = rng() % 12;
+  for (size_t i = 0; i < count; ++i) {
+    const uint32_t which = rng() % (kAllocations + 1);
+    const size_t begin = rng() % kBytes, bytes = rng() % std::min<size_t>(kBytes - begin + 1, 12);
+    const Access access =
+        std::array{Access::in, Access::in, Access::out, Access::inout, Access::status}[rng() % 5];
+    plan.args.push_back(
+        {{which == kAllocations ? nullptr : &memory.allocations[which], begin, bytes}, access, false});
+  }
+  // One command has what lies before the cut, another what lies behind; the last argument is nobody's.
+  const auto all = static_cast<uint32_t>(count);
+  const uint32_t cut = rng() % (all + 1);
+  for (const device::Range args : {device::Range{0, cut}, device::Range{cut, all - cut}})
+    plan.commands.emplace_back().args = args;
+  plan.args.push_back({{&memory.allocations[0], 0, kBytes}, Access::inout, false});
+  plan.arena_bytes = kBytes;
+  return plan;
+}
+
+/// 0: untouched, 1: read, 2: written.
+using Bytes = std::array<std::array<int, kBytes>, kAllocations>;
+
+Bytes touched(const device::Plan& plan, const Memory& memory) {
+  Bytes bytes{};
+  for (const device::Argument& arg : std::span(plan.args).first(plan.args.size() - 1)) {
+    if (arg.access == Access::status || arg.view.allocation == nullptr) continue;
+    auto& row = bytes[static_cast<size_t>(arg.view.allocation - memory.allocations.data())];
+    for (size_t b = arg.view.offset_bytes; b < arg.view.offset_bytes + arg.view.bytes; ++b)
+      row[b] = std::max(row[b], arg.access == Access::in ? 1 : 2);
+  }
+  return bytes;
+}
+
+bool conflict(const Bytes& a, const Bytes& b) {
+  for (size_t m = 0; m < kAllocations; ++m) {
+    for (size_t i = 0; i < kBytes; ++i) {
+      if (a[m][i] + b[m][i] > 2) return true;
+    }
+  }
+  return false;
+}
+
+/// Also: sorted, disjoint, as few entries as there can be.
+void expect_equal(const AccessSummary& summary, const Bytes& bytes) {
+  Bytes found{};
+  const AccessSummary::Entry* last = nullptr;
+  for (const AccessSummary::Entry& entry : summary.entries) {
+    ASSERT_LT(entry.begin, entry.end);
+    if (last != nullptr && last->allocation == entry.allocation) {
+      ASSERT_LE(last->end, entry.begin);
+      ASSERT_TRUE(last->end < entry.begin || last->write != entry.write) << "could be one entry";
+    } else if (last != nullptr) {
+      ASSERT_LT(last->allocation, entry.allocation);
+    }
+    for (size_t b = entry.begin; b < entry.end; ++b) found[entry.allocation - 10][b] = entry.write ? 2 : 1;
+    last = &entry;
+  }
+  ASSERT_EQ(found, bytes);
+}
+
+TEST(Summary, RandomPlansAgreeWithTheDefinition) {
+  std::mt19937 rng(3);
+  const Memory memory;
+  int conflicts = 0;
+  for (int i = 0; i < 20000; ++i) {
+    const device::Plan a = random_plan(rng, memory), b = random_plan(rng, memory);
+    const Bytes a_bytes = touched(a, memory), b_bytes = touched(b, memory);
+    const AccessSummary a_summary = graph::summarize(a), b_summary = graph::summarize(b);
+    ASSERT_NO_FATAL_FAILURE(expect_equal(a_summary, a_bytes));
+    const bool expected = conflict(a_bytes, b_bytes);
+    conflicts += expected;
+    ASSERT_EQ(graph::conflicts(a_summary, b_summary), expected) << i;
+    ASSERT_EQ(graph::conflicts(b_summary, a_summary), expected) << i;
+    Bytes both = a_bytes;
+    for (size_t m = 0; m < kAllocations; ++m) {
+      for (size_t k = 0; k < kBytes; ++k) both[m][k] = std::max(both[m][k], b_bytes[m][k]);
+    }
+    ASSERT_NO_FATAL_FAILURE(expect_equal(graph::merge(a_summary, b_summary), both));
+  }
+  EXPECT_GT(conflicts, 2000);
+  EXPECT_LT(conflicts, 18000);
+}
+
+TEST(Summary, TheArenaCountsWhenItsMemoryIsGiven) {
+  const Memory memory;
+  device::Plan plan;
+  plan.arena_bytes = 32;
+  plan.args.push_back({{nullptr, 0, 16}, Access::out, false});
+  plan.args.push_back({{&memory.allocations[0], 0, 8}, Access::in, false});
+  plan.commands.emplace_back().args = {0, 2};
+  EXPECT_EQ(graph::summarize(plan).entries, (std::vector<AccessSummary::Entry>{{10, 0, 8, false}}));
+  const AccessSummary whole = graph::summarize(plan, {&memory.allocations[1], 64, 128});
+  EXPECT_EQ(whole.entries, (std::vector<AccessSummary::Entry>{{10, 0, 8, false}, {11, 64, 96, true}}));
+  EXPECT_TRUE(graph::conflicts(whole, whole));
+  EXPECT_FALSE(graph::conflicts(graph::summarize(plan), graph::summarize(plan)));
+}
+
+TEST(Summary, OneView) {
+  const Memory memory;
+  const device::BufferView view{&memory.allocations[0], 4, 4};
+  EXPECT_TRUE(graph::conflicts(graph::summarize(view, true), graph::summarize(view, false)));
+  EXPECT_FALSE(graph::conflicts(graph::summarize(view, false), graph::summarize(view, false)));
+  EXPECT_FALSE(
+      graph::conflicts(graph::summarize({&memory.allocations[0], 0, 4}, true), graph::summarize(view, true)));
+  EXPECT_TRUE(graph::summarize({&memory.allocations[0], 4, 0}, true).entries.empty());
+}
+
+}  // namespace
+}  // namespace refrain::null_tests
