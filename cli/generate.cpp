@@ -128,8 +128,9 @@ void run(const GenerateCommand& command) {
                family.context_tokens());
   }
   if (command.model.shows_progress()) {
-    fmt::print(stderr, "load {:.1f} ms; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n", load_ms,
-               result.prompt_tokens, result.prompt_s > 0 ? result.prompt_tokens / result.prompt_s : 0.0, result.generated_tokens,
+    fmt::print(stderr, "load {:.1f} ms; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n",
+               load_ms, result.prompt_tokens,
+               result.prompt_s > 0 ? result.prompt_tokens / result.prompt_s : 0.0, result.generated_tokens,
                result.generated_tokens > 1 ? (result.generated_tokens - 1) / result.decode_s : 0.0);
   }
   if (result.reason == model::StopReason::cancelled) throw CLI::RuntimeError(128 + SIGINT);

@@ -14,7 +14,8 @@
 namespace refrain::cli {
 
 void ModelOptions::add_to(CLI::App& command) {
-  command.add_option("MODEL", model, "Folder with config.json, model*.safetensors and tokenizer.json")->required();
+  command.add_option("MODEL", model, "Folder with config.json, model*.safetensors and tokenizer.json")
+      ->required();
   command.add_option("--device", device, "auto, cpu or cuda:N")->capture_default_str();
   command.add_option("--threads", threads, "Workers of a CPU device (0: one a core)")->capture_default_str();
   CLI::Option* exact_flag =

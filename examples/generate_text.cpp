@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
     std::vector<uint32_t> prompt = tokenizer.encode(argv[2]);
     if (const auto bos = tokenizer.bos()) prompt.insert(prompt.begin(), *bos);
 
-    model::ProgramFamily family(model, {.context_tokens = model.config().context_tokens});
+    model::ProgramFamily family(model, {});
     text::StreamDecoder decoder(tokenizer);
     model::GenerateOptions options;
     options.sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .seed = 1};

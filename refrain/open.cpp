@@ -15,6 +15,12 @@
 namespace refrain {
 namespace {
 
+#ifdef NDEBUG
+constexpr bool kValidateUnlessTold = false;
+#else
+constexpr bool kValidateUnlessTold = true;
+#endif
+
 /// A backend and the kernel table that it refers to, as one owner.
 struct OpenBackend {
   std::vector<device::Kernel> kernels;
@@ -39,7 +45,8 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
   } else {
     throw InvalidArgument(fmt::format("device: expected auto, cpu, cuda:N or null, got {}", name));
   }
-  if (options.validate) opened->backend = device::make_validate(std::move(opened->backend));
+  if (options.validate.value_or(kValidateUnlessTold))
+    opened->backend = device::make_validate(std::move(opened->backend));
   device::Backend* backend = opened->backend.get();
   return Device(std::shared_ptr<device::Backend>(std::move(opened), backend), ops::cpu_layouts(), options);
 }

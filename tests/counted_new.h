@@ -1,5 +1,6 @@
-// Replaces operator new of the program that includes it, once, by one that counts. The sanitizers bring an operator
-// new of their own; under them nothing is replaced, kCountsHeap is false, and tests that count are skipped.
+// Replaces operator new of the program that includes it, once, by one that counts. The sanitizers bring an
+// operator new of their own; under them nothing is replaced, kCountsHeap is false, and tests that count are
+// skipped.
 #pragma once
 
 #include <atomic>
@@ -17,8 +18,8 @@ namespace refrain::test {
 inline std::atomic<uint64_t> heap_allocations{0};
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || REFRAIN_HAS_FEATURE(address_sanitizer) || \
-    REFRAIN_HAS_FEATURE(thread_sanitizer)
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
+    REFRAIN_HAS_FEATURE(address_sanitizer) || REFRAIN_HAS_FEATURE(thread_sanitizer)
 namespace refrain::test {
 inline constexpr bool kCountsHeap = false;
 }

@@ -21,8 +21,8 @@ enum class WeightFormat : uint8_t {
                ///< group
 };
 
-/// Tensors that begin at a multiple of this can be used where a file has them. It is what the safetensors format
-/// promises, and enough for every element type; kernels ask for no more.
+/// Tensors that begin at a multiple of this can be used where a file has them. It is what the safetensors
+/// format promises, and enough for every element type; kernels ask for no more.
 inline constexpr size_t kInPlaceAlignmentBytes = 8;
 
 /// Bytes of one part of a tensor. They may start at any address.

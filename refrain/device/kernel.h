@@ -28,7 +28,7 @@ struct Launch {
   uint32_t rows = 1;  ///< capacity: a larger live count is taken as this
   uint32_t rows_per_block = 1;
   uint32_t tiles_per_block = 1;
-  size_t scratch_bytes = 0;  ///< for each worker
+  size_t scratch_bytes = 0;  ///< for each worker; a multiple of 64
 };
 
 /// What the three functions of a tile kernel get.

@@ -83,8 +83,8 @@ class ModelFolder {
   /// with the segments codes, scales, biases when `module`.scales exists.
   ///
   /// Bits and group size follow from the shapes; when config.json disagrees the log gets one warning that
-  /// names the first such tensor. Throws FileError when a tensor is absent, contradicts the shape, or has an encoding
-  /// other than affine with 4 or 8 bits in groups of 32, 64 or 128.
+  /// names the first such tensor. Throws FileError when a tensor is absent, contradicts the shape, or has an
+  /// encoding other than affine with 4 or 8 bits in groups of 32, 64 or 128.
   TensorSource weight(std::string_view module, int64_t rows, int64_t columns) const;
 
  private:

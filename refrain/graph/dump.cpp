@@ -93,11 +93,13 @@ std::string dump(const PlanReport& report) {
                                  report.recorded_commands, report.recorded_levels, report.fused_levels);
   for (const std::string& fusion : report.fusions) text += "fused " + fusion + '\n';
   for (const std::string& miss : report.misses) text += "missed " + miss + '\n';
-  return text + fmt::format(
-                    "commands {}\nedges {}\nconflicts {}\nlevels {}\ntemp_bytes {}\nscratch_bytes "
-                    "{}\narena_bytes {}\n",
-                    report.commands, report.edges, report.conflicts, report.levels, report.temp_bytes,
-                    report.scratch_bytes, report.arena_bytes);
+  return text +
+         fmt::format(
+             "commands {}\nedges {}\nconflicts {}\nlevels {}\nmoved {}\nbarriers_before {}\nbarriers {}\n"
+             "temp_bytes {}\nscratch_bytes {}\narena_bytes {}\n",
+             report.commands, report.edges, report.conflicts, report.levels, report.moved,
+             report.barriers_before, report.barriers, report.temp_bytes, report.scratch_bytes,
+             report.arena_bytes);
 }
 
 }  // namespace refrain::graph

@@ -1,6 +1,7 @@
 #include "refrain/graph/make_plan.h"
 
 #include <algorithm>
+#include <chrono>
 #include <numeric>
 
 #include "refrain/core/error.h"
@@ -11,31 +12,96 @@
 #include "refrain/graph/hazards.h"
 #include "refrain/graph/lower.h"
 #include "refrain/graph/memory.h"
+#include "refrain/graph/reorder.h"
 
 namespace refrain::graph {
+namespace {
+
+#ifdef NDEBUG
+constexpr bool kCheckUnlessTold = false;
+#else
+constexpr bool kCheckUnlessTold = true;
+#endif
+
+/// Adds up where planning spends its time.
+class Stopwatch {
+ public:
+  explicit Stopwatch(std::vector<PassTime>& passes) : passes_(passes) {}
+  /// The time since the last lap was the pass `name`'s.
+  void lap(const char* name) {
+    const auto now = std::chrono::steady_clock::now();
+    passes_.push_back({name, std::chrono::duration<double, std::micro>(now - last_).count()});
+    last_ = now;
+  }
+
+ private:
+  std::vector<PassTime>& passes_;
+  std::chrono::steady_clock::time_point last_ = std::chrono::steady_clock::now();
+};
+
+size_t greatest(const std::vector<uint32_t>& levels) {
+  return levels.empty() ? 0 : *std::ranges::max_element(levels);
+}
+
+/// Barriers between runs of commands without a conflict.
+size_t barriers(const AccessList& list, const Order& order) {
+  const size_t groups = count_groups(list, order);
+  return groups == 0 ? 0 : groups - 1;
+}
+
+/// Puts the commands in the order asked for.
+void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder by, PlanReport& report) {
+  report.barriers_before = barriers(list, order);
+  if (by == CommandOrder::recorded) return;
+  const Reordering found = by == CommandOrder::levels ? order_by_levels(list, order, access_costs(list))
+                                                      : order_by_lookahead(list);
+  std::vector<device::Command> commands;
+  commands.reserve(lowered.commands.size());
+  for (const uint32_t i : found.order) commands.push_back(lowered.commands[i]);
+  lowered.commands = std::move(commands);
+  list = permuted(list, found.order);
+  order = derive_order(list);
+  report.moved = found.moved;
+}
+
+}  // namespace
+
 std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<const device::Kernel> kernels,
                                               const device::DeviceInfo& info, const PlanOptions& options) {
   PlanReport report;
-  const auto levels = [&graph] {
-    const std::vector<uint32_t> all = derive_order(accesses(graph)).levels;
-    return all.empty() ? size_t{0} : size_t{*std::ranges::max_element(all)};
-  };
+  Stopwatch watch(report.passes);
   expand(graph, options.mode);
   report.recorded_commands = static_cast<size_t>(
       std::ranges::count_if(graph.commands, [](const Command& command) { return !command.fence(); }));
+  watch.lap("expand");
   if (options.fuse) {
     FuseReport fused = fuse(graph, kernels, info);
     report.recorded_levels = fused.recorded_levels;
     report.fusions = std::move(fused.fusions);
     report.misses = std::move(fused.misses);
+    watch.lap("fuse");
   }
-  if (!options.fuse) report.recorded_levels = levels();
-  report.fused_levels = report.fusions.empty() ? report.recorded_levels : levels();
+  if (options.fuse && report.fusions.empty()) {
+    report.fused_levels = report.recorded_levels;
+  } else {
+    report.fused_levels = greatest(derive_order(accesses(graph)).levels);
+    if (!options.fuse) report.recorded_levels = report.fused_levels;
+  }
+  watch.lap("count levels");
   LoweredGraph lowered = lower(graph, kernels, info);
-  const Order values = derive_order(accesses(lowered));
+  watch.lap("lower");
+  AccessList list = accesses(lowered);
+  Order values = derive_order(list);
+  watch.lap("hazards");
+  reorder(lowered, list, values, options.order, report);
+  watch.lap("reorder");
   const MemoryPlan memory = plan_memory(lowered, values, options.reuse_memory);
-  const Order order = derive_order(accesses(lowered, &memory));
+  watch.lap("memory");
+  list = accesses(lowered, &memory);
+  const Order order = derive_order(list);
   if (order.deps != values.deps) throw Error("[plan] sharing memory changed the order of commands");
+  report.barriers = barriers(list, order);
+  watch.lap("hazards again");
 
   device::Plan plan;
   plan.commands = std::move(lowered.commands);
@@ -66,10 +132,11 @@ std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<co
   report.scratch_bytes = lowered.scratch_bytes;
   report.arena_bytes = plan.arena_bytes;
 
-  if (options.check) {
+  if (options.check.value_or(kCheckUnlessTold)) {
     if (const auto unordered = check_order(plan); !unordered.empty()) {
       throw Error("[plan] " + unordered.front().reason);
     }
+    watch.lap("check");
   }
   return {std::move(plan), std::move(report)};
 }

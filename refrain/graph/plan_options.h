@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,16 +14,27 @@ enum class Mode : uint8_t {
   exact,  ///< f32 activations, f32 cache
 };
 
+/// In which of the orders that the edges allow commands stand. Edges and bits are the same in all.
+enum class CommandOrder : uint8_t {
+  recorded,
+  levels,     ///< level by level, the longest critical path first: for devices that know barriers, not edges
+  lookahead,  ///< the greedy look-ahead of mlx-native and ggml, for comparison
+};
+
 struct PlanOptions {
   Mode mode = Mode::exact;
-  bool fuse = true;          ///< commands that can share tiles become one
+  bool fuse = true;  ///< commands that can share tiles become one
+  CommandOrder order = CommandOrder::recorded;
   bool reuse_memory = true;  ///< false: each temp has bytes of its own
-  /// Prove that every conflicting pair of commands is ordered, by brute force.
-#ifdef NDEBUG
-  bool check = false;
-#else
-  bool check = true;
-#endif
+  /// Prove that every conflicting pair of commands is ordered, by brute force. Unset: in debug builds of the
+  /// library.
+  std::optional<bool> check = std::nullopt;
+};
+
+/// How long a pass took.
+struct PassTime {
+  std::string name;
+  double us = 0;
 };
 
 struct PlanReport {
@@ -35,6 +47,10 @@ struct PlanReport {
   size_t edges = 0;                  ///< after transitive reduction
   size_t conflicts = 0;              ///< ordered pairs of neighbouring accesses before reduction
   size_t levels = 0;
+  size_t moved = 0;            ///< commands that PlanOptions::order brought to an earlier place
+  size_t barriers_before = 0;  ///< that a device without edges would need in the order after fusing
+  size_t barriers = 0;         ///< that it would need in the final order
+  std::vector<PassTime> passes;
   size_t temp_bytes = 0;  ///< sum over all temps
   size_t scratch_bytes = 0;
   size_t arena_bytes = 0;  ///< what is left of both after sharing

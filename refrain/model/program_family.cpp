@@ -36,8 +36,9 @@ void check_distinct(std::span<const StepRow> rows) {
   for (size_t i = 0; i < rows.size(); ++i) {
     for (size_t j = i + 1; j < rows.size(); ++j) {
       if (rows[i].sequence != rows[j].sequence || rows[i].position != rows[j].position) continue;
-      throw InvalidArgument(fmt::format("[batch] rows {} and {}: expected distinct positions, got {} of sequence {}",
-                                        i, j, rows[i].position, rows[i].sequence));
+      throw InvalidArgument(
+          fmt::format("[batch] rows {} and {}: expected distinct positions, got {} of sequence {}", i, j,
+                      rows[i].position, rows[i].sequence));
     }
   }
 }

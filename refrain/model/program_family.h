@@ -19,8 +19,8 @@ struct FamilyOptions {
   /// Rows that one submission can take, ascending: a program each.
   std::vector<uint32_t> capacities = {1, 64};
   /// Bit i allows id i to be sampled; empty: all. u32 [ceil(vocab / 32)].
-  std::vector<uint32_t> allowed_ids;
-  PlanOptions plan;
+  std::vector<uint32_t> allowed_ids = {};
+  PlanOptions plan = {};
 };
 
 /// Records the model once for each capacity; afterwards nothing is recorded or allocated. One thread at a
@@ -41,8 +41,8 @@ class ProgramFamily {
   /// next position. Every row of that step had an output. Sends nothing.
   Point submit_next();
 
-  /// Waits for all steps. Throws InvalidArgument naming the sequence when the device met a value out of range, or
-  /// logits that are not finite, in any step since the last wait.
+  /// Waits for all steps. Throws InvalidArgument naming the sequence when the device met a value out of
+  /// range, or logits that are not finite, in any step since the last wait.
   void wait(std::chrono::nanoseconds timeout = std::chrono::minutes(10));
   /// After wait(): f32 [vocab], the logits of the o-th output of the last step.
   std::span<const float> logits(uint32_t output) const;

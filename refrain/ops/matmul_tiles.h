@@ -31,7 +31,7 @@ inline device::Launch matmul_launch(uint32_t rows, uint32_t outputs, uint32_t co
   launch.rows = rows;
   launch.rows_per_block = std::min(rows, kMatmulRows);
   launch.tiles_per_block = ceil_div(outputs, matmul_outputs_per_tile(rows, outputs, columns));
-  launch.scratch_bytes = scratch_bytes;
+  launch.scratch_bytes = align_up(scratch_bytes, 64);
   return launch;
 }
 

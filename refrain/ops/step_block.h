@@ -69,7 +69,7 @@ enum StatusBit : uint32_t {
   kPageOutOfRange = 4,
   kSequenceOutOfRange = 8,
   kOutputOutOfRange = 16,  ///< a wanted row that is not live
-  kNotFinite = 32,  ///< the sampled token's logit is not a finite number
+  kNotFinite = 32,         ///< the sampled token's logit is not a finite number
 };
 
 /// The cache of one layer, f32 [2 (keys, values)][pages][kv_heads][kPagePositions][head_dim].

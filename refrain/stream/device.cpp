@@ -13,7 +13,6 @@
 namespace refrain {
 namespace {
 
-
 // Longer waits than this have no end: now + timeout must not overflow.
 constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(24 * 365);
 

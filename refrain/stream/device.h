@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -28,11 +29,8 @@ struct DeviceOptions {
   uint32_t threads = 0;  ///< workers of a CPU device; 0: the device decides
   bool portable_kernels =
       false;  ///< leave vector extensions unused (the bits of the portable numerics classes)
-#ifdef NDEBUG
-  bool validate = false;  ///< check every call to the backend against its contract
-#else
-  bool validate = true;
-#endif
+  /// Check every call to the backend against its contract. Unset: in debug builds of the library.
+  std::optional<bool> validate = std::nullopt;
   LogCallback log;
 };
 

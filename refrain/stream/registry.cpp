@@ -53,7 +53,8 @@ KernelRegistry::KernelRegistry(std::span<const device::Kernel> built_in)
 
 void KernelRegistry::add(const UserKernel& kernel) {
   if (kernel.name.empty()) throw InvalidArgument("[kernels] name: expected one, got none");
-  if (kernel.op == nullptr) throw InvalidArgument(fmt::format("[kernels] {}: op: expected one, got none", kernel.name));
+  if (kernel.op == nullptr)
+    throw InvalidArgument(fmt::format("[kernels] {}: op: expected one, got none", kernel.name));
   if (kernel.entry.tiles == nullptr) {
     throw InvalidArgument(fmt::format("[kernels] {}: tiles: expected a function, got none", kernel.name));
   }

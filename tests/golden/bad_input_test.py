@@ -431,7 +431,9 @@ def test_a_named_pipe_does_not_hang(broken, fails):
 
 @pytest.mark.parametrize("command", ["generate", "logits", "info", "tokenize", "quantize"])
 def test_a_model_that_is_not_there(fails, tmp_path, command):
-    rest = {"generate": ["-p", "a"], "logits": ["--ids", "ids", "-o", "out"], "quantize": [tmp_path / "out"]}
+    (tmp_path / "ids").write_text("5")
+    logits = ["--ids", tmp_path / "ids", "-o", tmp_path / "out.npy"]
+    rest = {"generate": ["-p", "a"], "logits": logits, "quantize": [tmp_path / "out"]}
     rest = rest.get(command, [])
     fails(command, tmp_path / "none", *rest, says=tmp_path / "none")
     if command != "tokenize":

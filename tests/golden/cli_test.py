@@ -369,7 +369,9 @@ def test_the_other_commands_say_nothing_on_stderr(run, tales, logits, tmp_path):
         (("--threads", "two"), ["threads"]),
     ],
 )
-def test_devices_and_modes_that_there_are_not(fails, tales, command, options, says):
+def test_devices_and_modes_that_there_are_not(fails, tales, tmp_path, monkeypatch, command, options, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ids").write_text("5")
     name, *rest = command
     fails(name, tales, *rest, *options, says=says)
 

@@ -165,6 +165,30 @@ TEST(SameBits, MemoryReuseChangesNothing) {
   EXPECT_TRUE(same_bits(all_logits(shared, ids), all_logits(separate, ids)));
 }
 
+TEST(SameBits, AnyOrderOfCommands) {
+  const std::vector<uint32_t> ids = some_ids(80);
+  const model::Model model = open_tales(2);
+  std::vector<float> expected;
+  for (const graph::CommandOrder order :
+       {graph::CommandOrder::recorded, graph::CommandOrder::levels, graph::CommandOrder::lookahead}) {
+    for (const bool fuse : {true, false}) {
+      FamilyOptions options = family_options({1, 64});
+      options.plan.order = order;
+      options.plan.fuse = fuse;
+      options.plan.check = true;
+      ProgramFamily family(model, options);
+      const PlanReport& report = family.report(1);
+      EXPECT_LE(report.barriers, report.barriers_before);
+      if (order == graph::CommandOrder::levels) {
+        EXPECT_EQ(report.barriers + 1, report.levels);
+      }
+      const std::vector<float> logits = all_logits(family, ids);
+      if (expected.empty()) expected = logits;
+      EXPECT_TRUE(same_bits(logits, expected)) << "order " << static_cast<int>(order) << ", fuse " << fuse;
+    }
+  }
+}
+
 TEST(SameBits, DecodeOnTheDeviceIsWhatTheHostWouldSend) {
   const model::Model model = open_tales(2);
   const std::vector<uint32_t> prompt = some_ids(20);

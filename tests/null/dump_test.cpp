@@ -51,7 +51,8 @@ TEST(Dump, GoldenPlan) {
   EXPECT_EQ(graph::dump(plan.data()), kGolden);
   EXPECT_EQ(graph::dump(report),
             "recorded_commands 4\nrecorded_levels 3\nfused_levels 3\ncommands 4\nedges 4\nconflicts "
-            "1\nlevels 3\ntemp_bytes 328\nscratch_bytes 72\narena_bytes 384\n");
+            "1\nlevels 3\nmoved 0\nbarriers_before 2\nbarriers 2\ntemp_bytes 328\nscratch_bytes "
+            "72\narena_bytes 384\n");
 }
 
 TEST(Dump, EqualPlansGiveEqualText) {

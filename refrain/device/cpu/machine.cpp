@@ -36,6 +36,15 @@ std::optional<int64_t> read_integer(const std::string& path) {
   return line ? to_integer(*line) : std::nullopt;
 }
 
+// The number of the line "KEY 123" of a file; 0 when there is none.
+int64_t read_field(const std::string& path, std::string_view key) {
+  std::ifstream file(path);
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with(key)) return to_integer(std::string_view(line).substr(key.size())).value_or(0);
+  }
+  return 0;
+}
+
 // One line of proc/self/cgroup, "4:memory:/a/b": the controllers ("" for v2) and the path.
 struct Membership {
   std::string controllers;
@@ -178,19 +187,24 @@ size_t available_bytes(const std::string& root) {
       available = static_cast<size_t>(*kib) * 1024;
     break;
   }
-  const auto limit = [&available](std::optional<int64_t> most, std::optional<int64_t> used) {
+  // Pages of files count as used, but give way: those of a model that was read before, for example.
+  const auto limit = [&available](std::optional<int64_t> most, std::optional<int64_t> used, int64_t files) {
     if (!most || *most < 0) return;
-    const int64_t left = std::max<int64_t>(0, *most - std::max<int64_t>(0, used.value_or(0)));
+    const int64_t left = std::max<int64_t>(0, *most - std::max<int64_t>(0, used.value_or(0) - files));
     available = std::min(available, static_cast<size_t>(left));
   };
   visit_groups(
       root, "memory",
       [&](const std::string& folder) {
-        limit(read_integer(folder + "/memory.max"), read_integer(folder + "/memory.current"));
+        const int64_t files = read_field(folder + "/memory.stat", "inactive_file ") +
+                              read_field(folder + "/memory.stat", "active_file ");
+        limit(read_integer(folder + "/memory.max"), read_integer(folder + "/memory.current"), files);
       },
       [&](const std::string& folder) {
+        const int64_t files = read_field(folder + "/memory.stat", "total_inactive_file ") +
+                              read_field(folder + "/memory.stat", "total_active_file ");
         limit(read_integer(folder + "/memory.limit_in_bytes"),
-              read_integer(folder + "/memory.usage_in_bytes"));
+              read_integer(folder + "/memory.usage_in_bytes"), files);
       });
   return available;
 }

@@ -102,6 +102,8 @@ TEST_F(Machine, AvailableBytes) {
   write("sys/fs/cgroup/u/memory.max", "900000");
   write("sys/fs/cgroup/u/memory.current", "100000");
   EXPECT_EQ(available_bytes(root()), 800000u);
+  write("sys/fs/cgroup/u/memory.stat", "anon 1\ninactive_file 60000\nactive_file 30000\n");
+  EXPECT_EQ(available_bytes(root()), 890000u);
   write("sys/fs/cgroup/memory/m/memory.limit_in_bytes", "700000");
   write("sys/fs/cgroup/memory/m/memory.usage_in_bytes", "800000");
   EXPECT_EQ(available_bytes(root()), 0u);
@@ -162,6 +164,17 @@ TEST_F(Machine, MemoryLimit) {
   EXPECT_THROW(device->allocate({(size_t{1} << 19) + 1, nullptr, "too much"}), DeviceError);
   device->release(half);
   EXPECT_NE(device->allocate({size_t{1} << 20, nullptr, "all"}), nullptr);
+}
+
+TEST_F(Machine, UntouchedAllocationsCountAgainstTheBudget) {
+  CpuOptions options;
+  options.threads = 1;
+  const auto device = make_cpu(options, {});
+  const size_t budget = device->memory().budget_bytes;
+  const Allocation* half = device->allocate({budget / 2, nullptr, "half"});
+  EXPECT_EQ(device->memory().budget_bytes, budget);
+  EXPECT_THROW(device->allocate({budget - budget / 4, nullptr, "too much"}), DeviceError);
+  device->release(half);
 }
 
 TEST_F(Machine, LargeAllocationsLieOnHugePages) {

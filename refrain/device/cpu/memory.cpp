@@ -55,16 +55,11 @@ struct Memory::Block : Allocation {
   }
 };
 
-Memory::Memory(std::string system_root, size_t limit_bytes)
-    : root_(std::move(system_root)), limit_bytes_(limit_bytes) {}
+Memory::Memory(const std::string& system_root, size_t limit_bytes)
+    : budget_bytes_(limit_bytes != 0 ? limit_bytes : available_bytes(system_root)),
+      limited_(limit_bytes != 0) {}
 
 Memory::~Memory() = default;
-
-size_t Memory::budget_bytes() const {
-  if (limit_bytes_ != 0) return limit_bytes_;
-  const size_t available = available_bytes(root_);
-  return available > SIZE_MAX - used_bytes_ ? SIZE_MAX : available + used_bytes_;
-}
 
 const Allocation* Memory::allocate(const BufferSpec& spec) {
   auto block = std::make_unique<Block>();
@@ -76,8 +71,8 @@ const Allocation* Memory::allocate(const BufferSpec& spec) {
     bool fits = spec.bytes <= SIZE_MAX / 2;
     // The operating system promises more than it has; a request that cannot be filled is refused here
     // instead.
-    if (fits && (large || limit_bytes_ != 0))
-      fits = spec.bytes <= budget_bytes() - std::min(budget_bytes(), used_bytes_);
+    if (fits && (large || limited_))
+      fits = spec.bytes <= budget_bytes_ - std::min(budget_bytes_, used_bytes_);
     if (fits) {
       block->mapped = large;
       block->owned_bytes =
@@ -89,7 +84,7 @@ const Allocation* Memory::allocate(const BufferSpec& spec) {
       block->owned_bytes = 0;
       throw DeviceError("cpu: out of memory: " + std::to_string(spec.bytes) + " bytes wanted for '" +
                         spec.label + "', " + std::to_string(used_bytes_) + " bytes in use of " +
-                        std::to_string(budget_bytes()));
+                        std::to_string(budget_bytes_));
     }
     if (!large) std::memset(block->host, 0, block->owned_bytes);
   }
@@ -135,7 +130,7 @@ void Memory::advise(const BufferView& view, Advice advice) {
 
 MemoryUsage Memory::usage() const {
   const std::lock_guard lock(mutex_);
-  MemoryUsage usage{used_bytes_, budget_bytes()};
+  MemoryUsage usage{used_bytes_, budget_bytes_};
   for (const auto& [allocation, block] : blocks_) {
     usage.resident_bytes += resident_bytes(allocation->host, std::max(block->owned_bytes, allocation->bytes));
   }

@@ -17,7 +17,7 @@ inline constexpr size_t kAlignmentBytes = 64;  // a cache line, and the widest v
 
 class Memory {
  public:
-  Memory(std::string system_root, size_t limit_bytes);
+  Memory(const std::string& system_root, size_t limit_bytes);
   ~Memory();
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
@@ -30,10 +30,11 @@ class Memory {
 
  private:
   struct Block;
-  size_t budget_bytes() const;  // with mutex_ held
 
-  const std::string root_;
-  const size_t limit_bytes_;
+  // What the machine offered at opening. Pages that nobody has touched do not lower what it offers later, so
+  // the sum of all requests is what is held against it.
+  const size_t budget_bytes_;
+  const bool limited_;
   mutable std::mutex mutex_;
   std::unordered_map<const Allocation*, std::unique_ptr<Block>> blocks_;
   uint64_t last_id_ = 0;
