@@ -31,7 +31,7 @@ setup-test: setup
 	@tools/venv.sh $(VENV) tests/requirements.txt
 
 setup-ci:
-	@tools/setup.sh build test lint ci
+	@tools/setup.sh build test lint ci bench
 
 # Configured once; the build itself configures again when a CMake file has changed. Tests come with `make test`.
 $(RELEASE)/build.ninja: | setup

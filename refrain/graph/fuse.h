@@ -19,18 +19,17 @@ struct FuseReport {
 
 /// Fuses an expanded recording in place. A group is
 ///   - contractions that read one input;
-///   - before them, if it feeds only them, the reduction of whole rows that gives this input (the prologue:
-///   each
-///     worker recomputes it into scratch, so its value needs no memory);
+///   - before them, if it feeds only them, the reduction of whole rows that gives this input (the
+///     prologue: each worker recomputes it into scratch, so its value needs no memory);
 ///   - after them, whatever takes values on unit by unit.
 /// A command joins when
 ///   - its kernel on this device computes any rectangle of rows and units;
 ///   - rows and live count are those of the group;
-///   - each conflict between two members is on a Temp that both touch unit by unit, or is the prologue's
-///   value;
+///   - each conflict between two members is on a Temp that both touch unit by unit, or is the value of
+///     the prologue;
 ///   - no path of dependencies, fences and groups formed before included, leaves the group and comes back;
-///   - the units of members that hand on values divide, and a unit is not too much of the work for one
-///   worker.
+///   - the units of members that hand on values divide, and a unit is not too much of the work for
+///     one worker.
 /// All other values stay what they were, so a value may be read outside, too. The new order of commands is
 /// the topological one that keeps to the recorded order as far as it can.
 FuseReport fuse(ComputeGraph& graph, std::span<const device::Kernel> kernels, const device::DeviceInfo& info);

@@ -38,6 +38,15 @@ class Encoder : public testing::Test {
   Buffer a_ = buffer({8, 4}), b_ = buffer({8, 4}), count_ = buffer({4});
 };
 
+TEST_F(Encoder, TheHostSeesTheViewAndNothingElse) {
+  const std::span<uint32_t> whole = a_.span<uint32_t>();
+  const std::span<uint32_t> part = a_.slice(2, 3).span<uint32_t>();
+  EXPECT_EQ(part.data(), whole.data() + 8);
+  EXPECT_EQ(part.size(), 12u);
+  EXPECT_EQ(a_.view(DType::u8, {5}, 12).host_span().data(), std::as_writable_bytes(whole).data() + 12);
+  EXPECT_EQ(a_.view(DType::u8, {5}, 12).host_span().size(), 5u);
+}
+
 TEST_F(Encoder, WritesDownCommandsBindingsAndConstants) {
   const Temp t = encoder_.temp(DType::u32, {8, 4});
   mix(a_, {}, t);

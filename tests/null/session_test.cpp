@@ -190,6 +190,12 @@ TEST_P(SessionTest, StagesRunInOrderOfTheirData) {
   EXPECT_TRUE(device_.reached(last));
   EXPECT_EQ(d_.span<uint32_t>()[0], value(value(value(5))));
   session.wait(0ns);  // nothing is left
+
+  // After a wait the next stage begins as any other.
+  mix(session.begin_stage("four", {.queue = 0}), d_, a_);
+  session.commit_stage();
+  session.wait(10s);
+  EXPECT_EQ(a_.span<uint32_t>()[0], value(value(value(value(5)))));
 }
 
 TEST_P(SessionTest, AFenceHoldsLaterStagesBackOnEveryQueue) {

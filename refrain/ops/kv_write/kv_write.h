@@ -28,9 +28,8 @@ struct KvWrite {
 /// cache: f32 [2, pages, KVH, 64, D], written in part. status: u32 [S + 1].
 /// Two live rows for the same place of the cache are the caller's error: which of them stays is not
 /// specified. Aliasing: none. Errors: InvalidArgument for shapes that do not fit. A row whose sequence,
-/// position
-/// (>= length, past its pages or the page table) or page is out of range writes nothing and raises its status
-/// bit. Accuracy: exact.
+/// position (>= length, past its pages or the page table) or page is out of range writes nothing and raises
+/// its status bit. Accuracy: exact.
 void kv_write(CommandEncoder& encoder, const KvWrite& args);
 
 struct KvWriteConstants {

@@ -22,13 +22,11 @@ struct Sample {
 ///
 /// With r = index[o], the row of the step block, and l = logits[o]; sums and exponentials are in double:
 ///  1. Candidates are the ids that `allowed` admits and whose logit is neither NaN nor minus infinity. m is
-///  their
-///     greatest logit. If T is not above 0 (or NaN), or m is infinite, or there is no candidate, the token is
+///     their greatest logit. If T is not above 0 (or NaN), or m is infinite, or there is no candidate, the token is
 ///     the greatest admitted logit that is no NaN, the lower id of equals; failing that the least admitted
 ///     id; failing that 0. Nothing is drawn.
-///  2. top_k is on when 0 < top_k < the number of candidates: the top_k greatest logits stay, lower ids first
-///  among
-///     equals.
+///  2. top_k is on when 0 < top_k < the number of candidates: the top_k greatest logits stay, lower ids
+///     first among equals.
 ///  3. w_i = e^((l_i - m) / T), 0 below e^-700. W is the sum of w_i over the candidates.
 ///  4. top_p is on when it is below 1: of the candidates in descending order of logit, lower ids first among
 ///     equals, the shortest beginning whose sum is >= top_p W stays, at least one. W becomes that sum.
@@ -42,9 +40,9 @@ struct Sample {
 /// id i; unbound: all. status: u32 [S + 1]. Aliasing: none. Errors: InvalidArgument for shapes that do not
 /// fit. An index that is not below R raises kOutputOutOfRange in the last word and writes nothing; a sequence
 /// out of range raises kSequenceOutOfRange there and gives token 0; a token whose logit is not finite raises
-/// kNotFinite in its sequence's word. Accuracy: e^x within 2 units in the last
-/// place of a double, by sums and products alone, so that all CPU kernels draw the same tokens. Source: Fan
-/// et al. 2018 (top-k), Holtzman et al. 2019 (top-p), Salmon et al. 2011 (Philox).
+/// kNotFinite in its sequence's word. Accuracy: e^x within 2 units in the last place of a double, by sums and
+/// products alone, so that all CPU kernels draw the same tokens. Source: Fan et al. 2018 (top-k), Holtzman et
+/// al. 2019 (top-p), Salmon et al. 2011 (Philox).
 void sample(CommandEncoder& encoder, const Sample& args);
 
 struct SampleConstants {
