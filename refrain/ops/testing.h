@@ -131,6 +131,7 @@ class Call {
     ASSERT_EQ(kernel.op, schema_);
     ASSERT_TRUE(accepted_by(kernel)) << kernel.name;
     const device::Launch launch = kernel.launch(op_call(), machine(walk.workers));
+    EXPECT_EQ(launch.scratch_bytes % 64, 0u) << kernel.name;
     ASSERT_GT(launch.rows_per_block, 0u);
     ASSERT_GT(launch.tiles_per_block, 0u);
     const uint32_t live = std::min(live_rows, launch.rows);
