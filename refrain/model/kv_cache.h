@@ -22,7 +22,6 @@ class KvCache {
   uint32_t sequences() const { return sequences_; }
   uint32_t pages_per_sequence() const { return geometry_.pages / sequences_; }
   const std::vector<uint32_t>& page_table() const { return page_table_; }
-  size_t bytes() const { return layers_.size() * layers_.front().bytes(); }
 
  private:
   ops::CacheGeometry geometry_;

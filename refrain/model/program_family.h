@@ -55,7 +55,6 @@ class ProgramFamily {
   /// The state of sequence `index` with `length` positions cached after a step: its pages, and greedy
   /// sampling.
   StepSequence sequence(uint32_t index, uint32_t length) const;
-  size_t cache_bytes() const { return cache_.bytes(); }
   size_t arena_bytes() const { return arena_ ? arena_.bytes() : 0; }
   Device& device() { return device_; }
 
