@@ -1,7 +1,7 @@
 # Short commands over CMake. `make demo` needs git, make and apt only; everything else is installed on the way.
 #   make demo     a story, from nothing            make test     everything in release, then all tests
 #   make build    library, program, examples       make asan     tests under AddressSanitizer and UBSan
-#   make lint     format, includes, sizes          make tsan     tests under ThreadSanitizer
+#   make lint     format, includes, sizes, laws    make tsan     tests under ThreadSanitizer
 #   make format   rewrites the C++ files           make fuzz     slow random campaigns
 #   make bench-dispatch   what the library costs beside the work, with oneTBB and OpenMP on the same graphs
 # MODELS=folder   the larger test models (default: ../shared/models, if it exists)    JOBS=n    WERROR=ON
@@ -68,6 +68,7 @@ lint:
 	@clang-format-16 --dry-run -Werror $(CXX_FILES)
 	@python3 tools/check_includes.py
 	@python3 tools/check_sizes.py
+	@python3 tools/check_laws.py
 
 format:
 	@tools/setup.sh lint

@@ -132,3 +132,48 @@ def test_size_limit(tmp_path, path, limit):
     plant(tmp_path, {path: "//\n" * (limit + 1)})
     result = check("check_sizes.py", tmp_path)
     assert result.returncode == 1 and result.stderr == f"{path}: {limit + 1} lines, at most {limit}\n"
+
+
+@pytest.mark.parametrize(
+    "path, line",
+    [
+        ("refrain/core/b.cpp", 'const char* home = std::getenv("HOME");'),
+        ("refrain/device/cpu/b.h", 'inline auto x = secure_getenv("X");'),
+        ("refrain/open.cpp", "extern char** environ;"),
+        ("refrain/text/b.inc", 'setenv("X", "", 1);'),
+        ("refrain/stream/b.cpp", 'std::fprintf(stderr, "lost");'),
+        ("refrain/stream/b.cpp", "#include <iostream>"),
+        ("refrain/stream/b.cpp", "std::cerr << 1'000;"),
+        ("refrain/graph/b.cpp", "std::abort();"),
+        ("refrain/graph/b.cpp", "exit(1);"),
+        ("refrain/ops/b.cpp", "void run(device::Backend& backend);"),
+        ("refrain/model/b.h", "std::shared_ptr<device::Backend> backend;"),
+    ],
+)
+def test_laws(tmp_path, path, line):
+    plant(tmp_path, {path: f"// a\n{line}\n"})
+    result = check("check_laws.py", tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith(f"{path}:2: ") and result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "path, line",
+    [
+        ("refrain/core/b.cpp", "// getenv is not read\nint environment = 1'000; /* std::abort()\n exit(1) */"),
+        ("refrain/core/b.cpp", 'auto s = "printf(\\"getenv\\")"; char c = \'"\'; auto r = R"(abort())";'),
+        ("refrain/core/b_test.cpp", 'setenv("X", "", 1);'),
+        ("refrain/stream/b.cpp", "std::shared_ptr<device::Backend> backend;"),
+        ("cli/main.cpp", 'std::printf("%s", std::getenv("HOME"));'),
+    ],
+)
+def test_within_the_laws(tmp_path, path, line):
+    plant(tmp_path, {path: f"{line}\n"})
+    result = check("check_laws.py", tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("script", ["check_includes.py", "check_sizes.py", "check_laws.py"])
+def test_this_repository(script):
+    result = check(script, TOOLS.parent)
+    assert result.returncode == 0, result.stderr
