@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -12,6 +13,12 @@
 #include "refrain/stream/device_state.h"
 
 namespace refrain {
+namespace {
+
+// A longer patience than this has no end: now + patience must not overflow.
+constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(24 * 365);
+
+}  // namespace
 
 // Keeps the backend, not the device: what comes back when the device is gone is released.
 struct BufferPool::State final : AllocationHome {
@@ -50,7 +57,8 @@ struct BufferPool::State final : AllocationHome {
     return allocation;
   }
 
-  void trim(size_t keep_bytes) {
+  /// True when there was something to release.
+  bool trim(size_t keep_bytes) {
     std::multimap<size_t, const device::Allocation*> released;
     {
       const std::lock_guard lock(mutex);
@@ -61,6 +69,7 @@ struct BufferPool::State final : AllocationHome {
       }
     }
     for (const auto& [bytes, allocation] : released) backend->release(allocation);
+    return !released.empty();
   }
 
   const std::shared_ptr<device::Backend> backend;
@@ -91,7 +100,8 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
   const std::optional<size_t> bytes = checked_mul(static_cast<size_t>(elements), size_bytes(dtype));
   if (!bytes) throw InvalidArgument(fmt::format("[pool] {}: {} is too large", label, to_string(shape)));
 
-  const auto deadline = std::chrono::steady_clock::now() + state_->options.patience;
+  const auto deadline = std::chrono::steady_clock::now() +
+                        std::clamp(state_->options.patience, std::chrono::nanoseconds(0), kLongest);
   const size_t limit = state_->options.limit_bytes;
   const device::Allocation* allocation = nullptr;
   bool used_before = true;
@@ -118,10 +128,18 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
       continue;
     }
     if (limit != 0) state_->trim(limit - usage().out_bytes);
+    const auto allocate = [&] {
+      return device.guarded([&] { return device.backend->allocate({*bytes, nullptr, std::string(label)}); });
+    };
     try {
-      allocation = device.guarded([&] {
-        return device.backend->allocate({*bytes, nullptr, std::string(label)});
-      });
+      try {
+        allocation = allocate();
+      } catch (const DeviceLost&) {
+        throw;
+      } catch (const DeviceError&) {
+        if (!state_->trim(0)) throw;
+        allocation = allocate();
+      }
     } catch (...) {
       const std::lock_guard lock(state_->mutex);
       state_->out_bytes -= *bytes;

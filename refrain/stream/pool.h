@@ -38,7 +38,7 @@ class BufferPool {
  public:
   explicit BufferPool(Device device, const PoolOptions& options = {});
 
-  /// As Device::buffer. Throws DeviceError at limit_bytes. PoolInit::zero needs memory that the host can
+  /// As Device::buffer; free memory is released before the device refuses. Throws DeviceError at limit_bytes. PoolInit::zero needs memory that the host can
   /// reach: InvalidArgument otherwise.
   Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
   /// Releases free memory, the largest first, until at most `keep_bytes` are left.

@@ -72,8 +72,9 @@ class ResidencySet::State final : public ResidencyStage {
       member.wanted = false;
       member.until.clear();
     }
-    closed_.store(true, std::memory_order_release);
+    // In this order: closed with nothing staged is finished.
     staged_.store(!members_.empty(), std::memory_order_release);
+    closed_.store(true, std::memory_order_release);
   }
 
   bool staged() const noexcept override { return staged_.load(std::memory_order_acquire); }
@@ -90,7 +91,6 @@ class ResidencySet::State final : public ResidencyStage {
         Member& member = i->second;
         auto memory = member.memory.lock();
         bool gone = memory == nullptr;
-        if (!gone && member.wanted && !member.applied) in.push_back(member.view);
         if (!gone && !member.wanted) {
           if (member.applied && !completed(device, member)) {
             later = true;
@@ -100,12 +100,21 @@ class ResidencySet::State final : public ResidencyStage {
           }
         }
         if (memory != nullptr) held.push_back(std::move(memory));
-        member.applied = member.wanted || (member.applied && !gone);
         i = gone ? members_.erase(i) : std::next(i);
       }
       staged_.store(later, std::memory_order_release);
-      if (!in.empty()) device.backend->advise(in, advice_);
+      // What goes makes room for what comes, and may share pages with what stays.
       if (!out.empty()) device.backend->advise(out, device::Advice::evictable);
+      for (auto& [key, member] : members_) {
+        const auto neighbour = [&](const device::BufferView& view) {
+          return view.allocation == member.view.allocation;
+        };
+        if (member.wanted && (!member.applied || std::ranges::any_of(out, neighbour))) {
+          in.push_back(member.view);
+          member.applied = true;
+        }
+      }
+      if (!in.empty()) device.backend->advise(in, advice_);
     } catch (const std::exception& error) {
       // Advice that the device does not take costs speed, not results.
       device.log(LogLevel::warning, error.what());

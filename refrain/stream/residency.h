@@ -14,9 +14,10 @@ struct ResidencyOptions {
 };
 
 /// What is added or removed is staged, and applied all at once before the next submission; a removal only
-/// once every submission then in flight has completed. Memory that is released leaves by itself. What has
-/// become of it, Device::memory says. Any thread may use it. Dropping it removes what it holds in the same
-/// way.
+/// once every submission then in flight has completed. Views may overlap: bytes stay as long as one of them is
+/// in the set. Sets do not know of each other: what one removes is gone for all. Memory that is released
+/// leaves by itself. What has become of it, Device::memory says. Any thread may use it. Dropping it removes
+/// what it holds in the same way.
 class ResidencySet {
  public:
   explicit ResidencySet(Device device, const ResidencyOptions& options = {});

@@ -5,6 +5,7 @@
 
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -37,6 +38,8 @@ class ControlledBackend final : public device::Backend {
   std::vector<std::pair<device::BufferView, std::vector<std::byte>>> updates;
   std::vector<device::Point> waits;
   device::PrepareOptions prepared;
+  std::vector<std::pair<device::Advice, device::BufferView>> advised;
+  std::function<void()> before_completed;  // called by completed()
 
   const device::Allocation* allocate(const device::BufferSpec& spec) override {
     if (spec.bytes > (size_t{1} << 40)) throw DeviceError("controlled: out of memory");
@@ -69,7 +72,11 @@ class ControlledBackend final : public device::Backend {
     const uint32_t queue = static_cast<const Counted*>(submission.program)->queue;
     return {this, queue, ++submitted_[queue]};
   }
+  void advise(std::span<const device::BufferView> views, device::Advice advice) override {
+    for (const device::BufferView& view : views) advised.emplace_back(advice, view);
+  }
   uint64_t completed(uint32_t queue) const override {
+    if (before_completed) before_completed();
     const std::lock_guard lock(mutex_);
     const auto found = completed_.find(queue);
     return found == completed_.end() ? 0 : found->second;

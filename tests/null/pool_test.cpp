@@ -182,6 +182,73 @@ TEST(Pool, PatienceWaitsForSubmissions) {
   EXPECT_EQ(pool.usage().fresh, 1u);
 }
 
+TEST(Pool, PatienceMayHaveNoEnd) {
+  Device device = cpu();
+  BufferPool pool(device, {.limit_bytes = 64, .patience = std::chrono::nanoseconds::max()});
+  const Point host = device.host_point();
+  use(device, pool.buffer(DType::u32, {16}), {host});
+  std::thread signaller([&] {
+    std::this_thread::sleep_for(5ms);
+    device.signal(host);
+  });
+  EXPECT_EQ(pool.buffer(DType::u32, {16}).bytes(), 64u);
+  signaller.join();
+  BufferPool hasty(device, {.limit_bytes = 64, .patience = std::chrono::nanoseconds::min()});
+  const Buffer all = hasty.buffer(DType::u32, {16});
+  EXPECT_NE(refusal<DeviceError>([&] { hasty.buffer(DType::u32, {1}); }), "nothing was thrown");
+}
+
+TEST(Pool, FreeMemoryIsGivenUpBeforeTheDeviceRefuses) {
+  device::CpuOptions options;
+  options.threads = 1;
+  options.memory_limit_bytes = 4096;
+  Device device(device::make_validate(device::make_cpu(options, kKernels)), {}, {});
+  BufferPool pool(device);
+  const Buffer held = pool.buffer(DType::u8, {64});
+  { const Buffer small = pool.buffer(DType::u8, {1024}), large = pool.buffer(DType::u8, {2048}); }
+  EXPECT_EQ(pool.usage().free_bytes, 3072u);
+  {
+    const Buffer other = pool.buffer(DType::u8, {3200});
+    EXPECT_EQ(pool.usage().free_bytes, 0u);
+    EXPECT_EQ(refusal<DeviceError>([&] { pool.buffer(DType::u8, {3200}, "more"); }).substr(0, 18),
+              "cpu: out of memory");
+    EXPECT_EQ(pool.usage().out_bytes, 3264u) << "what was refused counts nothing";
+  }
+  EXPECT_EQ(refusal<DeviceError>([&] { pool.buffer(DType::u8, {5000}, "too much"); }).substr(0, 18),
+            "cpu: out of memory");
+  EXPECT_EQ(pool.usage().fresh, 4u);
+  EXPECT_EQ(pool.usage().out_bytes, 64u);
+}
+
+TEST(Pool, MemoryIsUsedOnSeveralQueuesUntilTheLastHasCompleted) {
+  auto backend = std::make_shared<ControlledBackend>(kKernels);
+  {
+    Device device(backend, {}, {});
+    BufferPool pool(device);
+    std::vector<Program> programs;
+    {
+      const Buffer buffer = pool.buffer(DType::u32, {16});
+      for (const uint32_t queue : {0u, 1u}) {
+        CommandEncoder encoder = device.encoder();
+        const Buffer out = device.buffer(DType::u32, {16});
+        dispatch(encoder, kMix, std::array{Operand(buffer), Operand(), Operand(out)},
+                 MixConstants{1, 16, 0, 16});
+        encoder.commit({.label = "reads", .queue = queue, .waits = {}, .plan = {}});
+      }
+    }
+    EXPECT_EQ(pool.usage().out_bytes, 64u);
+    backend->complete(1, 1);
+    pool.trim();
+    EXPECT_EQ(pool.usage().out_bytes, 64u) << "the other queue still reads it";
+    EXPECT_EQ(pool.usage().free_bytes, 0u);
+    const Buffer other = pool.buffer(DType::u32, {16});
+    EXPECT_EQ(pool.usage().fresh, 2u);
+    backend->complete(0, 1);
+    EXPECT_EQ(pool.usage().out_bytes, 64u);
+    EXPECT_EQ(pool.usage().free_bytes, 64u);
+  }
+}
+
 TEST(Pool, BuffersMayOutliveThePoolAndTheDevice) {
   Buffer buffer;
   {
@@ -303,6 +370,80 @@ TEST(Residency, PartsAreLockedAndUnlockedApart) {
   set.add(large);
   set.flush();
   EXPECT_EQ(locked(), static_cast<size_t>(kLarge)) << "what was locked counts once";
+}
+
+TEST(Residency, WhatTwoViewsHoldIsHeldUntilBothAreGone) {
+  Device device = cpu();
+  const Buffer large = device.buffer(DType::u8, {kLarge});
+  const int64_t part = kLarge / 8;
+  const auto locked = [&] { return device.memory().locked_bytes; };
+  ResidencySet set(device);
+  set.add(large);
+  set.add(large.slice(0, part));
+  set.flush();
+  EXPECT_EQ(locked(), static_cast<size_t>(kLarge));
+  set.remove(large.slice(0, part));
+  set.flush();
+  EXPECT_EQ(locked(), static_cast<size_t>(kLarge)) << "the whole still holds it";
+  // Neighbours share a page; and what comes and what goes is applied at once.
+  set.add(large.slice(0, part + 1));
+  set.add(large.slice(part + 1, part));
+  set.remove(large);
+  set.flush();
+  const size_t both = locked();
+  EXPECT_GE(both, static_cast<size_t>(2 * part - 2 * 4096));
+  EXPECT_LE(both, static_cast<size_t>(2 * part + 4096));
+  set.remove(large.slice(0, part + 1));
+  set.flush();
+  EXPECT_GE(locked(), static_cast<size_t>(part - 2 * 4096));
+  set.remove(large.slice(part + 1, part));
+  set.flush();
+  EXPECT_EQ(locked(), 0u);
+}
+
+TEST(Residency, WhatGoesMakesRoomForWhatComes) {
+  auto backend = std::make_shared<ControlledBackend>(kKernels);
+  Device device(backend, {}, {});
+  const Buffer a = device.buffer(DType::u8, {64}), b = device.buffer(DType::u8, {64});
+  ResidencySet set(device);
+  set.add(a);
+  set.flush();
+  set.remove(a);
+  set.add(b);
+  backend->advised.clear();
+  set.flush();
+  ASSERT_EQ(backend->advised.size(), 2u);
+  EXPECT_EQ(backend->advised[0].first, device::Advice::evictable) << "first: there may be a limit";
+  EXPECT_EQ(backend->advised[1].first, device::Advice::resident);
+}
+
+TEST(Residency, ARemovalWaitsForEveryQueueThatHadWork) {
+  auto backend = std::make_shared<ControlledBackend>(kKernels);
+  Device device(backend, {}, {});
+  const Buffer held = device.buffer(DType::u8, {64});
+  ResidencySet set(device);
+  set.add(held);
+  set.flush();
+  std::vector<Buffer> used;
+  for (const uint32_t queue : {0u, 1u}) {
+    CommandEncoder encoder = device.encoder();
+    used.push_back(device.buffer(DType::u32, {16}));
+    dispatch(encoder, kMix, std::array{Operand(used.back()), Operand(), Operand(used.back())},
+             MixConstants{1, 16, 0, 16});
+    encoder.commit({.label = "use", .queue = queue, .waits = {}, .plan = {}});
+  }
+  set.remove(held);
+  EXPECT_EQ(refusal([&] { set.remove(held); }), "[residency] remove: expected a view that was added");
+  set.flush();
+  backend->complete(0, 1);
+  set.flush();
+  EXPECT_EQ(backend->advised.size(), 1u) << "queue 1 has not completed";
+  EXPECT_EQ(set.size(), 0u);
+  backend->complete(1, 1);
+  set.flush();
+  ASSERT_EQ(backend->advised.size(), 2u);
+  EXPECT_EQ(backend->advised[1].first, device::Advice::evictable);
+  EXPECT_FALSE(set.staged());
 }
 
 TEST(Residency, ReleasedMemoryLeavesByItself) {
