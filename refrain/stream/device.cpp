@@ -131,7 +131,8 @@ void Device::synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout)
   const device::BufferView view = buffer.device_view();
   const graph::AccessSummary write{
       {{view.allocation->id, view.offset_bytes, view.offset_bytes + view.bytes, true}}};
-  const auto deadline = std::chrono::steady_clock::now() + std::min(timeout, kLongest);
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::clamp(timeout, std::chrono::nanoseconds(0), kLongest);
   for (uint32_t queue = 0; queue < state.in_flight.size(); ++queue) {
     uint64_t value = 0;
     {

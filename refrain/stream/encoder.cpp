@@ -444,12 +444,15 @@ void CommandEncoder::check_options(uint32_t queue, std::span<const Point> waits)
   for (const Point& point : waits) device_->check(point, "commit");
 }
 
-Point CommandEncoder::submit(const CommitOptions& options) {
+Point CommandEncoder::submit(const CommitOptions& options, Program* timed) {
   check_options(options.queue, options.waits);
   PrepareOptions prepare;
   prepare.queue = options.queue;
+  prepare.timestamps = timed != nullptr;
   const auto [plan, report] = device_->plan(take(EncoderState::failed, options.label), options.plan);
-  const Point point = device_->submit(device_->prepare(plan, prepare, true), {}, options.waits);
+  const Program program = device_->prepare(plan, prepare, true);
+  const Point point = device_->submit(program, {}, options.waits);
+  if (timed != nullptr) *timed = program;
   state_ = EncoderState::committed;
   const std::lock_guard lock(device_->mutex);
   ++device_->counters.commits;

@@ -18,6 +18,7 @@
 namespace refrain {
 
 class CommandEncoder;
+class Program;
 struct DeviceState;
 using device::Point;
 
@@ -161,7 +162,8 @@ class CommandEncoder {
   [[noreturn]] void refuse(const char* call) const;
   void check_own(const char* call) const;
   void check_options(uint32_t queue, std::span<const Point> waits) const;
-  Point submit(const CommitOptions& options);
+  /// `timed` gets the program, which then keeps timestamps.
+  Point submit(const CommitOptions& options, Program* timed = nullptr);
   ComputeGraph take(EncoderState next, std::string_view label);
   void drop() noexcept;
   void bind(const device::OpSchema& op, size_t index, const Operand& operand);

@@ -9,19 +9,47 @@
 namespace refrain {
 namespace {
 
+/// Bytes of the UTF-8 sequence that `text` begins with; 0 when it begins with none.
+size_t utf8_sequence_bytes(std::string_view text) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(text[i]); };
+  const unsigned first = byte(0);
+  if (first < 0x80) return 1;
+  const size_t bytes = first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : 4;
+  if (first < 0xc2 || first > 0xf4 || text.size() < bytes) return 0;
+  for (size_t i = 1; i < bytes; ++i) {
+    if ((byte(i) & 0xc0) != 0x80) return 0;
+  }
+  // Longer than needed, a half of a surrogate pair, or beyond U+10FFFF.
+  if ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) > 0x9f) ||
+      (first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) > 0x8f)) {
+    return 0;
+  }
+  return bytes;
+}
+
 std::string json_string(std::string_view text) {
   std::string json = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') {
+  while (!text.empty()) {
+    const char c = text[0];
+    const size_t bytes = utf8_sequence_bytes(text);
+    if (bytes == 0) {
+      json += "\\ufffd";
+    } else if (c == '"' || c == '\\') {
       json += '\\';
       json += c;
     } else if (static_cast<unsigned char>(c) < 0x20) {
       json += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
     } else {
-      json += c;
+      json += text.substr(0, bytes);
     }
+    text.remove_prefix(std::max<size_t>(bytes, 1));
   }
   return json + '"';
+}
+
+const std::string& name_of(const ProfileSpan& span, ProfileKey key) {
+  if (key == ProfileKey::kernel) return span.kernel;
+  return key == ProfileKey::label ? span.label : span.submission;
 }
 
 }  // namespace
@@ -38,6 +66,7 @@ Profile::Profile(const Device& device, const Program& program) {
     span.level = command.level;
     span.kernel = device::title(plan, command);
     if (command.label < plan.labels.size()) span.label = plan.labels[command.label];
+    span.submission = label_;
     span.begin_ns = times[i].first;
     span.end_ns = times[i].second;
   }
@@ -64,7 +93,7 @@ void Profile::append(const Profile& other) {
 std::vector<ProfileRow> Profile::rows(ProfileKey key) const {
   std::map<std::string_view, ProfileRow> sums;
   for (const ProfileSpan& span : spans_) {
-    const std::string& name = key == ProfileKey::kernel ? span.kernel : span.label;
+    const std::string& name = name_of(span, key);
     ProfileRow& row = sums[name];
     row.name = name;
     ++row.commands;
@@ -81,11 +110,17 @@ std::vector<ProfileRow> Profile::rows(ProfileKey key) const {
 }
 
 std::string Profile::table(ProfileKey key) const {
-  const std::vector<ProfileRow> all = rows(key);
-  size_t width = 5;
-  for (const ProfileRow& row : all) width = std::max(width, row.name.size());
-  std::string text = fmt::format("{:<{}}  commands    total us   share\n",
-                                 key == ProfileKey::kernel ? "kernel" : "label", width);
+  std::vector<ProfileRow> all = rows(key);
+  const std::string_view title = key == ProfileKey::kernel  ? "kernel"
+                                 : key == ProfileKey::label ? "label"
+                                                            : "submission";
+  size_t width = title.size();
+  for (ProfileRow& row : all) {
+    std::ranges::replace_if(
+        row.name, [](char c) { return static_cast<unsigned char>(c) < 0x20; }, '?');
+    width = std::max(width, row.name.size());
+  }
+  std::string text = fmt::format("{:<{}}  commands    total us   share\n", title, width);
   for (const ProfileRow& row : all) {
     text += fmt::format("{:<{}}  {:>8}  {:>10.1f}  {:>5.1f} %\n", row.name, width, row.commands,
                         row.total_ns / 1e3, row.share * 100);
@@ -110,10 +145,10 @@ std::string Profile::chrome_trace() const {
     rows[row] = span->end_ns;
     json += fmt::format(
         ",\n{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":{},\"cat\":{},\"ts\":{:.3f},\"dur\":{:.3f},"
-        "\"args\":{{\"command\":{},\"level\":{},\"label\":{}}}}}",
+        "\"args\":{{\"command\":{},\"level\":{},\"label\":{},\"submission\":{}}}}}",
         row, json_string(span->kernel), json_string(span->label.empty() ? "command" : span->label),
         (span->begin_ns - origin) / 1e3, (span->end_ns - span->begin_ns) / 1e3, span->command, span->level,
-        json_string(span->label));
+        json_string(span->label), json_string(span->submission));
   }
   return json + "\n]}\n";
 }

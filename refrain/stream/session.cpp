@@ -56,13 +56,26 @@ void EncoderSession::expect(SessionState state, const char* call) const {
                   state_.value == SessionState::recording ? ": '" + stage_label_ + "'" : ""));
 }
 
-void EncoderSession::notice_failures() {
-  for (const Stage& stage : pending_) {
-    if (const std::string why = device_.checked().failure(stage.point); !why.empty()) {
-      const bool lost = device_.checked().lost;
-      fail(lost ? Failure::lost : Failure::refused, std::string(stage.label), why);
+// Lets go of the stages that have completed. Whether one failed is asked after it was seen to have completed:
+// one that failed in between would be forgotten.
+void EncoderSession::settle() {
+  DeviceState& device = device_.checked();
+  for (size_t i = 0; i < pending_.size();) {
+    const Stage& stage = pending_[i];
+    if (device.backend->completed(stage.point.queue) < stage.point.value) {
+      ++i;
+      continue;
     }
+    if (const std::string why = device.failure(stage.point); !why.empty()) {
+      fail(device.lost ? Failure::lost : Failure::refused, std::string(stage.label), why);
+    }
+    keep_times(stage);
+    pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(i));
   }
+}
+
+void EncoderSession::keep_times(const Stage& stage) {
+  if (stage.timed) times_[stage.times].profile = Profile(device_, stage.timed);
 }
 
 CommandEncoder& EncoderSession::begin_stage(std::string_view label, const StageOptions& options) {
@@ -74,8 +87,7 @@ CommandEncoder& EncoderSession::begin_stage(std::string_view label, const StageO
                                       device.backend->info.queue_count, options.queue));
   }
   for (const Point& point : options.waits) device.check(point, "begin_stage");
-  notice_failures();
-  std::erase_if(pending_, [&](const Stage& stage) { return device_.reached(stage.point); });
+  settle();
   stage_label_ = label_.empty() ? std::string(label) : fmt::format("{} / {}", label_, label);
   stage_options_ = options;
   encoder_.clear();
@@ -101,21 +113,26 @@ Point EncoderSession::submit_stage(const char* call) {
   options.plan = stage_options_.plan;
   options.waits = stage_options_.waits;
   options.waits.insert(options.waits.end(), fences_.begin(), fences_.end());
-  Point point;
+  Stage stage;
+  stage.label = stage_label_;
   try {
-    point = encoder_[0].submit(options);
+    stage.point = encoder_[0].submit(options, stage_options_.timestamps ? &stage.timed : nullptr);
   } catch (const DeviceLost& error) {
     fail(Failure::lost, stage_label_, error.what());
   } catch (const InvalidArgument& error) {
     fail(Failure::invalid, stage_label_, error.what());
-  } catch (const Error& error) {
+  } catch (const std::exception& error) {  // a user's kernel may throw what it likes when it is chosen
     fail(Failure::refused, stage_label_, error.what());
   }
   encoder_.clear();
   state_.value = SessionState::idle;
   ++submitted_;
-  pending_.push_back({stage_label_, point});
-  return point;
+  if (stage.timed) {
+    stage.times = times_.size();
+    times_.push_back({stage.point, Profile()});
+  }
+  pending_.push_back(std::move(stage));
+  return pending_.back().point;
 }
 
 Point EncoderSession::commit_stage() { return submit_stage("commit_stage"); }
@@ -135,14 +152,42 @@ void EncoderSession::drop_stage() {
 
 void EncoderSession::wait(std::chrono::nanoseconds timeout) {
   expect(SessionState::idle, "wait");
-  const auto deadline = std::chrono::steady_clock::now() + std::min(timeout, kLongest);
+  await(timeout);
+}
+
+Profile EncoderSession::profile(std::chrono::nanoseconds timeout) {
+  expect(SessionState::idle, "profile");
+  if (times_.empty()) throw InvalidArgument("[session] profile: expected stages with timestamps, got none");
+  await(timeout);
+  Profile all(label_);
+  for (const Times& times : times_) all.append(times.profile);
+  return all;
+}
+
+Profile EncoderSession::profile(const Point& stage, std::chrono::nanoseconds timeout) {
+  expect(SessionState::idle, "profile");
+  const auto found = std::ranges::find_if(times_, [&](const Times& times) {
+    return times.point.backend == stage.backend && times.point.queue == stage.queue &&
+           times.point.value == stage.value;
+  });
+  if (found == times_.end()) {
+    throw InvalidArgument("[session] profile: expected the point of a stage with timestamps, got another");
+  }
+  await(timeout);
+  return found->profile;
+}
+
+void EncoderSession::await(std::chrono::nanoseconds timeout) {
+  const auto begin = std::chrono::steady_clock::now();
+  timeout = std::clamp(timeout, std::chrono::nanoseconds(0), kLongest);
   while (!pending_.empty()) {
     const Stage& stage = pending_.front();
-    const std::chrono::nanoseconds left = deadline - std::chrono::steady_clock::now();
+    const std::chrono::nanoseconds left = timeout - (std::chrono::steady_clock::now() - begin);
     try {
       device_.wait(stage.point, std::max(left, std::chrono::nanoseconds(0)));
+      keep_times(stage);
     } catch (const TimeoutError&) {
-      notice_failures();  // of a later stage, on another queue
+      settle();  // a later stage, on another queue, may have failed
       throw TimeoutError(fmt::format("[session] wait: stage '{}' has not completed within {} ms", stage.label,
                                      std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()));
     } catch (const DeviceLost& error) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "refrain/stream/device.h"
+#include "refrain/stream/profile.h"
 
 namespace refrain {
 
@@ -16,6 +17,7 @@ struct StageOptions {
   uint32_t queue = 0;
   std::vector<Point> waits = {};  ///< of any session, queue or host point of this device
   graph::PlanOptions plan = {};
+  bool timestamps = false;  ///< for EncoderSession::profile
 };
 
 enum class SessionState : uint8_t {
@@ -53,6 +55,14 @@ class EncoderSession {
   /// label; TimeoutError, naming the first unfinished stage, when `timeout` passes first.
   void wait(std::chrono::nanoseconds timeout = std::chrono::minutes(10));
 
+  /// What the commands of the stages submitted with timestamps took, stage after stage in the order of their
+  /// submission; fenced or not. Waits for every stage and throws as wait() does. A session keeps the spans of
+  /// its timed stages until it ends.
+  Profile profile(std::chrono::nanoseconds timeout = std::chrono::minutes(10));
+  /// The same of the one stage that `stage` was returned for. Throws InvalidArgument when that is no stage of
+  /// this session, or one without timestamps.
+  Profile profile(const Point& stage, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
+
   SessionState state() const { return state_.value; }
   /// How many stages have been submitted.
   size_t submitted() const { return submitted_; }
@@ -61,6 +71,12 @@ class EncoderSession {
   struct Stage {
     std::string label;
     Point point;
+    Program timed;     // none without timestamps
+    size_t times = 0;  // of a timed one: index in times_
+  };
+  struct Times {
+    Point point;
+    Profile profile;
   };
   enum class Failure : uint8_t { none, invalid, refused, lost };
   // A state that says so when it was moved from.
@@ -77,7 +93,9 @@ class EncoderSession {
   void expect(SessionState state, const char* call) const;
   [[noreturn]] void fail(Failure kind, const std::string& label, const std::string& what);
   [[noreturn]] void throw_failure() const;
-  void notice_failures();
+  void await(std::chrono::nanoseconds timeout);
+  void settle();
+  void keep_times(const Stage& stage);
   Point submit_stage(const char* call);
 
   Device device_;
@@ -88,6 +106,7 @@ class EncoderSession {
   StageOptions stage_options_;
   std::vector<Stage> pending_;  // not known to have completed, in the order of submission
   std::vector<Point> fences_;   // the last of each queue
+  std::vector<Times> times_;    // of timed stages, in the order of submission; filled in once completed
   size_t submitted_ = 0;
   Failure failure_ = Failure::none;
   std::string failure_message_;

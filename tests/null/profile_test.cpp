@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "refrain/device/cpu/cpu_device.h"
 #include "refrain/format/json.h"
 #include "tests/null/controlled_backend.h"
@@ -13,7 +15,7 @@ namespace {
 
 using namespace std::chrono_literals;
 
-Program record(Device& device, const Buffer& a, const char* label) {
+Program record(Device& device, const Buffer& a, std::string_view label) {
   CommandEncoder encoder = device.encoder();
   const MixConstants c{1, 16, 0, 16};
   {
@@ -74,6 +76,50 @@ TEST(Profile, TheTraceIsJsonAndOverlapsLieInRowsOfTheirOwn) {
   EXPECT_EQ(json.find("\"tid\":2,"), std::string::npos);
   EXPECT_NE(json.find("\"ts\":0.040,\"dur\":0.010"), std::string::npos) << json;
   EXPECT_NO_THROW(format::Json::parse(Profile().chrome_trace(), "trace"));
+}
+
+TEST(Profile, HostileLabels) {
+  Device device(std::make_shared<ControlledBackend>(kKernels), {}, {});
+  const Buffer a = device.buffer(DType::u32, {16});
+  const std::pair<std::string, std::string> labels[] = {
+      {"\x01\x1f\t\r\n\"\\/", "\\u0001\\u001f\\u0009\\u000d\\u000a\\\"\\\\/"},
+      {std::string("nul\0here", 8), "nul\\u0000here"},
+      {"\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8e\xb5", "\xc3\xa9 \xe2\x82\xac \xf0\x9f\x8e\xb5"},
+      {"\xff\xfe", "\\ufffd\\ufffd"},
+      {"cut \xe2\x82", "cut \\ufffd\\ufffd"},
+      {"alone \x80", "alone \\ufffd"},
+      {"long \xc0\xaf \xe0\x80\xaf \xf0\x80\x80\xaf",
+       "long \\ufffd\\ufffd \\ufffd\\ufffd\\ufffd \\ufffd\\ufffd\\ufffd\\ufffd"},
+      {"half \xed\xa0\x80", "half \\ufffd\\ufffd\\ufffd"},
+      {"beyond \xf4\x90\x80\x80", "beyond \\ufffd\\ufffd\\ufffd\\ufffd"},
+      {"\xf5\x80\x80\x80", "\\ufffd\\ufffd\\ufffd\\ufffd"},
+      {"lead \xe2(\xa1", "lead \\ufffd(\\ufffd"},
+  };
+  for (const auto& [label, expected] : labels) {
+    const Profile profile(device, record(device, a, label));
+    const std::string json = profile.chrome_trace();
+    EXPECT_NO_THROW(format::Json::parse(json, "trace")) << json;
+    EXPECT_NE(json.find("\"name\":\"" + expected + "\""), std::string::npos) << json;
+    EXPECT_NE(json.find("\"submission\":\"" + expected + "\""), std::string::npos) << json;
+    for (const ProfileKey key : {ProfileKey::kernel, ProfileKey::label, ProfileKey::submission}) {
+      const std::string table = profile.table(key);
+      EXPECT_EQ(static_cast<size_t>(std::ranges::count(table, '\n')), 1 + profile.rows(key).size()) << table;
+    }
+  }
+}
+
+TEST(Profile, OfAProgramWithoutCommands) {
+  Device device(std::make_shared<ControlledBackend>(kKernels), {}, {});
+  CommandEncoder encoder = device.encoder();
+  encoder.barrier();
+  const Program program = device.prepare(device.plan(encoder.finish("fence alone")).first,
+                                         {.queue = 0, .arena = {}, .timestamps = true, .label = {}});
+  const Profile profile(device, program);
+  EXPECT_TRUE(profile.spans().empty());
+  EXPECT_EQ(profile.duration_ns(), 0);
+  EXPECT_EQ(profile.busy_ns(), 0);
+  EXPECT_TRUE(profile.rows(ProfileKey::submission).empty());
+  EXPECT_NO_THROW(format::Json::parse(profile.chrome_trace(), "trace"));
 }
 
 TEST(Profile, OfARunOnTheCpu) {

@@ -10,6 +10,8 @@
 #include "refrain/device/cpu/cpu_device.h"
 #include "refrain/device/fault/fault_device.h"
 #include "refrain/device/validate/validate_device.h"
+#include "refrain/format/json.h"
+#include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 
 namespace refrain::null_tests {
@@ -368,7 +370,170 @@ TEST_P(SessionTest, ADropInAnyStateIsSafe) {
   device_.wait(held, 10s);
 }
 
+TEST_P(SessionTest, EveryStageHasItsTimesFencedOrNot) {
+  EncoderSession session(device_, "step");
+  {
+    CommandEncoder& stage = session.begin_stage("one", {.queue = 0, .plan = {}, .timestamps = true});
+    const auto scope = stage.scope("layer");
+    mix(stage, a_, b_);
+    mix(stage, b_, c_);
+  }
+  const Point one = session.fence_stage();
+  mix(session.begin_stage("untimed", {.queue = 1}), a_, d_);
+  const Point untimed = session.commit_stage();
+  mix(session.begin_stage("two", {.queue = 2, .plan = {}, .timestamps = true}), c_, b_);
+  const Point two = session.commit_stage();
+  session.begin_stage("empty", {.queue = 2, .plan = {}, .timestamps = true});
+  const Point empty = session.commit_stage();
+  session.wait(10s);
+  EXPECT_EQ(device_.counters().programs_prepared, 4u);
+
+  const Profile first = session.profile(one);
+  EXPECT_EQ(first.label(), "step / one");
+  ASSERT_EQ(first.spans().size(), 2u);
+  EXPECT_EQ(first.spans()[0].label, "layer");
+  EXPECT_GT(first.spans()[0].begin_ns, 0);
+  EXPECT_EQ(session.profile(two).label(), "step / two");
+  EXPECT_EQ(session.profile(empty).spans().size(), 0u);
+
+  const Profile all = session.profile();
+  EXPECT_EQ(all.label(), "step");
+  ASSERT_EQ(all.spans().size(), 3u);
+  EXPECT_EQ(all.spans()[1].submission, "step / one");
+  EXPECT_EQ(all.spans()[2].submission, "step / two");
+  EXPECT_GE(all.spans()[2].begin_ns, all.spans()[1].end_ns) << "the fence ended the first stage";
+  const std::string trace = all.chrome_trace();
+  EXPECT_NO_THROW(format::Json::parse(trace, "trace")) << trace;
+  EXPECT_NE(trace.find("\"submission\":\"step / one\""), std::string::npos) << trace;
+  EXPECT_NE(trace.find("\"submission\":\"step / two\""), std::string::npos) << trace;
+  EXPECT_EQ(all.rows(ProfileKey::submission).size(), 2u);
+
+  const std::string other = "[session] profile: expected the point of a stage with timestamps, got another";
+  EXPECT_EQ(refusal([&] { (void)session.profile(untimed); }), other);
+  EXPECT_EQ(refusal([&] { (void)session.profile(Point{}); }), other);
+  EXPECT_EQ(refusal([&] { (void)EncoderSession(device_).profile(); }),
+            "[session] profile: expected stages with timestamps, got none");
+}
+
+TEST_P(SessionTest, TimesDoNotHoldTheMemoryOfTheirStage) {
+  EncoderSession session(device_);
+  const size_t before = device_.memory().used_bytes;
+  for (int i = 0; i < 3; ++i) {
+    const Buffer input = device_.buffer(DType::u32, {1 << 14});
+    mix(session.begin_stage("stage", {.queue = 0, .plan = {}, .timestamps = true}), input.slice(0, 16), b_);
+    session.commit_stage();
+  }
+  session.wait(10s);
+  mix(session.begin_stage("next"), a_, b_);  // a submission lets go of those that have completed
+  session.commit_stage();
+  EXPECT_LE(device_.memory().used_bytes, before);
+  EXPECT_EQ(session.profile(10s).spans().size(), 3u);
+}
+
+TEST_P(SessionTest, AProfileWaitsForEveryStage) {
+  EncoderSession session(device_);
+  const Point host = device_.host_point();
+  mix(session.begin_stage("held", {.queue = 1, .waits = {host}, .plan = {}, .timestamps = true}), a_, b_);
+  const Point held = session.commit_stage();
+  EXPECT_EQ(refusal<TimeoutError>([&] { (void)session.profile(2ms); }),
+            "[session] wait: stage 'held' has not completed within 2 ms");
+  EXPECT_NE(refusal<TimeoutError>([&] { (void)session.profile(held, 0ns); }), "nothing was thrown");
+  device_.signal(host);
+  EXPECT_EQ(session.profile(10s).spans().size(), 1u);
+  EXPECT_EQ(session.profile(held, 0ns).spans().size(), 1u);
+}
+
+TEST_P(SessionTest, AnyTimeoutIsATimeout) {
+  EncoderSession session(device_);
+  const Point host = device_.host_point();
+  mix(session.begin_stage("held", {.queue = 0, .waits = {host}, .plan = {}}), a_, b_);
+  session.commit_stage();
+  for (const std::chrono::nanoseconds timeout : {0ns, -1ns, std::chrono::nanoseconds::min()}) {
+    EXPECT_NE(refusal<TimeoutError>([&] { session.wait(timeout); }), "nothing was thrown");
+    EXPECT_NE(refusal<TimeoutError>([&] { device_.synchronize(b_, timeout); }), "nothing was thrown");
+  }
+  std::thread signaller([&] { device_.signal(host); });
+  session.wait(std::chrono::nanoseconds::max());
+  device_.synchronize(b_, std::chrono::nanoseconds::max());
+  signaller.join();
+}
+
+TEST_P(SessionTest, WhateverAUsersKernelThrowsFailsTheSession) {
+  static constexpr OpSchema kOdd{"odd", "", kUpdateArgs, 0, nullptr};
+  device_.kernels().add({.name = "odd",
+                         .op = &kOdd,
+                         .accepts = [](const OpCall&) -> bool { throw std::runtime_error("cannot say"); },
+                         .entry = {nullptr, nullptr, explode}});
+  EncoderSession session(device_);
+  session.begin_stage("one").dispatch({&kOdd, std::array{Operand(a_), Operand(b_)}, {}});
+  const std::string said = refusal<DeviceError>([&] { session.commit_stage(); });
+  EXPECT_EQ(said, "[session] stage 'one' failed: cannot say");
+  EXPECT_EQ(session.state(), SessionState::failed);
+  EXPECT_EQ(refusal<DeviceError>([&] { session.wait(10s); }), said);
+  EXPECT_EQ(session.submitted(), 0u);
+}
+
+TEST_P(SessionTest, SessionsOfManyThreadsOnAllQueues) {
+  constexpr uint32_t kThreads = 4, kStages = 40;
+  std::vector<Buffer> chains;
+  for (uint32_t t = 0; t < kThreads; ++t) chains.push_back(device_.buffer(DType::u32, {16}));
+  std::vector<std::thread> threads;
+  std::array<size_t, kThreads> spans{};
+  for (uint32_t t = 0; t < kThreads; ++t) {
+    threads.emplace_back([&, t] {
+      EncoderSession session(device_, "thread");
+      for (uint32_t i = 0; i < kStages; ++i) {
+        // All read and write one buffer as well, so that the threads wait for each other's stages.
+        CommandEncoder& stage =
+            session.begin_stage("stage", {.queue = (t + i) % 4, .plan = {}, .timestamps = i % 2 == 0});
+        mix(stage, chains[t], chains[t], 2 * i + 1);
+        mix(stage, chains[t], i % 5 == 0 ? a_ : b_);
+        i % 3 == 0 ? session.fence_stage() : session.commit_stage();
+      }
+      session.wait(60s);
+      spans[t] = session.profile().spans().size();
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  uint32_t expected = 0;
+  for (uint32_t i = 0; i < kStages; ++i) expected = value(expected, 2 * i + 1);
+  for (uint32_t t = 0; t < kThreads; ++t) {
+    EXPECT_EQ(chains[t].span<uint32_t>()[3], expected) << t;
+    EXPECT_EQ(spans[t], kStages) << "two commands in every second stage";
+  }
+  EXPECT_EQ(b_.span<uint32_t>()[3], value(expected));
+}
+
 INSTANTIATE_TEST_SUITE_P(Threads, SessionTest, testing::Values(1u, 2u));
+
+// Between the look whether a stage has failed and the look whether it has completed, it fails.
+TEST(SessionRace, AFailureBetweenTwoLooksIsKept) {
+  for (int look = 0; look < 4; ++look) {
+    auto backend = std::make_shared<ControlledBackend>(kKernels);
+    Device device(backend, {}, {});
+    EncoderSession session(device);
+    const auto stage = [&](const char* label) {
+      const Buffer a = device.buffer(DType::u32, {16});
+      dispatch(session.begin_stage(label), kMix, std::array{Operand(a), Operand(), Operand(a)},
+               MixConstants{1, 16, 0, 16});
+    };
+    stage("bad");
+    session.commit_stage();
+    backend->fail(1);
+    int looks = 0;
+    backend->before_completed = [&] {
+      if (looks++ == look) backend->complete(0, 1);
+    };
+    const std::string said = refusal<DeviceError>([&] {
+      stage("next");
+      session.drop_stage();
+      session.wait(10s);
+    });
+    backend->before_completed = nullptr;
+    EXPECT_NE(said.find("stage 'bad' failed"), std::string::npos) << said;
+    EXPECT_EQ(session.state(), SessionState::failed);
+  }
+}
 
 class Faults : public testing::Test {
  protected:
