@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <set>
+#include <thread>
 
 #include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/fault/fault_device.h"
 #include "refrain/device/validate/validate_device.h"
 #include "tests/null/random_graph.h"
 
@@ -14,40 +17,92 @@ namespace {
 
 using namespace std::chrono_literals;
 
+template <class Expected = InvalidArgument>
 std::string refusal(const std::function<void()>& action) {
   try {
     action();
-  } catch (const InvalidArgument& error) {
+  } catch (const Expected& error) {
     return error.what();
   }
   return "nothing was thrown";
 }
 
+/// Passes all on to a CPU device, notes the calls that matter here, and stops in them as a test says.
+class Observed final : public device::Backend {
+ public:
+  explicit Observed(std::unique_ptr<device::Backend> inner)
+      : Backend(inner->info, inner->kernels), inner_(std::move(inner)) {}
+
+  std::vector<std::string> calls;
+  std::vector<device::Plan> plans;
+  std::vector<size_t> waits;                          // of each submission, how many
+  std::function<void(size_t)> in_prepare, in_submit;  // with the number of the call, the first is 1
+
+  /// True when the n-th submission, of queue 0, has completed within a time that is never needed.
+  bool completes(uint64_t n) { return inner_->wait({inner_.get(), 0, n}, 60s); }
+
+  const device::Allocation* allocate(const device::BufferSpec& spec) override {
+    return inner_->allocate(spec);
+  }
+  void release(const device::Allocation* allocation) noexcept override { inner_->release(allocation); }
+  device::MemoryUsage memory() const override { return inner_->memory(); }
+  std::unique_ptr<device::Program> prepare(const device::Plan& plan,
+                                           const device::PrepareOptions& options) override {
+    calls.emplace_back("prepare");
+    plans.push_back(plan);
+    if (in_prepare) in_prepare(plans.size());
+    return inner_->prepare(plan, options);
+  }
+  device::Point submit(const device::Submission& submission) override {
+    calls.emplace_back("submit");
+    waits.push_back(submission.waits.size());
+    if (in_submit) in_submit(waits.size());
+    std::vector<device::Point> points(submission.waits.begin(), submission.waits.end());
+    for (device::Point& point : points) point.backend = inner_.get();
+    const device::Point point = inner_->submit({submission.program, submission.updates, points});
+    return {this, point.queue, point.value};
+  }
+  uint64_t completed(uint32_t queue) const override { return inner_->completed(queue); }
+  bool wait(const device::Point& point, std::chrono::nanoseconds timeout) override {
+    return inner_->wait({inner_.get(), point.queue, point.value}, timeout);
+  }
+  void signal_host(uint64_t value) override { inner_->signal_host(value); }
+  void timestamps(const device::Program& program, std::span<device::TickSpan> spans) const override {
+    inner_->timestamps(program, spans);
+  }
+
+ private:
+  std::unique_ptr<device::Backend> inner_;
+};
+
+std::unique_ptr<device::Backend> bare_cpu() {
+  device::CpuOptions options;
+  options.threads = 2;
+  return device::make_cpu(options, kKernels);
+}
+
+/// A chain of `length` commands through temps, from a to b.
+void record_chain(CommandEncoder& encoder, const Buffer& a, const Buffer& b, int length) {
+  const MixConstants c{1, 16, 0, 16};
+  Temp t = encoder.temp(DType::u32, {16});
+  dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(t)}, c);
+  for (int i = 2; i < length; ++i) {
+    const Temp next = encoder.temp(DType::u32, {16});
+    dispatch(encoder, kMix, std::array{Operand(t), Operand(), Operand(next)}, c);
+    t = next;
+  }
+  dispatch(encoder, kMix, std::array{Operand(t), Operand(), Operand(b)}, c);
+}
+
 class Executor : public testing::Test {
  protected:
-  static Device cpu() {
-    device::CpuOptions options;
-    options.threads = 2;
-    return Device(device::make_validate(device::make_cpu(options, kKernels)), {}, {});
-  }
-  /// A chain of `length` commands through temps, from a_ to b_.
-  void chain(CommandEncoder& encoder, int length) {
-    const MixConstants c{1, 16, 0, 16};
-    Temp t = encoder.temp(DType::u32, {16});
-    dispatch(encoder, kMix, std::array{Operand(a_), Operand(), Operand(t)}, c);
-    for (int i = 2; i < length; ++i) {
-      const Temp next = encoder.temp(DType::u32, {16});
-      dispatch(encoder, kMix, std::array{Operand(t), Operand(), Operand(next)}, c);
-      t = next;
-    }
-    dispatch(encoder, kMix, std::array{Operand(t), Operand(), Operand(b_)}, c);
-  }
+  void chain(CommandEncoder& encoder, int length) { record_chain(encoder, a_, b_, length); }
   static uint32_t after(uint32_t value, int length) {
     for (int i = 0; i < length; ++i) value = mixed(mixed(value, 0), 1);
     return value;
   }
 
-  Device device_ = cpu();
+  Device device_{device::make_validate(bare_cpu()), {}, {}};
   GraphExecutor executor_{device_};
   Buffer a_ = device_.buffer(DType::u32, {16}), b_ = device_.buffer(DType::u32, {16});
 };
@@ -83,6 +138,178 @@ TEST_F(Executor, ASplitDoesTheSame) {
     EXPECT_EQ(executor_.profile(report, 10s).spans().size(), static_cast<size_t>(length));
     EXPECT_EQ(b_.span<uint32_t>()[2], after(static_cast<uint32_t>(length), length)) << length;
   }
+}
+
+TEST(ExecutorCalls, TheFirstPartRunsBeforeTheSecondIsPrepared) {
+  const auto observed = std::make_shared<Observed>(bare_cpu());
+  Device device(observed, {}, {});
+  const Buffer a = device.buffer(DType::u32, {16}), b = device.buffer(DType::u32, {16});
+  GraphExecutor executor(device);
+  GraphSession session = executor.begin();
+  record_chain(session.encoder(), a, b, 200);
+  bool ran = false;
+  observed->in_prepare = [&](size_t n) {
+    if (n == 2) ran = observed->completes(1);
+  };
+  const Report report = session.finish({.split = true});
+  EXPECT_TRUE(ran) << "all of the first part, while nothing of the second is prepared";
+  EXPECT_EQ(observed->calls, (std::vector<std::string>{"prepare", "submit", "prepare", "submit"}));
+  device.wait(report.point, 10s);
+}
+
+TEST(ExecutorCalls, TimesAreOfWhatTheyAreCalled) {
+  const auto observed = std::make_shared<Observed>(bare_cpu());
+  Device device(observed, {}, {});
+  const Buffer a = device.buffer(DType::u32, {16}), b = device.buffer(DType::u32, {16});
+  constexpr auto kPrepare = 15ms, kSubmit = 10ms;
+  observed->in_prepare = [&](size_t) { std::this_thread::sleep_for(kPrepare); };
+  observed->in_submit = [&](size_t) { std::this_thread::sleep_for(kSubmit); };
+  for (const bool split : {false, true}) {
+    GraphExecutor executor(device);
+    GraphSession session = executor.begin();
+    record_chain(session.encoder(), a, b, 200);
+    const auto begin = std::chrono::steady_clock::now();
+    const Report report = session.finish({.split = split});
+    const auto all = std::chrono::steady_clock::now() - begin;
+    const int parts = split ? 2 : 1;
+    ASSERT_EQ(report.parts.size(), static_cast<size_t>(parts));
+    EXPECT_GE(report.prepare_time, parts * kPrepare);
+    EXPECT_GE(report.submit_time, parts * kSubmit);
+    EXPECT_GT(report.plan_time, 0ns);
+    EXPECT_LE(report.plan_time + report.prepare_time + report.submit_time, all) << "none contains another";
+    std::set<std::string> passes;
+    std::chrono::duration<double, std::micro> passes_time{0};
+    for (const graph::PassTime& pass : report.plan.passes) {
+      EXPECT_GT(pass.us, 0) << pass.name;
+      EXPECT_TRUE(passes.insert(pass.name).second) << pass.name;
+      passes_time += std::chrono::duration<double, std::micro>(pass.us);
+    }
+    for (const char* pass : {"expand", "fuse", "lower", "hazards", "memory"})
+      EXPECT_TRUE(passes.contains(pass)) << pass;
+    EXPECT_LE(passes_time, report.plan_time);
+    device.wait(report.point, 10s);
+  }
+}
+
+TEST(ExecutorCalls, TimestampsAddNoEdgeAndNoWait) {
+  const auto observed = std::make_shared<Observed>(bare_cpu());
+  Device device(observed, {}, {});
+  GraphExecutor executor(device);
+  std::vector<Buffer> buffers;
+  for (int i = 0; i < 6; ++i) buffers.push_back(device.buffer(DType::u32, {16}));
+  const Point host = device.host_point();
+  for (const bool timed : {false, true}) {
+    GraphSession session = executor.begin();
+    for (uint32_t i = 0; i < 40; ++i) {
+      dispatch(session.encoder(), kMix,
+               std::array{Operand(buffers[i * 7 % 3]), Operand(), Operand(buffers[3 + i * 5 % 3])},
+               MixConstants{i, 16, 0, 16});
+    }
+    FinishOptions options;
+    options.timestamps = timed;
+    options.waits = {host};
+    session.finish(options);
+  }
+  device.signal(host);
+  device.synchronize(buffers[3], 10s);
+  ASSERT_EQ(observed->plans.size(), 2u);
+  const device::Plan &plain = observed->plans[0], &timed = observed->plans[1];
+  EXPECT_GT(plain.deps.size(), 10u);
+  EXPECT_EQ(timed.deps, plain.deps);
+  ASSERT_EQ(timed.commands.size(), plain.commands.size());
+  for (size_t i = 0; i < plain.commands.size(); ++i) {
+    EXPECT_EQ(timed.commands[i].level, plain.commands[i].level);
+    EXPECT_EQ(timed.commands[i].deps.first, plain.commands[i].deps.first);
+    EXPECT_EQ(timed.commands[i].deps.count, plain.commands[i].deps.count);
+  }
+  EXPECT_EQ(observed->waits, (std::vector<size_t>{1, 1}));
+  EXPECT_EQ(device.counters().waits_derived, 0u);
+}
+
+class SplitFaults : public testing::Test {
+ protected:
+  /// A split recording on queue 0, label "two", with the n-th of something failing.
+  Report finish(const device::FaultPlan& plan) {
+    device::set_faults(*fault_, plan);
+    GraphSession session = executor_.begin();
+    record_chain(session.encoder(), a_, b_, 200);
+    return session.finish({.split = true, .timestamps = true, .label = "two"});
+  }
+  /// 0 as long as the chain has not come to its end.
+  uint32_t result() const { return b_.span<uint32_t>()[2]; }
+
+  std::shared_ptr<device::Backend> fault_ = device::make_fault(bare_cpu());
+  Device device_{fault_, {}, {}};
+  GraphExecutor executor_{device_};
+  Buffer a_ = device_.buffer(DType::u32, {16}), b_ = device_.buffer(DType::u32, {16});
+};
+
+TEST_F(SplitFaults, TheSecondPartFailsWithTheFailureOfTheFirst) {
+  device::FaultPlan plan;
+  plan.command = 5;
+  const Report report = finish(plan);
+  ASSERT_EQ(report.parts.size(), 2u);
+  const std::string cause = "fault: submission 1 of queue 0 'two' failed at command 4 'two'";
+  const std::string second =
+      "[submission] 'two', 2 of queue 0: fault: submission 2 of queue 0 did not run: " + cause;
+  for (int i = 0; i < 2; ++i)
+    EXPECT_EQ(refusal<DeviceError>([&] { device_.wait(report.point, 10s); }), second);
+  EXPECT_EQ(refusal<DeviceError>([&] { (void)executor_.profile(report, 10s); }), second);
+  Point first = report.point;
+  first.value = 1;
+  EXPECT_EQ(refusal<DeviceError>([&] { device_.wait(first, 10s); }),
+            "[submission] 'two', 1 of queue 0: " + cause);
+  EXPECT_EQ(result(), 0u) << "nothing of the second part has run";
+  EXPECT_EQ(device_.counters().failures, 2u);
+}
+
+TEST_F(SplitFaults, OfTheSecondPartLeavesTheFirst) {
+  device::FaultPlan plan;
+  plan.command = 70;  // the first part has 64
+  const Report report = finish(plan);
+  EXPECT_NE(refusal<DeviceError>([&] { device_.wait(report.point, 10s); }).find("failed at command 5 'two'"),
+            std::string::npos);
+  Point first = report.point;
+  first.value = 1;
+  device_.wait(first, 10s);
+  EXPECT_EQ(Profile(device_, report.parts[0]).spans().size(), 64u);
+  EXPECT_EQ(result(), 0u);
+}
+
+TEST_F(SplitFaults, ARefusedSecondPartIsThrownWhileTheFirstRuns) {
+  for (uint64_t device::FaultPlan::*refused : {&device::FaultPlan::prepare, &device::FaultPlan::submit}) {
+    device::FaultPlan plan;
+    plan.*refused = 2;
+    const uint64_t before = device_.counters().submissions;
+    EXPECT_NE(refusal<DeviceError>([&] { finish(plan); }).find(" 2 refused"), std::string::npos);
+    EXPECT_EQ(device_.counters().submissions, before + 1);
+    device_.synchronize(a_, 10s);
+    EXPECT_EQ(result(), 0u);
+  }
+  // The device lives.
+  device_.wait(finish({}).point, 10s);
+  EXPECT_NE(result(), 0u);
+}
+
+TEST_F(Executor, AnEmptyRecordingRuns) {
+  for (const bool split : {false, true}) {
+    GraphSession session = executor_.begin();
+    const Report report = session.finish({.split = split, .timestamps = true});
+    EXPECT_EQ(report.parts.size(), 1u);
+    EXPECT_EQ(report.plan.commands, 0u);
+    EXPECT_TRUE(executor_.profile(report, 10s).spans().empty());
+  }
+}
+
+TEST_F(Executor, AFinishThatFailsSpendsTheSession) {
+  static constexpr OpSchema kUnknown{"unknown", "", kUpdateArgs, 0, nullptr};
+  GraphSession session = executor_.begin();
+  session.encoder().dispatch({&kUnknown, std::array{Operand(a_), Operand(b_)}, {}});
+  EXPECT_NE(refusal([&] { session.finish(); }), "nothing was thrown");
+  const std::string spent = "[encoder] finish: expected one that records, got one that failed to commit";
+  EXPECT_EQ(refusal([&] { session.finish(); }).substr(0, spent.size()), spent);
+  EXPECT_EQ(device_.counters().submissions, 0u);
+  EXPECT_EQ(device_.counters().commits, 0u);
 }
 
 TEST_F(Executor, OptionsReachThePasses) {
