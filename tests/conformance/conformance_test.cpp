@@ -559,6 +559,32 @@ TEST_P(Conformance, Timestamps) {
   }
 }
 
+TEST_P(Conformance, TimedCommandsOverlap) {
+  const Allocation* word = cells(1);
+  const Allocation* met = cells(2);
+  PlanBuilder builder;
+  for (uint32_t i = 0; i < 2; ++i) {
+    builder.add(kMeet,
+                {{view(word), Access::status, false}, out(view(met, i * sizeof(uint32_t), sizeof(uint32_t)))},
+                {.launch = rows(1), .constants = {i, 0, 0, 0}});
+  }
+  const uint32_t placement[] = {0, 1};
+  for (const bool timed : {false, true}) {
+    const auto program = device_->prepare(builder.plan, {.timestamps = timed, .placement = placement});
+    for (int replay = 0; replay < 5; ++replay) {
+      host_span<uint32_t>(word)[0] = 0;
+      ASSERT_TRUE(wait(submit(*program)));
+      for (const uint32_t value : host_span<uint32_t>(met))
+        ASSERT_EQ(value, 1u) << "each waits for the other";
+      if (!timed) continue;
+      std::array<TickSpan, 2> spans;
+      device_->timestamps(*program, spans);
+      EXPECT_LE(spans[0].begin, spans[1].end);
+      EXPECT_LE(spans[1].begin, spans[0].end);
+    }
+  }
+}
+
 TEST_P(Conformance, WaitFromThreads) {
   const Allocation* data = cells();
   PlanBuilder builder;

@@ -1,14 +1,18 @@
 // The whole road above a device that fails: a model is loaded, prepared and run while the n-th allocation,
 // prepare, submit, submission or call fails, for every n until nothing fails. What is thrown is the library's
-// own, nothing leaks, nothing hangs, and the next attempt on the same device succeeds.
+// own, nothing leaks, nothing hangs, and the next attempt on the same device succeeds. And a fused layer that
+// fails at each of its commands.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
 
 #include "refrain/core/error.h"
 #include "refrain/device/cpu/cpu_device.h"
 #include "refrain/device/fault/fault_device.h"
 #include "refrain/device/validate/validate_device.h"
+#include "refrain/format/model_folder.h"
+#include "refrain/model/architecture.h"
 #include "refrain/model/program_family.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
@@ -16,10 +20,12 @@
 namespace refrain::device::testing {
 namespace {
 
+constexpr const char* kModel = "models/tales-qwen3-4bit";
+
 // The token that follows two tokens, by three submissions of two programs.
 uint32_t generate(const std::shared_ptr<Backend>& backend) {
   const refrain::Device device(backend, ops::cpu_layouts(), {});
-  const model::Model model = model::Model::load(device, "models/tales-qwen3-4bit");
+  const model::Model model = model::Model::load(device, kModel);
   model::FamilyOptions options;
   options.context_tokens = 64;
   options.capacities = {1, 2};
@@ -84,8 +90,114 @@ INSTANTIATE_TEST_SUITE_P(Kinds, FrontFaults,
                                            Kind{"prepare", &FaultPlan::prepare, true},
                                            Kind{"submit", &FaultPlan::submit, true},
                                            Kind{"execution", &FaultPlan::execution, false},
+                                           Kind{"command", &FaultPlan::command, false},
                                            Kind{"loss", &FaultPlan::loss, false}),
                          [](const auto& test) { return test.param.name; });
+
+// One layer of the model with embedding and head for two tokens, fused, in an arena where nothing is reused.
+class Layer {
+ public:
+  explicit Layer(std::shared_ptr<Backend> backend) : device_(std::move(backend), ops::cpu_layouts(), {}) {
+    const format::ModelFolder folder = format::ModelFolder::open(kModel);
+    model::Config config = model::read_config(folder.path(), folder.config());
+    config.layers = 1;
+    model::WeightLoader loader(device_, folder, nullptr);
+    architecture_ = model::load_qwen3(config, loader);
+    const model::KvCache cache(device_, config, 1, 64);
+    const model::StepBlock step(device_, {kRows, 1, cache.geometry().pages});
+    const Buffer logits = device_.buffer(DType::f32, {kRows, config.vocab}).with_live_rows(step.live_outputs);
+    CommandEncoder encoder = device_.encoder();
+    architecture_->record(encoder, {step, cache, device_.buffer(DType::u32, {2}), logits});
+    PlanOptions options;
+    options.reuse_memory = false;
+    plan_ = device_.plan(encoder.finish("layer"), options).first;
+    arena_ = device_.buffer(DType::u8, {static_cast<int64_t>(plan_.arena_bytes())});
+    program_ = device_.prepare(plan_, {.queue = 0, .arena = arena_, .label = {}});
+
+    const model::StepRow rows[kRows] = {{7, 0, 0, 0}, {8, 1, 0, 0}};
+    model::StepSequence sequence;
+    sequence.length = kRows;
+    sequence.pages = cache.pages_per_sequence();
+    const uint32_t outputs[kRows] = {0, 1};
+    step.encode({rows, std::span(&sequence, 1), outputs}, cache.page_table(), image_);
+    block_ = step.block;
+  }
+
+  /// What the submission failed with, if it did.
+  std::string run() {
+    const refrain::Update update{block_, image_};
+    const Point point = device_.submit(program_, {&update, 1});
+    try {
+      device_.wait(point, std::chrono::minutes(1));
+    } catch (const DeviceError& error) {
+      return error.what();
+    }
+    return {};
+  }
+
+  const std::vector<Command>& commands() const { return plan_.data().commands; }
+  const Plan& plan() const { return plan_.data(); }
+  /// The bytes that a command writes, apart from scratch: of values in the arena alone, or of all memory.
+  std::vector<std::byte> written(const Command& command, bool arena_alone) const {
+    std::vector<std::byte> bytes;
+    for (uint32_t a = 0; a < command.args.count; ++a) {
+      const Argument& arg = plan_.data().args[command.args.first + a];
+      const bool writes = arg.access == Access::out || arg.access == Access::inout;
+      const bool arena = arg.view.allocation == nullptr;
+      if (!writes || a == command.scratch_arg || arg.view.bytes == 0 || (arena_alone && !arena)) continue;
+      const auto* base =
+          static_cast<const std::byte*>(arena ? arena_.host_span().data() : arg.view.allocation->host);
+      bytes.insert(bytes.end(), base + arg.view.offset_bytes, base + arg.view.offset_bytes + arg.view.bytes);
+    }
+    return bytes;
+  }
+
+ private:
+  static constexpr uint32_t kRows = 2;
+
+  refrain::Device device_;
+  std::unique_ptr<model::Architecture> architecture_;
+  refrain::Plan plan_;
+  Buffer arena_, block_;
+  refrain::Program program_;
+  std::vector<std::byte> image_;
+};
+
+TEST(FusedLayerFaults, WhatCameBeforeTheFailingCommandHasRunAndNothingElse) {
+  const std::vector<Kernel> kernels = ops::cpu_kernels();
+  CpuOptions options;
+  options.threads = 2;
+  Layer whole(make_cpu(options, kernels));
+  ASSERT_EQ(whole.run(), "");
+  const auto zero = [](std::byte byte) { return byte == std::byte{0}; };
+  size_t groups = 0, values = 0;
+  for (const bool inside : {false, true}) {  // the checker of the contract around the fault, or within it
+    for (size_t failing = 0; failing < whole.commands().size(); ++failing) {
+      SCOPED_TRACE(std::to_string(failing) + " " + title(whole.plan(), whole.commands()[failing]));
+      std::unique_ptr<Backend> device = make_cpu(options, kernels);
+      if (inside) device = make_validate(std::move(device));
+      device = make_fault(std::move(device), {.command = failing + 1});
+      if (!inside) device = make_validate(std::move(device));
+      Layer layer(std::move(device));
+      const std::string said = layer.run();
+      EXPECT_NE(said.find("failed at command " + std::to_string(failing) + " "), std::string::npos) << said;
+      for (size_t i = 0; i < layer.commands().size(); ++i) {
+        const Command& command = layer.commands()[i];
+        if (i < failing) {
+          EXPECT_EQ(layer.written(command, false), whole.written(whole.commands()[i], false)) << i;
+          groups += command.kind == CommandKind::group;
+        } else {
+          const std::vector<std::byte> bytes = layer.written(command, true);
+          EXPECT_TRUE(std::ranges::all_of(bytes, zero)) << i;
+          values += !bytes.empty();
+        }
+      }
+      EXPECT_NE(layer.run().find("did not run: "), std::string::npos) << "and nothing runs after it";
+    }
+  }
+  EXPECT_GT(groups, 0u);
+  EXPECT_GT(values, 0u);
+}
 
 }  // namespace
 }  // namespace refrain::device::testing

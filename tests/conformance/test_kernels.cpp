@@ -72,6 +72,14 @@ void count_prefetch(const TileArgs& args) {
   prefetch_count.fetch_add(1, std::memory_order_relaxed);
 }
 
+void meet(const TileArgs& args, uint32_t row) {
+  const std::atomic_ref<uint32_t> word(*args.arg<uint32_t>(0));
+  word.fetch_or(1u << args.constants_as<Constants>().value);
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (word.load() != 3 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+  args.arg<uint32_t>(1)[row] = word.load() == 3 ? 1 : 0;
+}
+
 void throw_at(const TileArgs& args, uint32_t row) {
   if (row == args.constants_as<Constants>().value) throw std::runtime_error("row " + std::to_string(row));
 }
@@ -82,6 +90,8 @@ constexpr ArgumentSpec kInOut[] = {{"input", Access::in, true, false}, {"output"
 constexpr ArgumentSpec kInInOut[] = {
     {"a", Access::in, true, false}, {"b", Access::in, true, false}, {"output", Access::out, true, false}};
 constexpr ArgumentSpec kInLog[] = {{"input", Access::in, true, false}, {"log", Access::inout, false, false}};
+
+constexpr ArgumentSpec kStatusOut[] = {{"word", Access::status}, {"output", Access::out, true, false}};
 
 OpSchema schema(std::string_view name, std::span<const ArgumentSpec> args) {
   OpSchema result;
@@ -98,6 +108,7 @@ const OpSchema kIncrementOp = schema("increment", kInout);
 const OpSchema kAppendOp = schema("append", kInLog);
 const OpSchema kThreadOp = schema("thread", kOut);
 const OpSchema kRecordOp = schema("record", kInout);
+const OpSchema kMeetOp = schema("meet", kStatusOut);
 const OpSchema kThrowOp = schema("throw", kInout);
 const OpSchema kPrefetchedOp = schema("prefetched", kInOut);
 
@@ -108,6 +119,7 @@ constexpr TileKernel kIncrementTiles{nullptr, nullptr, tiles<increment>};
 constexpr TileKernel kAppendTiles{nullptr, nullptr, tiles<append>};
 constexpr TileKernel kThreadTiles{nullptr, nullptr, tiles<thread>};
 constexpr TileKernel kRecordTiles{nullptr, record_prologue, tiles<record>};
+constexpr TileKernel kMeetTiles{nullptr, nullptr, tiles<meet>};
 constexpr TileKernel kThrowTiles{nullptr, nullptr, tiles<throw_at>};
 constexpr TileKernel kPrefetchedTiles{count_prefetch, nullptr, tiles<copy>};
 
@@ -136,11 +148,12 @@ const Kernel kAppend = kernel("append_test", kAppendOp, kAppendTiles);
 const Kernel kThread = kernel("thread_test", kThreadOp, kThreadTiles);
 const Kernel kRecord = kernel("record_test", kRecordOp, kRecordTiles);
 const Kernel kPrefetched = kernel("prefetched_test", kPrefetchedOp, kPrefetchedTiles, 1);
+const Kernel kMeet = kernel("meet_test", kMeetOp, kMeetTiles);
 const Kernel kThrow = kernel("throw_test", kThrowOp, kThrowTiles);
 
 std::span<const Kernel> test_kernels() {
   static const Kernel kTable[] = {kFill,   kCopy,   kAdd,        kIncrement, kAppend,
-                                  kThread, kRecord, kPrefetched, kThrow};
+                                  kThread, kRecord, kPrefetched, kMeet,      kThrow};
   return kTable;
 }
 

@@ -41,7 +41,10 @@ extern const Kernel kAppend;      ///< in, inout log: log[1 + log[0]++] = in[0]
 extern const Kernel kThread;      ///< out u64 a row: the thread that ran the row
 extern const Kernel kRecord;      ///< inout u32 a row, scratch WorkerRecord: += 1
 extern const Kernel kPrefetched;  ///< in, out: out = in; argument 0 may be prefetched
-extern const Kernel kThrow;       ///< inout: throws std::runtime_error("row N") at row N = value
+/// status word, out: ORs 1 << value into the word and waits until the other of bits 0 and 1 is there as well,
+/// so that two of them end only when both run at once; out = 1, or 0 when the other did not come for long.
+extern const Kernel kMeet;
+extern const Kernel kThrow;  ///< inout: throws std::runtime_error("row N") at row N = value
 
 /// All of them, as a kernel table.
 std::span<const Kernel> test_kernels();
