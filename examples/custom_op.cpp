@@ -1,22 +1,24 @@
-// An op of one's own: a schema that says what it reads and writes, and a C++ function over tiles. It is
-// recorded, ordered, planned and replayed like the ops of the library, and mixes with them.
+// An op of one's own: a schema that says what it reads and writes, and C++ functions over parts of the work. It
+// is recorded, ordered, fused, planned and replayed like the ops of the library, and mixes with them.
 #include <refrain/refrain.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <vector>
 
 using namespace refrain;
 using device::Access;
-using device::ArgumentSpec;
 
-// output[r] = max(input[r], 0)^2: the activation of a few models.
+// output[r][c] = max(input[r][c], 0)^2: the activation of a few models.
 struct SquaredReluConstants {
   uint32_t columns;
 };
 
-constexpr ArgumentSpec kArgs[] = {{.name = "input", .access = Access::in, .rows = true},
-                                  {.name = "output", .access = Access::out, .rows = true, .in_place = 1}};
+// The first dimension counts rows. `units`: an element of a row needs and touches nothing of its neighbours.
+constexpr device::ArgumentSpec kArgs[] = {
+    {.name = "input", .access = Access::in, .rows = true, .units = true},
+    {.name = "output", .access = Access::out, .rows = true, .in_place = 1, .units = true}};
 
 void check(const device::OpCall& call) {
   if (call.args[0].dtype != DType::f32 || call.args[1].dtype != DType::f32)
@@ -25,19 +27,32 @@ void check(const device::OpCall& call) {
     throw InvalidArgument("[squared_relu] output: expected the shape of input, [rows, columns]");
 }
 
-constexpr device::OpSchema kSquaredRelu{.name = "squared_relu",
-                                        .doc = "output = max(input, 0)^2, row by row; may be in place.",
-                                        .args = kArgs,
-                                        .constants_bytes = sizeof(SquaredReluConstants),
-                                        .check = check};
+// `iteration` and `units` let passes fuse it with a product before it. Without these two, and without `region`
+// below, it would work as well, as a command of its own.
+constexpr device::OpSchema kSquaredRelu{
+    .name = "squared_relu",
+    .doc = "output = max(input, 0)^2, element by element; may be in place.",
+    .args = kArgs,
+    .constants_bytes = sizeof(SquaredReluConstants),
+    .check = check,
+    .iteration = device::Iteration::elementwise,
+    .units = [](const device::OpCall& call) { return call.constants_as<SquaredReluConstants>().columns; }};
 
-// One tile is one row: any worker, any order, each once.
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+// Any rectangle of rows and units: what a group asks for.
+void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+            uint32_t unit_end) {
   const size_t columns = args.constants_as<SquaredReluConstants>().columns;
-  for (size_t i = begin * columns; i < end * columns; ++i) {
-    const float x = std::max(args.arg<float>(0)[i], 0.0f);
-    args.arg<float>(1)[i] = x * x;
+  for (size_t row = row_begin; row < row_end; ++row) {
+    for (size_t i = row * columns + unit_begin; i < row * columns + unit_end; ++i) {
+      const float x = std::max(args.arg<float>(0)[i], 0.0f);
+      args.arg<float>(1)[i] = x * x;
+    }
   }
+}
+
+// On its own, one tile is one row: any worker, any order, each once.
+void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+  region(args, begin, end, 0, args.constants_as<SquaredReluConstants>().columns);
 }
 
 // What calls look like in code that records.
@@ -47,24 +62,38 @@ void squared_relu(CommandEncoder& encoder, const Operand& input, const Operand& 
 }
 
 int main() {
+  constexpr int64_t kRows = 4, kColumns = 64;
   Device device = Device::open("auto");
-  device.kernels().add({.name = "squared_relu_f32", .op = &kSquaredRelu, .entry = {nullptr, nullptr, tiles}});
+  device.kernels().add(
+      {.name = "squared_relu_f32",
+       .op = &kSquaredRelu,
+       .entry = {.prefetch = nullptr, .prologue = nullptr, .tiles = tiles, .region = region}});
 
-  Buffer x = device.buffer(DType::f32, {4, 8}), y = device.buffer(DType::f32, {4, 8});
-  for (size_t i = 0; i < 32; ++i) x.span<float>()[i] = static_cast<float>(i) - 16;
+  std::vector<float> twice(kColumns * kColumns);  // a matrix that doubles
+  for (size_t i = 0; i < kColumns; ++i) twice[i * kColumns + i] = 2;
+  TensorSource source;
+  source.name = "twice";
+  source.shape = {kColumns, kColumns};
+  source.segments = {{DType::f32, {kColumns, kColumns}, std::as_bytes(std::span(twice))}};
+  Weight weight = device.pack(source, {Use::matvec, Use::matmul});
+  Buffer x = device.buffer(DType::f32, {kRows, kColumns}), y = device.buffer(DType::f32, {kRows, kColumns});
+  for (size_t i = 0; i < kRows * kColumns; ++i) x.span<float>()[i] = static_cast<float>(i % 32) - 16;
 
+  // Nobody says what comes before what, or what belongs together.
   CommandEncoder encoder = device.encoder();
-  Temp h = encoder.temp(DType::f32, {4, 8});
-  {
-    const auto scope = encoder.scope("mlp");
-    squared_relu(encoder, x, h);
-    ops::add(encoder, {.a = h, .b = x, .output = y});  // one of the library's, after it: nobody had to say so
-  }
-  device.wait(encoder.commit({.label = "custom op"}), std::chrono::seconds(1));
+  Temp h = encoder.temp(DType::f32, {kRows, kColumns}), a = encoder.temp(DType::f32, {kRows, kColumns});
+  ops::matmul(encoder, {.input = x, .weight = weight, .output = h});
+  squared_relu(encoder, h, a);
+  ops::add(encoder, {.a = a, .b = x, .output = y});
+
+  auto [plan, report] = device.plan(encoder.finish("custom op"));
+  std::printf("%zu ops became %zu command\n", report.recorded_commands, report.commands);
+  for (const std::string& fusion : report.fusions) std::printf("fused: %s\n", fusion.c_str());
+  device.wait(device.submit(device.prepare(plan)), std::chrono::seconds(1));
 
   bool right = true;
-  for (size_t i = 0; i < 32; ++i) {
-    const float input = x.span<float>()[i], positive = std::max(input, 0.0f);
+  for (size_t i = 0; i < kRows * kColumns; ++i) {
+    const float input = x.span<float>()[i], positive = std::max(2 * input, 0.0f);
     right = right && y.span<float>()[i] == positive * positive + input;
   }
   std::printf("%s: y[31] = %g\n", right ? "right" : "wrong", y.span<float>()[31]);

@@ -74,6 +74,7 @@ void KernelRegistry::add(const UserKernel& kernel) {
   row.accepts = kernel.accepts != nullptr ? kernel.accepts : accept_all;
   row.launch = kernel.launch != nullptr ? kernel.launch : launch_rows;
   row.entry = &owned.entry;
+  row.regions = kernel.entry.region != nullptr;
 
   // A new table, since plans that are being made look at the old one.
   struct Holder {

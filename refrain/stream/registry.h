@@ -30,7 +30,8 @@ struct UserKernel {
   bool (*accepts)(const device::OpCall& call) = nullptr;
   /// How the work divides; null: one tile for each row of the first argument that has rows, else one tile.
   device::Launch (*launch)(const device::OpCall& call, const device::DeviceInfo& info) = nullptr;
-  /// `tiles` is required. What it throws fails the submission.
+  /// `tiles` is required. With `region`, for an op whose schema has units, it can be part of a group. What it
+  /// throws fails the submission.
   device::TileKernel entry;
 };
 
