@@ -39,7 +39,8 @@ class GraphSession {
 
   /// Where ops are recorded. It cannot be committed or finished: finish() does that.
   CommandEncoder& encoder();
-  /// Plans, prepares and submits what was recorded. Throws as CommandEncoder::commit.
+  /// Plans, prepares and submits what was recorded. Throws as CommandEncoder::commit; what it throws for the
+  /// second part of a split does not stop the first, which has been submitted.
   Report finish(const FinishOptions& options = {});
 
  private:

@@ -244,6 +244,7 @@ TEST_P(SessionTest, EveryCallInEveryState) {
       {"fence_stage", [](EncoderSession& s) { s.fence_stage(); }},
       {"drop_stage", [](EncoderSession& s) { s.drop_stage(); }},
       {"wait", [](EncoderSession& s) { s.wait(10s); }},
+      {"profile", [](EncoderSession& s) { (void)s.profile(10s); }},
   };
   for (size_t i = 0; i < std::size(calls); ++i) {
     SCOPED_TRACE(calls[i].first);
@@ -254,9 +255,11 @@ TEST_P(SessionTest, EveryCallInEveryState) {
     begin(open);
     EncoderSession taken = std::move(moved);
     EXPECT_EQ(refusal([&] { calls[i].second(fresh); }),
-              idle ? "nothing was thrown" : prefix + "no stage is open");
+              idle     ? "nothing was thrown"
+              : i == 6 ? prefix + "expected stages with timestamps, got none"
+                       : prefix + "no stage is open");
     EXPECT_EQ(refusal([&] { calls[i].second(open); }),
-              idle ? prefix + "a stage is open: 'open'" : "nothing was thrown");
+              idle || i == 6 ? prefix + "a stage is open: 'open'" : "nothing was thrown");
     EXPECT_EQ(refusal([&] { calls[i].second(moved); }), prefix + "it was moved from");  // NOLINT
     EXPECT_EQ(moved.state(), SessionState::moved_from);                                 // NOLINT
   }
@@ -519,14 +522,18 @@ TEST(SessionRace, AFailureBetweenTwoLooksIsKept) {
     };
     stage("bad");
     session.commit_stage();
-    backend->fail(1);
+    const auto fail = [&] {
+      backend->fail(1);
+      backend->complete(0, 1);
+    };
     int looks = 0;
     backend->before_completed = [&] {
-      if (looks++ == look) backend->complete(0, 1);
+      if (looks++ == look) fail();
     };
     const std::string said = refusal<DeviceError>([&] {
       stage("next");
       session.drop_stage();
+      if (looks <= look) fail();
       session.wait(10s);
     });
     backend->before_completed = nullptr;

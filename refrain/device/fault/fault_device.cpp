@@ -122,7 +122,7 @@ class Device final : public Backend {
     std::string name = "submission " + text(queue.submitted + 1) + " of queue " + text(index);
     if (!program.label.empty()) name += " '" + program.label + "'";
     std::vector<Point> waits(submission.waits.begin(), submission.waits.end());
-    Clock::time_point due = std::max(queue.due, Clock::now() + plan_.delay);
+    Clock::time_point due = std::max(queue.due, Clock::now() + std::min(plan_.delay, kEndless));
     std::string cause = queue.submitted + 1 > queue.failed_from ? queue.cause : std::string();
     for (Point& point : waits) {
       point.backend = inner_.get();
