@@ -36,8 +36,9 @@ enum class ProfileKey : uint8_t { kernel, label, submission };
 
 class Profile {
  public:
+  Profile() = default;
   /// Without spans, to append to.
-  explicit Profile(std::string label = {}) : label_(std::move(label)) {}
+  explicit Profile(std::string label) : label_(std::move(label)) {}
   /// The last completed run of a program that was prepared with timestamps; the caller has waited for it.
   /// Throws as Device::timestamps_ns.
   Profile(const Device& device, const Program& program);

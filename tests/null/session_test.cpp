@@ -301,14 +301,16 @@ TEST_P(SessionTest, TheFirstFailingStageIsReported) {
   EncoderSession session(device_, "decode");
   mix(session.begin_stage("good", {.queue = 0}), c_, d_);
   session.commit_stage();
+  const Point host = device_.host_point();  // until all are submitted, so that the last waits for the bad one
   {
-    CommandEncoder& stage = session.begin_stage("bad", {.queue = 1});
+    CommandEncoder& stage = session.begin_stage("bad", {.queue = 1, .waits = {host}, .plan = {}});
     const auto scope = stage.scope("layer 3");
     boom(stage, a_, b_);
   }
   session.commit_stage();
   mix(session.begin_stage("after it", {.queue = 2}), b_, a_);  // reads what the bad one writes
   const Point after = session.commit_stage();
+  device_.signal(host);
   const std::string first =
       "[session] stage 'decode / bad' failed: [submission] 'decode / bad', 1 of queue 1: cpu: command 0 "
       "(boom) "
