@@ -511,6 +511,25 @@ TEST_P(SessionTest, SessionsOfManyThreadsOnAllQueues) {
 
 INSTANTIATE_TEST_SUITE_P(Threads, SessionTest, testing::Values(1u, 2u));
 
+// The last handle of a device goes while a stage waits for the host: it goes ahead, on memory that is held.
+TEST(SessionDrop, AHostPointThatNobodySignalsHangsNobody) {
+  Buffer output;
+  {
+    Device device(cpu(2), {}, {});
+    output = device.buffer(DType::u32, {16});
+    EncoderSession session(device);
+    const Buffer input = device.buffer(DType::u32, {16});
+    for (const uint32_t queue : {0u, 1u}) {
+      dispatch(session.begin_stage("held", {.queue = queue, .waits = {device.host_point()}, .plan = {}}),
+               kMix, std::array{Operand(queue == 0 ? input : output), Operand(), Operand(output)},
+               MixConstants{1, 16, 0, 16});
+      session.fence_stage();
+    }
+    EXPECT_NE(refusal<TimeoutError>([&] { session.wait(0ns); }), "nothing was thrown");
+  }
+  EXPECT_EQ(output.span<uint32_t>()[3], mixed(mixed(mixed(mixed(0, 0), 1), 0), 1));
+}
+
 // Between the look whether a stage has failed and the look whether it has completed, it fails.
 TEST(SessionRace, AFailureBetweenTwoLooksIsKept) {
   for (int look = 0; look < 4; ++look) {
