@@ -32,7 +32,7 @@ inline HazardTracker::Memory& HazardTracker::find(uint64_t id) {
     Memory& memory = memories_[table_[slot]];
     if (memory.id == id) {
       if (memory.epoch != epoch_) {
-        memory.segments.clear();
+        memory.segments.assign(1, {});
         memory.epoch = epoch_;
       }
       return memory;
@@ -40,143 +40,98 @@ inline HazardTracker::Memory& HazardTracker::find(uint64_t id) {
     slot = (slot + 1) & (table_.size() - 1);
   }
   table_[slot] = static_cast<uint32_t>(memories_.size());
-  return memories_.emplace_back(Memory{id, epoch_, 0, {}});
+  Memory& memory = memories_.emplace_back(Memory{id, epoch_, 0, {}});
+  memory.segments.reserve(4);
+  memory.segments.emplace_back();
+  return memory;
 }
 
-inline void HazardTracker::depend(uint32_t command) {
-  if (command == kNone || command == count_) return;
-  uint32_t& seen = seen_[command - (fence_ == kNone ? 0 : fence_ + 1)];
-  if (seen == count_ + 1) return;
-  seen = count_ + 1;
-  deps_.push_back(command);
-}
-
-inline void HazardTracker::depend_on_readers(uint32_t readers) {
-  for (; readers != kNone; readers = readers_[readers].next) depend(readers_[readers].command);
-}
-
-inline void HazardTracker::read(Segment& segment) {
-  depend(segment.writer);
-  if (segment.readers != kNone && readers_[segment.readers].command == count_) return;
-  readers_.push_back({count_, segment.readers});
-  segment.readers = static_cast<uint32_t>(readers_.size()) - 1;
-}
-
-/// The first segment that ends past `at`: by doubling steps from `hint`, then by halving what they enclose.
-inline size_t HazardTracker::first_past(const std::vector<Segment>& segments, size_t hint, size_t at) {
-  const Segment* const data = segments.data();
-  size_t low = std::min(hint, segments.size()), high = low, step = 1;  // the result is in [low, high]
-  if (low != segments.size() && data[low].end <= at) {
-    do {
-      low = high + 1;
-      high = std::min(high + step, segments.size());
-      step *= 2;
-    } while (high != segments.size() && data[high].end <= at);
-  } else {
-    while (low != 0 && data[low - 1].end > at) {
-      high = low - 1;
-      low -= std::min(low, step);
-      step *= 2;
-    }
+/// The segment of byte `at`: the one at `hint`, the one before it, or found by halving, without a branch that
+/// depends on where it lies.
+inline size_t HazardTracker::segment_at(const std::vector<Segment>& segments, size_t hint, size_t at) {
+  const size_t count = segments.size();
+  for (size_t i = hint; i + 2 > hint && i < count; --i) {
+    if (segments[i].begin <= at && (i + 1 == count || segments[i + 1].begin > at)) return i;
   }
-  while (low < high) {
-    const size_t middle = (low + high) / 2;
-    if (data[middle].end <= at) {
-      low = middle + 1;
-    } else {
-      high = middle;
-    }
+  const Segment* first = segments.data();
+  for (size_t left = count; left > 1;) {
+    const size_t half = left / 2;
+    first += first[half].begin <= at ? half : 0;
+    left -= half;
   }
-  return low;
+  return static_cast<size_t>(first - segments.data());
 }
 
-/// Puts pieces_ in the place of segments [first, last).
-void HazardTracker::splice(Memory& memory, size_t first, size_t last) {
+inline void HazardTracker::touch(Segment& segment, bool write, Found& found) {
+  found.add(segment.writer);
+  if (write) {
+    for (uint32_t r = segment.readers; r != kNone; r = readers_[r].next) found.add(readers_[r].command);
+  } else if (segment.readers == kNone || readers_[segment.readers].command != found.self) {
+    readers_.push_back({found.self, segment.readers});
+    segment.readers = static_cast<uint32_t>(readers_.size()) - 1;
+  }
+}
+
+/// An access that is not just to the segment `first`: what of the segments lies outside keeps its state.
+void HazardTracker::cut(Memory& memory, size_t first, const RangeAccess& range, Found& found) {
   std::vector<Segment>& segments = memory.segments;
-  const size_t common = std::min(pieces_.size(), last - first);
-  const auto at = segments.begin() + static_cast<ptrdiff_t>(first + common);
-  std::copy_n(pieces_.begin(), common, segments.begin() + static_cast<ptrdiff_t>(first));
-  if (pieces_.size() > common) {
-    segments.insert(at, pieces_.begin() + static_cast<ptrdiff_t>(common), pieces_.end());
-  } else {
-    segments.erase(at, segments.begin() + static_cast<ptrdiff_t>(last));
-  }
-}
-
-void HazardTracker::access(Memory& memory, const RangeAccess& range) {
-  std::vector<Segment>& segments = memory.segments;
-  const size_t first = first_past(segments, memory.next, range.begin);
-
-  if (first == segments.size() || segments[first].begin >= range.end) {
-    Segment segment{range.begin, range.end, kNone, kNone};
-    if (range.write) {
-      segment.writer = count_;
-    } else {
-      read(segment);
-    }
-    segments.insert(segments.begin() + static_cast<ptrdiff_t>(first), segment);
-    memory.next = first + 1;
-    return;
-  }
-  if (segments[first].begin == range.begin && segments[first].end == range.end) {
-    Segment& segment = segments[first];
-    if (range.write) {
-      depend(segment.writer);
-      depend_on_readers(segment.readers);
-      segment.writer = count_;
-      segment.readers = kNone;
-    } else {
-      read(segment);
-    }
-    memory.next = first + 1;
-    return;
-  }
-
-  pieces_.clear();
+  const Segment left = segments[first];
+  Segment right;
   size_t last = first;
-  size_t at = range.begin;
-  if (segments[first].begin < range.begin) {
-    pieces_.push_back(segments[first]);
-    pieces_.back().end = range.begin;
+  do {
+    Segment& segment = segments[last];
+    right = segment;
+    touch(segment, range.write, found);
+    ++last;
+  } while (last < segments.size() && segments[last].begin < range.end);
+
+  const bool before = left.begin < range.begin;
+  const bool behind = last == segments.size() || segments[last].begin > range.end;
+  const size_t within = range.write ? 1 : last - first;
+  const size_t count = before + within + behind;
+  const auto at = segments.begin() + static_cast<ptrdiff_t>(last);
+  if (count > last - first) {
+    segments.insert(at, count - (last - first), {});
+  } else if (count < last - first) {
+    segments.erase(at - static_cast<ptrdiff_t>(last - first - count), at);
   }
-  if (range.write) pieces_.push_back({range.begin, range.end, count_, kNone});
-  for (; last < segments.size() && segments[last].begin < range.end; ++last) {
-    Segment segment = segments[last];
-    if (range.write) {
-      depend(segment.writer);
-      depend_on_readers(segment.readers);
-      continue;
-    }
-    segment.begin = std::max(segment.begin, range.begin);
-    segment.end = std::min(segment.end, range.end);
-    if (at < segment.begin) {
-      pieces_.push_back({at, segment.begin, kNone, kNone});
-      read(pieces_.back());
-    }
-    read(segment);
-    pieces_.push_back(segment);
-    at = segment.end;
+  Segment* const changed = segments.data() + first;
+  if (range.write) {
+    changed[before] = {range.begin, found.self, kNone};
+  } else if (before) {
+    std::copy_backward(changed, changed + within, changed + within + 1);
+    changed[1].begin = range.begin;
   }
-  const Segment& behind = segments[last - 1];
-  if (behind.end > range.end) {
-    pieces_.push_back(behind);
-    pieces_.back().begin = range.end;
-  } else if (!range.write && at < range.end) {
-    pieces_.push_back({at, range.end, kNone, kNone});
-    read(pieces_.back());
-  }
-  splice(memory, first, last);
-  memory.next = first + pieces_.size();
+  if (before) changed[0] = left;
+  if (behind) changed[before + within] = {range.end, right.writer, right.readers};
+  memory.next = first + before + within;
 }
 
 std::span<const uint32_t> HazardTracker::add(std::span<const RangeAccess> ranges) {
-  deps_.clear();
-  seen_.push_back(0);
+  const uint32_t base = fence_ == kNone ? 0 : fence_ + 1;
+  const uint32_t self = count_ - base + 1;
+  seen_.resize(self + 1);
+  deps_.resize(self + 1);
+  seen_[0] = seen_[self] = self;
+  Found found{self, deps_.data(), seen_.data(), 0};
   for (const RangeAccess& range : ranges) {
-    if (range.begin < range.end) access(find(range.memory), range);
+    if (range.begin >= range.end) continue;
+    Memory& memory = find(range.memory);
+    std::vector<Segment>& segments = memory.segments;
+    const size_t first = segment_at(segments, memory.next, range.begin);
+    Segment& segment = segments[first];
+    if (segment.begin == range.begin && first + 1 < segments.size() &&
+        segments[first + 1].begin == range.end) {
+      touch(segment, range.write, found);
+      if (range.write) segment = {range.begin, self, kNone};
+      memory.next = first + 1;
+    } else {
+      cut(memory, first, range, found);
+    }
   }
+  for (size_t i = 0; i < found.count; ++i) deps_[i] += base - 1;
   ++count_;
-  return deps_;
+  return {deps_.data(), found.count};
 }
 
 void HazardTracker::add_fence() {

@@ -51,39 +51,49 @@ class HazardTracker {
   uint32_t last_fence() const { return fence_; }  ///< device::kNone: there is none
 
  private:
+  // Commands are numbered from the last fence on, from 1; 0 is none.
+
   /// Lists of readers grow at the head only and are never changed, so pieces of a segment share them.
   struct Reader {
     uint32_t command = 0;
     uint32_t next = device::kNone;
   };
+  /// Bytes from `begin` to the next segment, the last one's without end.
   struct Segment {
     size_t begin = 0;
-    size_t end = 0;
-    uint32_t writer = device::kNone;
-    uint32_t readers = device::kNone;  ///< into readers_
+    uint32_t writer = 0;
+    uint32_t readers = device::kNone;  ///< since the writer; into readers_
   };
   struct Memory {
     uint64_t id = 0;
-    uint64_t epoch = 0;             ///< of the segments; an older one has none
+    uint64_t epoch = 0;             ///< of the segments; of an older one they are void
     size_t next = 0;                ///< where the next access is likely
-    std::vector<Segment> segments;  ///< disjoint, ascending; bytes in no segment are untouched
+    std::vector<Segment> segments;  ///< ascending, the first begins at 0
+  };
+  /// The dependencies of a command, each once.
+  struct Found {
+    uint32_t self;
+    uint32_t* deps;
+    uint32_t* seen;
+    size_t count;
+    void add(uint32_t command) {  // without a branch: whether it is new cannot be foretold
+      deps[count] = command;
+      count += seen[command] != self;
+      seen[command] = self;
+    }
   };
 
   Memory& find(uint64_t id);
   void grow();
-  static size_t first_past(const std::vector<Segment>& segments, size_t hint, size_t at);
-  void access(Memory& memory, const RangeAccess& range);
-  void depend(uint32_t command);
-  void depend_on_readers(uint32_t readers);
-  void read(Segment& segment);
-  void splice(Memory& memory, size_t first, size_t last);
+  static size_t segment_at(const std::vector<Segment>& segments, size_t hint, size_t at);
+  void touch(Segment& segment, bool write, Found& found);
+  void cut(Memory& memory, size_t first, const RangeAccess& range, Found& found);
 
   std::vector<Memory> memories_;
   std::vector<uint32_t> table_;  ///< open addressing over memories_ by id; a power of two, at most half full
   std::vector<Reader> readers_;
-  std::vector<uint32_t> seen_;  ///< of each command since the fence: 1 + the last one found to depend on it
+  std::vector<uint32_t> seen_;  ///< of each command since the fence: the last one found to depend on it
   std::vector<uint32_t> deps_;
-  std::vector<Segment> pieces_;
   uint64_t epoch_ = 1;
   uint32_t count_ = 0;
   uint32_t fence_ = device::kNone;
