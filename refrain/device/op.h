@@ -22,6 +22,9 @@ enum class Access : uint8_t {
   status = 4,  ///< status words, only OR-ed into atomically: no order is derived from them
 };
 
+/// Arguments that an op may have: as many as ArgumentSpec::in_place has bits.
+inline constexpr size_t kMaxArguments = 32;
+
 struct ArgumentSpec {
   std::string_view name;
   Access access = Access::in;

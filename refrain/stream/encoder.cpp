@@ -9,6 +9,7 @@
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
 #include "refrain/stream/device_state.h"
+#include "refrain/stream/encoder_recording.h"
 
 namespace refrain {
 
@@ -21,64 +22,6 @@ namespace {
 
 // More than any device has, and so little that the sum of all temps of a recording fits into size_t.
 constexpr size_t kMaxTempBytes = size_t{1} << 44;
-
-/// As ==, in line: shapes of few dimensions are compared for every argument recorded.
-bool same_dims(const Shape& a, const Shape& b) {
-  if (a.rank() != b.rank()) return false;
-  for (size_t axis = 0; axis < a.rank(); ++axis) {
-    if (a[axis] != b[axis]) return false;
-  }
-  return true;
-}
-
-}  // namespace
-
-struct CommandEncoder::Recording {
-  std::shared_ptr<const void> id =
-      std::make_shared<char>();  // shared with its temps, so that others are noticed
-  ComputeGraph graph;
-  std::vector<bool> temp_written;
-  std::vector<device::ArgumentInfo> infos;  // of the dispatch being recorded
-  std::array<const void*, 64> retained{};   // recently retained, so that most repeats are skipped
-  std::array<uint32_t, 64> recent_infos{};  // into graph.infos: recently added, for the same reason
-  uint32_t label = 0;
-  uint64_t dispatches = 0;
-  struct OpenScope {
-    std::string text;  // with the scopes around it
-    uint32_t label_before = 0;
-    uint64_t serial = 0;
-  };
-  std::vector<OpenScope> scopes;
-  uint64_t last_scope = 0;
-  std::shared_ptr<Recording*> self;  // for scopes, made with the first; nobody else holds it
-
-  void set_label(std::string_view text) {
-    if (text.empty()) {
-      label = 0;
-    } else if (label == 0 || graph.labels[label] != text) {
-      graph.labels.emplace_back(text);
-      label = static_cast<uint32_t>(graph.labels.size() - 1);
-    }
-  }
-
-  /// The index of `info` in graph.infos.
-  uint32_t add(const device::ArgumentInfo& info) {
-    if (!info.bound) return 0;
-    uint64_t hash = reinterpret_cast<uintptr_t>(info.weight) / 16 + static_cast<uint64_t>(info.dtype);
-    for (const int64_t dim : info.shape.dims())
-      hash = hash * 0x9e3779b97f4a7c15u + static_cast<uint64_t>(dim);
-    uint32_t& recent = recent_infos[hash * 0x9e3779b97f4a7c15u >> 58];
-    const device::ArgumentInfo& old = graph.infos[recent];
-    if (!old.bound || old.dtype != info.dtype || old.weight != info.weight || old.layout != info.layout ||
-        !same_dims(old.shape, info.shape)) {
-      graph.infos.push_back(info);
-      recent = static_cast<uint32_t>(graph.infos.size() - 1);
-    }
-    return recent;
-  }
-};
-
-namespace {
 
 /// `[op] argument: `
 std::string site(const device::OpSchema& op, size_t index) {
@@ -100,25 +43,24 @@ bool same_bytes(const Binding& a, const Binding& b) {
   return a.temp == b.temp && (a.temp != kNone || same_view(a.view, b.view));
 }
 
-/// Throws when an output of the command shares bytes with another argument in a way that the op does not
+/// Throws when what the command writes shares bytes with another argument in a way that the op does not
 /// allow, or with the live count, which every worker reads when it begins.
 void check_overlap(const device::OpSchema& op, std::span<const Binding> bindings,
-                   const device::BufferView& live) {
+                   const device::BufferView* live) {
   Binding count;
-  count.view = live;
+  if (live != nullptr) count.view = *live;
   for (size_t i = 0; i < op.args.size(); ++i) {
-    if (op.args[i].access == Access::in || op.args[i].access == Access::status || !bindings[i].bound())
-      continue;
-    if (live.allocation != nullptr && overlap(bindings[i], count)) {
+    if (op.args[i].access == Access::in || !bindings[i].bound()) continue;
+    if (live != nullptr && overlap(bindings[i], count)) {
       throw InvalidArgument(site(op, i) + "shares bytes with the live row count; expected separate memory");
     }
+    if (op.args[i].access == Access::status) continue;
     for (size_t j = 0; j < op.args.size(); ++j) {
-      if (i == j || !bindings[j].bound() || op.args[j].access == Access::status) continue;
-      if (!overlap(bindings[i], bindings[j])) continue;
-      if ((op.args[i].in_place >> j & 1) != 0 && same_bytes(bindings[i], bindings[j])) continue;
+      if (i == j || !bindings[j].bound() || !overlap(bindings[i], bindings[j])) continue;
+      const bool in_place = (op.args[i].in_place >> j & 1) != 0;
+      if (in_place && same_bytes(bindings[i], bindings[j])) continue;
       throw InvalidArgument(fmt::format("{}shares bytes with {}; expected separate memory{}", site(op, i),
-                                        op.args[j].name,
-                                        (op.args[i].in_place >> j & 1) != 0 ? " or exactly the same" : ""));
+                                        op.args[j].name, in_place ? " or exactly the same" : ""));
     }
   }
 }
@@ -136,21 +78,31 @@ Temp Temp::view(Shape shape) const {
   }
   Temp result = *this;
   result.shape_ = shape;
+  result.info_ = 0;
   return result;
 }
 
 const Shape& Operand::shape() const {
   static const Shape none;
-  if (buffer_ != nullptr) return buffer_->shape();
-  if (temp_ != nullptr) return temp_->shape();
-  return weight_ != nullptr ? weight_->shape() : none;
+  switch (kind_) {
+    case Kind::buffer:
+      return buffer().shape();
+    case Kind::temp:
+      return temp().shape();
+    case Kind::weight:
+      return weight().shape();
+    case Kind::none:
+      break;
+  }
+  return none;
 }
 
 CommandEncoder::CommandEncoder(std::shared_ptr<DeviceState> device)
     : device_(std::move(device)), recording_(std::make_unique<Recording>()) {
   recording_->graph = device_->take_storage();
   recording_->graph.labels.emplace_back();
-  recording_->graph.infos.emplace_back();
+  recording_->graph.infos.resize(kLiveCount + 1);
+  recording_->graph.infos[kLiveCount] = {true, DType::u32, {1}, nullptr, nullptr};
 }
 
 CommandEncoder::~CommandEncoder() { drop(); }
@@ -202,17 +154,6 @@ void CommandEncoder::check_own(const char* call) const {
       "[encoder] {}: expected an encoder of your own, got a session's stage; end it there", call));
 }
 
-template <class T>
-void CommandEncoder::retain(const std::shared_ptr<T>& owner) {
-  Recording& r = *recording_;
-  // Objects made by make_shared lie 16 bytes or more apart; two multiples of that spread them over the slots.
-  const auto address = reinterpret_cast<uintptr_t>(owner.get());
-  const void*& slot = r.retained[(address / 16 ^ address / 1024) % r.retained.size()];
-  if (slot == owner.get()) return;
-  r.graph.resources.push_back(owner);
-  slot = owner.get();
-}
-
 Temp CommandEncoder::temp(DType dtype, Shape shape) {
   Recording& r = recording("temp");
   if (shape.elements() == 0) {
@@ -225,9 +166,10 @@ Temp CommandEncoder::temp(DType dtype, Shape shape) {
   Temp temp;
   temp.recording_ = r.id;
   temp.id_ = static_cast<uint32_t>(r.graph.temps.size());
+  temp.info_ = r.info(dtype, shape);
   temp.dtype_ = dtype;
   temp.shape_ = shape;
-  r.temp_written.push_back(false);
+  r.temp_written.resize(r.graph.temps.size() + 1);
   r.graph.temps.push_back({dtype, shape});
   return temp;
 }
@@ -244,131 +186,134 @@ Temp CommandEncoder::temp(DType dtype, Shape shape, const Buffer& live_rows) {
   }
   Temp result = temp(dtype, shape);
   result.live_ = live_rows.device_view();
-  retain(live_rows.memory());
+  recording_->retain(live_rows.memory());
   return result;
 }
 
-void CommandEncoder::bind(const device::OpSchema& op, size_t index, const Operand& operand) {
+/// Appends the binding of an argument. Returns its live count, null when it can have none.
+inline const device::BufferView* CommandEncoder::bind(const device::OpSchema& op, size_t index,
+                                                      const Operand& operand) {
   Recording& r = *recording_;
   const ArgumentSpec& spec = op.args[index];
   Binding& binding = r.graph.bindings.emplace_back();
   binding.access = spec.access;
-  device::ArgumentInfo& info = r.infos.emplace_back();
-  if (!operand) {
-    if (!spec.optional)
-      throw InvalidArgument(site(op, index) + "expected a buffer, temp or weight, got nothing");
-    return;
+  const device::BufferView* live = nullptr;
+  switch (operand.kind_) {
+    case Operand::Kind::none:
+      if (!spec.optional)
+        throw InvalidArgument(site(op, index) + "expected a buffer, temp or weight, got nothing");
+      break;
+    case Operand::Kind::buffer: {
+      const Buffer& buffer = operand.buffer();
+      if (buffer.bytes_ == 0) {
+        throw InvalidArgument(site(op, index) + "expected elements, got " + to_string(buffer.shape_));
+      }
+      if (&buffer.memory_->backend() != device_->backend.get()) {
+        throw InvalidArgument(site(op, index) + "expected a buffer of this device, got another device's");
+      }
+      binding.view = {&buffer.memory_->allocation(), buffer.offset_bytes_, buffer.bytes_};
+      r.retain(buffer.memory_);
+      binding.info = r.info(buffer.dtype_, buffer.shape_);
+      live = &buffer.live_;
+      if (spec.rows && live->allocation != nullptr) r.retain(buffer.live_memory_);
+      break;
+    }
+    case Operand::Kind::temp: {
+      const Temp& temp = operand.temp();
+      if (temp.recording_ != r.id)
+        throw InvalidArgument(site(op, index) + "expected a temp of this recording");
+      if (spec.access == Access::status) {
+        throw InvalidArgument(site(op, index) + "expected memory for status words, got a temp");
+      }
+      if (spec.access != Access::out && r.temp_written[temp.id_] == 0) {
+        throw InvalidArgument(site(op, index) + "expected a value, got a temp that no command has written");
+      }
+      binding.temp = temp.id_;
+      binding.info = temp.info_ != 0 ? temp.info_ : r.info(temp.dtype_, temp.shape_);
+      live = &temp.live_;
+      break;
+    }
+    case Operand::Kind::weight: {
+      const Weight::State& weight = *operand.weight().state();
+      const std::span<const int64_t> dims = weight.info.shape.dims();
+      if (std::ranges::find(dims, 0) != dims.end()) {
+        throw InvalidArgument(site(op, index) + "expected elements, got " + to_string(weight.info.shape));
+      }
+      if (&weight.memory->backend() != device_->backend.get()) {
+        throw InvalidArgument(site(op, index) + "expected a weight of this device, got another device's");
+      }
+      if (spec.access != Access::in)
+        throw InvalidArgument(site(op, index) + "expected memory to write, got a weight");
+      binding.view = {&weight.memory->allocation(), weight.offset_bytes, weight.bytes};
+      binding.sealed = true;
+      r.retain(operand.weight().state());
+      binding.info = r.info(weight.info.dtype, weight.info.shape, &weight.info, weight.layout);
+      static constexpr device::BufferView kEveryRow;
+      live = &kEveryRow;
+      break;
+    }
   }
-  info.bound = true;
-  info.shape = operand.shape();
-  if (std::ranges::find(info.shape.dims(), 0) != info.shape.dims().end()) {
-    throw InvalidArgument(site(op, index) + "expected elements, got " + to_string(info.shape));
-  }
-  if (const Buffer* buffer = operand.buffer_) {
-    if (&buffer->memory_->backend() != device_->backend.get()) {
-      throw InvalidArgument(site(op, index) + "expected a buffer of this device, got another device's");
-    }
-    info.dtype = buffer->dtype();
-    binding.view = {&buffer->memory_->allocation(), buffer->offset_bytes_, buffer->bytes_};
-    retain(buffer->memory());
-  } else if (const Temp* temp = operand.temp_) {
-    if (temp->recording_ != r.id)
-      throw InvalidArgument(site(op, index) + "expected a temp of this recording");
-    if (spec.access == Access::status) {
-      throw InvalidArgument(site(op, index) + "expected memory for status words, got a temp");
-    }
-    info.dtype = temp->dtype();
-    binding.temp = temp->id_;
-    const bool reads = spec.access != Access::out;
-    if (reads && !r.temp_written[temp->id_]) {
-      throw InvalidArgument(site(op, index) + "expected a value, got a temp that no command has written");
-    }
-  } else {
-    const Weight::State& weight = *operand.weight_->state();
-    if (&weight.memory->backend() != device_->backend.get()) {
-      throw InvalidArgument(site(op, index) + "expected a weight of this device, got another device's");
-    }
-    if (spec.access != Access::in)
-      throw InvalidArgument(site(op, index) + "expected memory to write, got a weight");
-    info.dtype = weight.info.dtype;
-    info.weight = &weight.info;
-    info.layout = weight.layout;
-    binding.view = {&weight.memory->allocation(), weight.offset_bytes, weight.bytes};
-    binding.sealed = true;
-    retain(operand.weight_->state());
-  }
+  r.infos[index] = r.graph.infos[binding.info];
+  return live;
 }
 
 void CommandEncoder::dispatch(const Dispatch& dispatch) {
   Recording& r = recording("dispatch");
   if (dispatch.op == nullptr) throw InvalidArgument("[encoder] dispatch: expected an op, got none");
   const device::OpSchema& op = *dispatch.op;
-  if (dispatch.args.size() != op.args.size()) {
+  const size_t count = op.args.size();
+  if (count > device::kMaxArguments) {
+    throw InvalidArgument(fmt::format("[{}] arguments: expected a schema of at most {}, got {}", op.name,
+                                      device::kMaxArguments, count));
+  }
+  if (dispatch.args.size() != count) {
     throw InvalidArgument(
-        fmt::format("[{}] arguments: expected {}, got {}", op.name, op.args.size(), dispatch.args.size()));
+        fmt::format("[{}] arguments: expected {}, got {}", op.name, count, dispatch.args.size()));
   }
   if (dispatch.constants.size() != op.constants_bytes) {
     throw InvalidArgument(fmt::format("[{}] constants: expected {} bytes, got {}", op.name,
                                       op.constants_bytes, dispatch.constants.size()));
   }
 
-  r.infos.clear();
-  const size_t first = r.graph.bindings.size();
-  const size_t first_constant = r.graph.constants.size();
-  const size_t first_resource = r.graph.resources.size();
+  const Recording::Mark mark = r.mark();
   try {
-    device::BufferView live;
-    bool live_known = false;
-    for (size_t i = 0; i < op.args.size(); ++i) {
-      const Operand& operand = dispatch.args[i];
-      bind(op, i, operand);
-      if (!op.args[i].rows || !operand) continue;
-      device::BufferView view;
-      if (operand.buffer_ != nullptr) {
-        view = operand.buffer_->live_;
-        if (view.allocation != nullptr) retain(operand.buffer_->live_memory_);
-      } else if (operand.temp_ != nullptr) {
-        view = operand.temp_->live_;
-      }
-      if (live_known && !same_view(live, view)) {
+    const device::BufferView* live = nullptr;  // of the row arguments so far
+    for (size_t i = 0; i < count; ++i) {
+      const device::BufferView* of_this = bind(op, i, dispatch.args[i]);
+      if (!op.args[i].rows || of_this == nullptr) continue;
+      if (live != nullptr && !same_view(*live, *of_this)) {
         throw InvalidArgument(site(op, i) +
                               "expected the live row count of the other row arguments, got another");
       }
-      live = view;
-      live_known = true;
+      live = of_this;
     }
+    if (live != nullptr && live->allocation == nullptr) live = nullptr;
 
-    if (op.check != nullptr) op.check({&op, r.infos, dispatch.constants});
-    check_overlap(op, std::span(r.graph.bindings).subspan(first), live);
+    if (op.check != nullptr) op.check({&op, std::span(r.infos.data(), count), dispatch.constants});
+    check_overlap(op, std::span(r.graph.bindings).subspan(mark.bindings), live);
 
-    for (size_t i = 0; i < op.args.size(); ++i) r.graph.bindings[first + i].info = r.add(r.infos[i]);
-    graph::Command command;
-    command.op = &op;
-    command.label = r.label;
-    if (live.allocation != nullptr) {
+    if (live != nullptr) {
       Binding& binding = r.graph.bindings.emplace_back();
-      binding.info = r.add({true, DType::u32, {1}, nullptr, nullptr});
-      binding.view = live;
-      command.live = true;
+      binding.info = kLiveCount;
+      binding.view = *live;
     }
-    command.bindings = {static_cast<uint32_t>(first), static_cast<uint32_t>(r.graph.bindings.size() - first)};
-    r.graph.constants.resize(align_up(r.graph.constants.size(), 16));
-    command.constants = {static_cast<uint32_t>(r.graph.constants.size()),
+    r.graph.constants.resize(mark.constants + align_up(dispatch.constants.size(), 16));
+    std::ranges::copy(dispatch.constants, r.graph.constants.begin() + static_cast<ptrdiff_t>(mark.constants));
+    graph::Command& command = r.graph.commands.emplace_back();
+    command.op = &op;
+    command.bindings = {static_cast<uint32_t>(mark.bindings),
+                        static_cast<uint32_t>(count + (live != nullptr))};
+    command.constants = {static_cast<uint32_t>(mark.constants),
                          static_cast<uint32_t>(dispatch.constants.size())};
-    r.graph.constants.insert(r.graph.constants.end(), dispatch.constants.begin(), dispatch.constants.end());
-    r.graph.commands.push_back(command);
+    command.live = live != nullptr;
+    command.label = r.label;
   } catch (...) {
-    r.graph.bindings.resize(first);
-    r.graph.constants.resize(first_constant);
-    if (r.graph.resources.size() != first_resource) {
-      r.graph.resources.resize(first_resource);
-      r.retained.fill(nullptr);
-    }
+    r.restore(mark);
     throw;
   }
-  for (size_t i = first; i < r.graph.bindings.size(); ++i) {
-    const Binding& binding = r.graph.bindings[i];
-    if (binding.temp != kNone && binding.access != Access::in) r.temp_written[binding.temp] = true;
+  for (size_t i = 0; i < count; ++i) {
+    const Binding& binding = r.graph.bindings[mark.bindings + i];
+    if (binding.temp != kNone && binding.access != Access::in) r.temp_written[binding.temp] = 1;
   }
   ++r.dispatches;
 }
@@ -398,10 +343,11 @@ CommandEncoder::Scope CommandEncoder::scope(std::string_view label) {
   const uint32_t before = r.label;
   std::string text =
       r.scopes.empty() ? std::string(label) : fmt::format("{} / {}", r.scopes.back().text, label);
-  r.set_label(text);
-  r.scopes.push_back({std::move(text), before, ++r.last_scope});
   if (r.self == nullptr) r.self = std::make_shared<Recording*>(&r);
-  return Scope(r.self, r.scopes.size() - 1, r.last_scope);
+  r.scopes.push_back({std::move(text), before, ++r.last_scope});
+  Scope scope(r.self, r.scopes.size() - 1, r.last_scope);  // ends it should the label throw
+  r.set_label(r.scopes.back().text);
+  return scope;
 }
 
 CommandEncoder::Scope::~Scope() {

@@ -40,6 +40,7 @@ class Temp {
   std::shared_ptr<const void>
       recording_;  // names it: no other has this address as long as one of its temps lives
   uint32_t id_ = 0;
+  uint32_t info_ = 0;  // what it is, in the recording's table; 0: to be looked up
   DType dtype_ = DType::f32;
   Shape shape_;
   device::BufferView live_;
@@ -50,24 +51,29 @@ class Temp {
 class Operand {
  public:
   Operand() = default;
-  Operand(const Buffer& buffer) : buffer_(buffer ? &buffer : nullptr) {}  // NOLINT: implicit on purpose
-  Operand(const Temp& temp) : temp_(temp ? &temp : nullptr) {}            // NOLINT
-  Operand(const Weight& weight) : weight_(weight ? &weight : nullptr) {}  // NOLINT
+  Operand(const Buffer& buffer) : Operand(buffer ? Kind::buffer : Kind::none, &buffer) {}  // NOLINT: implicit
+  Operand(const Temp& temp) : Operand(temp ? Kind::temp : Kind::none, &temp) {}            // NOLINT
+  Operand(const Weight& weight) : Operand(weight ? Kind::weight : Kind::none, &weight) {}  // NOLINT
 
-  explicit operator bool() const { return buffer_ != nullptr || temp_ != nullptr || weight_ != nullptr; }
+  explicit operator bool() const { return kind_ != Kind::none; }
   /// Shape of what is bound; rank 0 when nothing is.
   const Shape& shape() const;
-  WeightFormat format() const { return weight_ != nullptr ? weight_->format() : WeightFormat::plain; }
+  WeightFormat format() const { return kind_ == Kind::weight ? weight().format() : WeightFormat::plain; }
   /// What the bound weight is; null when it is no weight.
   const device::WeightInfo* weight_info() const {
-    return weight_ != nullptr ? &weight_->state()->info : nullptr;
+    return kind_ == Kind::weight ? &weight().state()->info : nullptr;
   }
 
  private:
   friend class CommandEncoder;
-  const Buffer* buffer_ = nullptr;
-  const Temp* temp_ = nullptr;
-  const Weight* weight_ = nullptr;
+  enum class Kind : uint8_t { none, buffer, temp, weight };
+  Operand(Kind kind, const void* bound) : bound_(bound), kind_(kind) {}
+  const Buffer& buffer() const { return *static_cast<const Buffer*>(bound_); }
+  const Temp& temp() const { return *static_cast<const Temp*>(bound_); }
+  const Weight& weight() const { return *static_cast<const Weight*>(bound_); }
+
+  const void* bound_ = nullptr;
+  Kind kind_ = Kind::none;
 };
 
 /// One command: an op, what its arguments are bound to (in the order of its schema), its constants struct.
@@ -166,10 +172,7 @@ class CommandEncoder {
   Point submit(const CommitOptions& options, Program* timed = nullptr);
   ComputeGraph take(EncoderState next, std::string_view label);
   void drop() noexcept;
-  void bind(const device::OpSchema& op, size_t index, const Operand& operand);
-  /// Keeps `owner` alive as long as the graph.
-  template <class T>
-  void retain(const std::shared_ptr<T>& owner);
+  const device::BufferView* bind(const device::OpSchema& op, size_t index, const Operand& operand);
 
   std::shared_ptr<DeviceState> device_;
   std::unique_ptr<Recording> recording_;

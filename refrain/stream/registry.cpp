@@ -9,9 +9,6 @@
 namespace refrain {
 namespace {
 
-// Bits of ArgumentSpec::in_place; a row of pointers in a walker.
-constexpr size_t kMaxArguments = 32;
-
 bool accept_all(const device::OpCall&) { return true; }
 
 device::Launch launch_rows(const device::OpCall& call, const device::DeviceInfo&) {
@@ -27,8 +24,8 @@ void check_schema(const std::string& kernel, const device::OpSchema& op) {
     throw InvalidArgument(fmt::format("[kernels] {}: op '{}': {}", kernel, op.name, what));
   };
   if (op.name.empty()) refuse("expected a name, got none");
-  if (op.args.size() > kMaxArguments) {
-    refuse(fmt::format("expected at most {} arguments, got {}", kMaxArguments, op.args.size()));
+  if (op.args.size() > device::kMaxArguments) {
+    refuse(fmt::format("expected at most {} arguments, got {}", device::kMaxArguments, op.args.size()));
   }
   for (size_t i = 0; i < op.args.size(); ++i) {
     const device::ArgumentSpec& arg = op.args[i];

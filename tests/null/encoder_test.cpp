@@ -191,6 +191,36 @@ TEST_F(Encoder, ManyBuffersAreAllKept) {
   for (const auto& each : watched) EXPECT_FALSE(each.expired());
 }
 
+TEST_F(Encoder, WhatIsKeptIsKeptOnce) {
+  std::vector<Buffer> buffers;
+  for (int i = 0; i < 300; ++i) buffers.push_back(buffer({4}));
+  for (int round = 0; round < 3; ++round) {
+    for (const Buffer& each : buffers) mix(each, {}, b_);
+    // A refusal takes back its own only.
+    EXPECT_NE(refusal([&] { mix(buffer({4}), {}, Buffer()); }), "nothing was thrown");
+  }
+  EXPECT_EQ(encoder_.finish().resources.size(), 301u);
+}
+
+TEST_F(Encoder, ARefusedWeightIsForgotten) {
+  // Another may come to lie at its address, with another shape: what was known of the first is gone with it.
+  const auto weight = [&](Shape shape) {
+    auto state = std::make_shared<Weight::State>();
+    state->info.dtype = DType::u32;
+    state->info.shape = shape;
+    state->memory = a_.memory();
+    state->bytes = a_.bytes();
+    return Weight(std::move(state));
+  };
+  const Temp unwritten = encoder_.temp(DType::u32, {4});
+  EXPECT_NE(refusal([&] { mix(weight({32}), unwritten, b_); }), "nothing was thrown");
+  mix(weight({2, 16}), {}, b_);
+  const ComputeGraph graph = encoder_.finish();
+  EXPECT_EQ(graph.infos[graph.bindings[0].info].shape, (Shape{2, 16}));
+  EXPECT_EQ(graph.infos.size(), 5u) << "nothing bound, a live count, the temp, the weight, the output";
+  EXPECT_EQ(graph.resources.size(), 2u);
+}
+
 TEST_F(Encoder, Labels) {
   encoder_.label("one");
   mix(a_, {}, b_);
@@ -372,6 +402,11 @@ TEST_F(Encoder, ARefusedPlanSpendsTheRecordingOnly) {
   EXPECT_TRUE(device_.reached(encoder_.commit()));
 }
 
+constexpr std::array<ArgumentSpec, 33> kWideArgs{};
+constexpr OpSchema kWide{"wide", "", kWideArgs, 0, nullptr};
+constexpr ArgumentSpec kStatusRowsArgs[] = {{"a", Access::in, true}, {"status", Access::status}};
+constexpr OpSchema kStatusRows{"status_rows", "", kStatusRowsArgs, 0, nullptr};
+
 TEST_F(Encoder, MisuseOfDispatch) {
   const Buffer foreign = other_.buffer(DType::u32, {8, 4});
   CommandEncoder second = device_.encoder(), of_other = other_.encoder();
@@ -419,6 +454,16 @@ TEST_F(Encoder, MisuseOfDispatch) {
       {[&] { pair(b_, {}, a_.slice(0, 2), a_.slice(1, 2)); },
        "[pair] first: shares bytes with second; expected separate memory"},
       {[&] { pair(b_, {}, own, own); }, "[pair] first: shares bytes with second; expected separate memory"},
+      {[&] { pair(a_, b_.slice(1, 1), b_, {}); },
+       "[pair] first: shares bytes with status; expected separate memory"},
+      {[&] {
+         encoder_.dispatch({&kWide, std::vector<Operand>(33, Operand(a_)), {}});
+       },
+       "[wide] arguments: expected a schema of at most 32, got 33"},
+      {[&] {
+         encoder_.dispatch({&kStatusRows, std::array{Operand(live_one), Operand(count_)}, {}});
+       },
+       "[status_rows] status: shares bytes with the live row count; expected separate memory"},
       {[&] {
          dispatch(encoder_, kUpdate, std::array{Operand(a_), Operand(a_)}, MixConstants{});
        },
