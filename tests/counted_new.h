@@ -16,7 +16,8 @@
 
 namespace refrain::test {
 inline std::atomic<uint64_t> heap_allocations{0};
-}
+inline std::atomic<uint64_t> heap_refusal{0};  ///< the number of the allocation that fails; 0: none does
+}  // namespace refrain::test
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
     REFRAIN_HAS_FEATURE(address_sanitizer) || REFRAIN_HAS_FEATURE(thread_sanitizer)
@@ -28,7 +29,8 @@ namespace refrain::test {
 inline constexpr bool kCountsHeap = true;
 
 inline void* counted(size_t bytes) noexcept {
-  heap_allocations.fetch_add(1, std::memory_order_relaxed);
+  const uint64_t number = heap_allocations.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (number == heap_refusal.load(std::memory_order_relaxed)) return nullptr;
   return std::malloc(bytes == 0 ? 1 : bytes);
 }
 

@@ -61,6 +61,7 @@ bool measure_replay(const TaskGraph& graph, uint32_t threads) {
 int main() {
   print_machine();
   measure_recording();
+  measure_commit();
   measure_null_replay();
   measure_submission();
 

@@ -1,5 +1,6 @@
 #include "bench/dispatch/recording.h"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -54,7 +55,8 @@ class Recording {
   explicit Recording(Device& device)
       : device_(device),
         count_(device.buffer(DType::u32, {1})),
-        input_(device.buffer(DType::f32, {8, 64}).with_live_rows(count_)) {
+        input_(device.buffer(DType::f32, {8, 64}).with_live_rows(count_)),
+        output_(device.buffer(DType::f32, {8, 64}).with_live_rows(count_)) {
     for (int i = 0; i < 300; ++i) weights_.push_back(device.buffer(DType::f32, {64}));
   }
 
@@ -64,6 +66,9 @@ class Recording {
     for (const Temp& temp : temps_) add(encoder, Operand(input_), Operand(input_), Operand(temp), 0);
     return encoder;
   }
+
+  /// Without temps.
+  void add(CommandEncoder& encoder) { add(encoder, Operand(input_), Operand(input_), Operand(output_), 0); }
 
   void add(CommandEncoder& encoder, size_t i) {
     add(encoder, Operand(temps_[i % 8]), Operand(temps_[(i + 3) % 8]), Operand(temps_[(i + 5) % 8]), i);
@@ -78,7 +83,7 @@ class Recording {
 
   Device& device_;
   Buffer count_;
-  Buffer input_;
+  Buffer input_, output_;
   std::vector<Buffer> weights_;
   std::array<Temp, 8> temps_;
 };
@@ -88,7 +93,7 @@ class Recording {
 void measure_recording() {
   Device device(device::make_null({}), {}, {});
   Recording recording(device);
-  std::vector<double> dispatch_ns, barrier_ns;
+  std::vector<double> dispatch_ns, barrier_ns, temp_ns;
   for (int round = 0; round < 400; ++round) {
     CommandEncoder encoder = recording.begin();
     const auto begin = Clock::now();
@@ -97,10 +102,40 @@ void measure_recording() {
     for (size_t i = 0; i < kCommands; ++i) encoder.barrier();
     const auto end = Clock::now();
     dispatch_ns.push_back(ns(middle - begin) / kCommands);
+    for (size_t i = 0; i < kCommands; ++i) encoder.temp(DType::f32, {8, 64});
+    temp_ns.push_back(ns(Clock::now() - end) / kCommands);
     barrier_ns.push_back(ns(end - middle) / kCommands);
   }
   print("record/dispatch", median(dispatch_ns), "ns");
+  print("record/dispatch_minimum", std::ranges::min(dispatch_ns), "ns");
   print("record/barrier", median(barrier_ns), "ns");
+  print("record/temp", median(temp_ns), "ns");
+}
+
+// From a new encoder to the point, planning and preparing included; on the CPU, with one thread, the wait too.
+void measure_commit() {
+  const device::TileKernel tiles{.tiles = [](const device::TileArgs&, uint32_t, uint32_t) {}};
+  device::Kernel table = kernel();
+  table.entry = &tiles;
+  device::CpuOptions one_thread;
+  one_thread.threads = 1;
+  Device null(device::make_null({&table, 1}), {}, {});
+  Device cpu(device::make_cpu(one_thread, {&table, 1}), {}, {});
+  for (Device* device : {&null, &cpu}) {
+    Recording recording(*device);
+    for (const size_t commands : {0, 1, 10}) {
+      std::vector<double> times;
+      for (int round = 0; round < 1000; ++round) {
+        const auto begin = Clock::now();
+        CommandEncoder encoder = device->encoder();
+        for (size_t i = 0; i < commands; ++i) recording.add(encoder);
+        device->wait(encoder.commit());
+        times.push_back(ns(Clock::now() - begin) / 1e3);
+      }
+      print("commit/" + device->info().backend + "/" + std::to_string(commands) + "_commands", median(times),
+            "us");
+    }
+  }
 }
 
 void measure_null_replay() {

@@ -5,6 +5,7 @@ namespace refrain::bench {
 
 /// Each prints its figures as lines `name value unit`.
 void measure_recording();
+void measure_commit();
 void measure_null_replay();
 void measure_submission();
 

@@ -5,6 +5,8 @@
 #include <iterator>
 #include <map>
 
+#include "refrain/graph/levels.h"
+
 namespace refrain::graph {
 namespace {
 
@@ -84,6 +86,8 @@ std::string dump(const Plan& plan) {
                      arg.sealed ? " sealed" : "");
     }
   }
+  for (const LevelWidth& width : level_widths(plan))
+    fmt::format_to(out, "width {} levels {}\n", width.commands, width.levels);
   fmt::format_to(out, "arena {} bytes\n", plan.arena_bytes);
   return text;
 }

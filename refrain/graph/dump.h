@@ -9,7 +9,8 @@
 namespace refrain::graph {
 
 /// One line a command: index, level, kernel, label, its dependencies, and each argument with access and
-/// bytes. Allocations are numbered in order of appearance, so equal plans give equal text in any process.
+/// bytes; then how many levels are how many commands wide. Allocations are numbered in order of appearance,
+/// so equal plans give equal text in any process.
 std::string dump(const device::Plan& plan);
 
 /// The figures of a report, one a line.

@@ -17,7 +17,7 @@ size_t slot_of(uint64_t id, size_t slots) {
 }  // namespace
 
 void HazardTracker::grow() {
-  table_.assign(std::max<size_t>(64, table_.size() * 2), kNone);
+  table_.assign(table_.size() * 2, kNone);
   for (uint32_t i = 0; i < memories_.size(); ++i) {
     size_t slot = slot_of(memories_[i].id, table_.size());
     while (table_[slot] != kNone) slot = (slot + 1) & (table_.size() - 1);
@@ -25,25 +25,29 @@ void HazardTracker::grow() {
   }
 }
 
-inline HazardTracker::Memory& HazardTracker::find(uint64_t id) {
-  if (memories_.size() * 2 >= table_.size()) grow();
+HazardTracker::Memory& HazardTracker::insert(uint64_t id) {
+  if ((memories_.size() + 1) * 2 > table_.size()) grow();
   size_t slot = slot_of(id, table_.size());
-  while (table_[slot] != kNone) {
-    Memory& memory = memories_[table_[slot]];
-    if (memory.id == id) {
-      if (memory.epoch != epoch_) {
-        memory.segments.assign(1, {});
-        memory.epoch = epoch_;
-      }
-      return memory;
-    }
-    slot = (slot + 1) & (table_.size() - 1);
-  }
+  while (table_[slot] != kNone) slot = (slot + 1) & (table_.size() - 1);
   table_[slot] = static_cast<uint32_t>(memories_.size());
   Memory& memory = memories_.emplace_back(Memory{id, epoch_, 0, {}});
   memory.segments.reserve(4);
   memory.segments.emplace_back();
   return memory;
+}
+
+inline HazardTracker::Memory& HazardTracker::find(uint64_t id) {
+  for (size_t slot = slot_of(id, table_.size()); table_[slot] != kNone;
+       slot = (slot + 1) & (table_.size() - 1)) {
+    Memory& memory = memories_[table_[slot]];
+    if (memory.id != id) continue;
+    if (memory.epoch != epoch_) {
+      memory.segments.assign(1, {});
+      memory.epoch = epoch_;
+    }
+    return memory;
+  }
+  return insert(id);
 }
 
 /// The segment of byte `at`: the one at `hint`, the one before it, or found by halving, without a branch that
@@ -107,6 +111,12 @@ void HazardTracker::cut(Memory& memory, size_t first, const RangeAccess& range, 
   memory.next = first + before + within;
 }
 
+HazardTracker::HazardTracker(size_t commands, size_t ranges) : table_(64, kNone) {
+  seen_.reserve(commands + 1);
+  deps_.reserve(commands + 1);
+  readers_.reserve(ranges);
+}
+
 std::span<const uint32_t> HazardTracker::add(std::span<const RangeAccess> ranges) {
   const uint32_t base = fence_ == kNone ? 0 : fence_ + 1;
   const uint32_t self = count_ - base + 1;
@@ -155,7 +165,7 @@ Order derive_order(const AccessList& accesses) {
   order.deps.reserve(2 * count);
   order.before = Reachability(count);
 
-  HazardTracker tracker;
+  HazardTracker tracker(count, accesses.ranges.size());
   std::vector<uint64_t> pending((count + 63) / 64);  // candidates not yet found redundant, as bits
   for (uint32_t i = 0; i < count; ++i) {
     const uint32_t fence = tracker.last_fence();

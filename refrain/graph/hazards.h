@@ -37,7 +37,8 @@ struct AccessList {
 /// their last writer and the readers since. Commands are numbered from 0 in the order of their adding.
 class HazardTracker {
  public:
-  HazardTracker() = default;
+  /// Makes room for this many of each; there may be more.
+  explicit HazardTracker(size_t commands = 0, size_t ranges = 0);
 
   /// Adds a command. Returns the commands that it directly depends on, each once, in no particular order;
   /// valid until the next call. The last fence stands for all before it and is not among them.
@@ -84,6 +85,7 @@ class HazardTracker {
   };
 
   Memory& find(uint64_t id);
+  Memory& insert(uint64_t id);
   void grow();
   static size_t segment_at(const std::vector<Segment>& segments, size_t hint, size_t at);
   void touch(Segment& segment, bool write, Found& found);

@@ -23,6 +23,16 @@ namespace {
 // More than any device has, and so little that the sum of all temps of a recording fits into size_t.
 constexpr size_t kMaxTempBytes = size_t{1} << 44;
 
+void check_temp(DType dtype, const Shape& shape) {
+  if (shape.elements() == 0) {
+    throw InvalidArgument(fmt::format("[encoder] temp: expected elements, got {}", to_string(shape)));
+  }
+  const size_t element_bytes = std::max<size_t>(size_bytes(dtype), 4);  // activations have at most 4
+  if (static_cast<uint64_t>(shape.elements()) > kMaxTempBytes / element_bytes) {
+    throw InvalidArgument(fmt::format("[encoder] temp: {} {} is too large", name(dtype), to_string(shape)));
+  }
+}
+
 /// `[op] argument: `
 std::string site(const device::OpSchema& op, size_t index) {
   return fmt::format("[{}] {}: ", op.name, op.args[index].name);
@@ -156,13 +166,7 @@ void CommandEncoder::check_own(const char* call) const {
 
 Temp CommandEncoder::temp(DType dtype, Shape shape) {
   Recording& r = recording("temp");
-  if (shape.elements() == 0) {
-    throw InvalidArgument(fmt::format("[encoder] temp: expected elements, got {}", to_string(shape)));
-  }
-  const size_t element_bytes = std::max<size_t>(size_bytes(dtype), 4);  // activations have at most 4
-  if (static_cast<uint64_t>(shape.elements()) > kMaxTempBytes / element_bytes) {
-    throw InvalidArgument(fmt::format("[encoder] temp: {} {} is too large", name(dtype), to_string(shape)));
-  }
+  check_temp(dtype, shape);
   Temp temp;
   temp.recording_ = r.id;
   temp.id_ = static_cast<uint32_t>(r.graph.temps.size());
@@ -184,9 +188,10 @@ Temp CommandEncoder::temp(DType dtype, Shape shape, const Buffer& live_rows) {
     throw InvalidArgument(
         "[encoder] temp: live rows: expected a buffer of this device, got another device's");
   }
+  check_temp(dtype, shape);
+  recording_->retain(live_rows.memory());
   Temp result = temp(dtype, shape);
   result.live_ = live_rows.device_view();
-  recording_->retain(live_rows.memory());
   return result;
 }
 

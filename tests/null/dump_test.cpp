@@ -42,6 +42,8 @@ constexpr const char* kGolden =
        in a memory 2 [0, 128)
        in b arena [0, 128)
        out output memory 2 [0, 128)
+width 1 levels 2
+width 2 levels 1
 arena 384 bytes
 )";
 
