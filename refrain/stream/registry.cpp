@@ -39,6 +39,10 @@ void check_schema(const std::string& kernel, const device::OpSchema& op) {
     if (uint64_t{arg.in_place} >> op.args.size() != 0 || (arg.in_place >> i & 1) != 0) {
       refuse(fmt::format("{}: in place: expected other arguments of the op", arg.name));
     }
+    for (size_t j = 0; j < op.args.size(); ++j) {
+      if ((arg.in_place >> j & 1) == 0 || op.args[j].access == device::Access::in) continue;
+      refuse(fmt::format("{}: in place of {}: expected an input", arg.name, op.args[j].name));
+    }
   }
 }
 
@@ -61,7 +65,16 @@ void KernelRegistry::add(const UserKernel& kernel) {
   if (std::ranges::find(*table_, kernel.name, &device::Kernel::name) != table_->end()) {
     throw InvalidArgument(fmt::format("[kernels] {}: there is a kernel of this name", kernel.name));
   }
+  // A new table, since plans that are being made look at the old one.
+  struct Holder {
+    std::shared_ptr<const std::deque<Owned>> owned;
+    KernelTable table;
+  };
+  auto holder = std::make_shared<Holder>(Holder{owned_, {}});
+  holder->table.reserve(table_->size() + 1);
+  holder->table = *table_;
   const Owned& owned = owned_->emplace_back(Owned{kernel.name, kernel.numerics, kernel.entry});
+  // From here on nothing throws.
   device::Kernel row;
   row.name = owned.name;
   row.op = kernel.op;
@@ -72,14 +85,8 @@ void KernelRegistry::add(const UserKernel& kernel) {
   row.launch = kernel.launch != nullptr ? kernel.launch : launch_rows;
   row.entry = &owned.entry;
   row.regions = kernel.entry.region != nullptr;
-
-  // A new table, since plans that are being made look at the old one.
-  struct Holder {
-    std::shared_ptr<const std::deque<Owned>> owned;
-    KernelTable table;
-  };
-  auto holder = std::make_shared<Holder>(Holder{owned_, *table_});
-  holder->table.insert(holder->table.begin() + static_cast<std::ptrdiff_t>(user_kernels_++), row);
+  holder->table.insert(holder->table.begin() + static_cast<std::ptrdiff_t>(user_kernels_), row);
+  ++user_kernels_;
   table_ = std::shared_ptr<const KernelTable>(holder, &holder->table);
 }
 

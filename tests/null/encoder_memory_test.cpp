@@ -1,5 +1,5 @@
-// An encoder for which memory runs out: whichever allocation fails, the call that threw has left nothing, so
-// that the same call again gives the recording that there would have been. A program of its own, since it
+// An encoder and a registry for which memory runs out: whichever allocation fails, the call that threw has
+// left nothing, so that the same call again gives what there would have been. A program of its own, since it
 // replaces operator new.
 #include <gtest/gtest.h>
 
@@ -143,6 +143,37 @@ TEST_F(EncoderMemory, ACommitThatFailsSpendsAtMostTheRecording) {
   }
   EXPECT_GT(recorded, 0u);
   EXPECT_GT(spent, 10u);
+}
+
+TEST(RegistryMemory, AKernelIsAddedOrNot) {
+  if (!test::kCountsHeap) GTEST_SKIP();
+  UserKernel kernel;
+  kernel.name = "a name that is too long to be kept in place";
+  kernel.numerics = "a class that is too long to be kept in place";
+  kernel.op = &kMix;
+  kernel.entry = kRunMix;
+  bool failed = true;
+  uint64_t failures = 0;
+  for (uint64_t n = 1; failed; ++n) {
+    failed = false;
+    KernelRegistry registry(kKernels);
+    test::heap_refusal = test::heap_allocations + n;
+    try {
+      registry.add(kernel);
+    } catch (const std::bad_alloc&) {
+      failed = true;
+      ++failures;
+    }
+    test::heap_refusal = 0;
+    if (failed) {
+      ASSERT_EQ(registry.table()->size(), std::size(kKernels)) << "allocation " << n;
+      registry.add(kernel);
+    }
+    ASSERT_EQ(registry.table()->size(), std::size(kKernels) + 1);
+    EXPECT_EQ(registry.table()->at(0).name, kernel.name);
+    EXPECT_EQ(registry.table()->at(1).name, kKernels[0].name);
+  }
+  EXPECT_GT(failures, 3u);
 }
 
 }  // namespace

@@ -187,6 +187,8 @@ TEST_F(Registry, Misuse) {
                                   ArgumentSpec{.name = "b"}};
   const std::array of_itself{ArgumentSpec{.name = "a", .access = Access::out, .in_place = 1}};
   const std::array beyond{ArgumentSpec{.name = "a", .access = Access::out, .in_place = 8}};
+  const std::array of_output{ArgumentSpec{.name = "a", .access = Access::out},
+                             ArgumentSpec{.name = "b", .access = Access::out, .in_place = 1}};
   const std::array odd{ArgumentSpec{.name = "a", .access = static_cast<Access>(9)}};
   const std::vector<ArgumentSpec> many(33, ArgumentSpec{.name = "a"});
   EXPECT_EQ(of({}, ""), "[kernels] x: op '': expected a name, got none");
@@ -194,6 +196,7 @@ TEST_F(Registry, Misuse) {
   EXPECT_EQ(of(in_place_input), "[kernels] x: op 'op': a: in place: expected an output");
   EXPECT_EQ(of(of_itself), "[kernels] x: op 'op': a: in place: expected other arguments of the op");
   EXPECT_EQ(of(beyond), "[kernels] x: op 'op': a: in place: expected other arguments of the op");
+  EXPECT_EQ(of(of_output), "[kernels] x: op 'op': b: in place of a: expected an input");
   EXPECT_EQ(of(odd), "[kernels] x: op 'op': a: expected in, out, inout or status, got 9");
   EXPECT_EQ(of(many), "[kernels] x: op 'op': expected at most 32 arguments, got 33");
   EXPECT_EQ(device_.kernels().table()->size(), std::size(kKernels) + 1);

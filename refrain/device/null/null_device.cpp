@@ -29,6 +29,13 @@ DeviceInfo describe(uint64_t features, uint32_t compute_units) {
 }
 
 struct NullAllocation : Allocation {
+  NullAllocation() = default;
+  NullAllocation(const NullAllocation&) = delete;
+  NullAllocation& operator=(const NullAllocation&) = delete;
+  ~NullAllocation() {
+    if (!imported) std::free(host);
+  }
+
   bool imported = false;
 };
 
@@ -46,12 +53,6 @@ class NullDevice final : public Backend {
   NullDevice(std::span<const Kernel> kernel_table, uint64_t features, uint32_t compute_units)
       : Backend(describe(features, compute_units), kernel_table) {}
 
-  ~NullDevice() override {
-    for (auto& [key, allocation] : allocations_) {
-      if (!allocation->imported) std::free(allocation->host);
-    }
-  }
-
   const Allocation* allocate(const BufferSpec& spec) override {
     auto allocation = std::make_unique<NullAllocation>();
     const std::lock_guard lock(mutex_);
@@ -68,12 +69,12 @@ class NullDevice final : public Backend {
                           spec.label + "', " + std::to_string(used_bytes_) + " bytes in use");
       }
       std::memset(allocation->host, 0, spec.bytes);
-      used_bytes_ += spec.bytes;
     }
     allocation->id = ++last_id_;
     allocation->device_address = reinterpret_cast<uintptr_t>(allocation->host);
     const Allocation* result = allocation.get();
     allocations_.emplace(result, std::move(allocation));
+    if (spec.host == nullptr) used_bytes_ += spec.bytes;
     return result;
   }
 
@@ -81,10 +82,7 @@ class NullDevice final : public Backend {
     const std::lock_guard lock(mutex_);
     const auto found = allocations_.find(allocation);
     if (found == allocations_.end()) return;
-    if (!found->second->imported) {
-      used_bytes_ -= allocation->bytes;
-      std::free(allocation->host);
-    }
+    if (!found->second->imported) used_bytes_ -= allocation->bytes;
     allocations_.erase(found);
   }
 
