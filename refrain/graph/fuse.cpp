@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
+#include <iterator>
 #include <map>
-#include <queue>
 #include <set>
+#include <tuple>
+#include <utility>
 
 #include "refrain/graph/accesses.h"
 #include "refrain/graph/contraction.h"
@@ -23,16 +24,32 @@ using device::Iteration;
 // worker that has it.
 constexpr uint64_t kUnitFlops = uint64_t{1} << 18;
 
+// A group has so many members at most, and tries so many siblings and so many epilogues: what it costs to form one
+// does not grow with the recording. Models have up to a dozen.
+constexpr size_t kMostMembers = 64;
+// How far a command is brought: several layers, so that products of one input meet across them.
+constexpr size_t kReach = 1024;
+
 /// What fusing asks of one command.
 struct Node {
   Iteration iteration = Iteration::other;
-  uint32_t units = 0;  ///< 0: never fused
+  uint32_t units = 0;      ///< 0: never fused
+  uint32_t fences = 0;     ///< before it
+  uint32_t input = kNone;  ///< the argument that a contraction reads whole rows of, if there is exactly one
   int64_t rows = 0;
   uint64_t flops = 0;   ///< of one row
   std::string refusal;  ///< why this device cannot have it in a group
   bool feeds_contraction =
       false;  ///< a reduction of whole rows that a contraction reads: left to be its prologue
   bool grouped = false;
+  bool refused = false;  ///< a group has refused it, and that is noted
+};
+
+/// A value and the commands bound to it.
+struct Value {
+  std::vector<uint32_t> users;  ///< ascending
+  uint32_t writer = kNone;      ///< the only one, if it only writes
+  bool written = false;
 };
 
 enum class Conflict {
@@ -47,14 +64,20 @@ class Fuser {
       : graph_(graph),
         count_(static_cast<uint32_t>(graph.commands.size())),
         order_(derive_order(accesses(graph))),
-        relation_(order_, count_),
+        contraction_(order_),
         nodes_(count_),
-        uses_(graph.temps.size()) {
+        values_(graph.temps.size()) {
     for (const uint32_t level : order_.levels)
       report_.recorded_levels = std::max<size_t>(report_.recorded_levels, level);
-    for (uint32_t i = 0; i < count_; ++i) describe(i, kernels, info);
+    uint32_t fences = 0;
     for (uint32_t i = 0; i < count_; ++i) {
-      if (nodes_[i].iteration != Iteration::contraction) continue;
+      describe(i, kernels, info);
+      nodes_[i].fences = fences;
+      fences += graph.commands[i].fence();
+    }
+    for (uint32_t i = 0; i < count_; ++i) {
+      if (nodes_[i].input == kNone) continue;
+      readers_[key(binding(i, nodes_[i].input))].push_back(i);
       const uint32_t source = source_of(i);
       if (source != kNone && whole_row(source)) nodes_[source].feeds_contraction = true;
     }
@@ -66,17 +89,35 @@ class Fuser {
       if (node.iteration == Iteration::contraction && node.units != 0 && !node.grouped) form(i);
     }
     for (const auto& [candidate, text] : refused_) {
-      if (!nodes_[candidate].grouped) report_.misses.push_back(text);
+      // A product has missed its siblings, even if it has a group of its own.
+      const Node& node = nodes_[candidate];
+      if (!node.grouped || node.iteration == Iteration::contraction) report_.misses.push_back(text);
     }
     if (!groups_.empty()) rewrite();
     return std::move(report_);
   }
 
  private:
-  struct Grown {
-    std::vector<uint32_t> members;  ///< ascending
-    uint32_t prologue = kNone;
+  struct Member {
+    uint32_t command = kNone;
+    uint32_t part = kNone;  ///< members that hand values on have the same; the prologue has none
   };
+  struct Grown {
+    std::vector<Member> members;  ///< in recorded order
+    uint32_t prologue = kNone;
+    uint64_t flops = 0;
+
+    uint32_t first() const { return members[0].command; }
+    bool full() const { return members.size() == kMostMembers; }
+    bool has(uint32_t command) const {
+      return std::ranges::binary_search(members, command, {}, &Member::command);
+    }
+  };
+  /// Bytes that contractions may read in common.
+  using Key = std::tuple<uint32_t, const device::Allocation*, size_t, size_t>;
+  static Key key(const Binding& input) {
+    return {input.temp, input.view.allocation, input.view.offset_bytes, input.view.bytes};
+  }
 
   const Binding& binding(uint32_t command, uint32_t index) const {
     return graph_.bindings[graph_.commands[command].bindings.first + index];
@@ -100,8 +141,13 @@ class Fuser {
   void describe(uint32_t index, std::span<const device::Kernel> kernels, const device::DeviceInfo& info) {
     const Command& command = graph_.commands[index];
     for (uint32_t b = 0; b < command.bindings.count; ++b) {
-      const uint32_t temp = binding(index, b).temp;
-      if (temp != kNone && (uses_[temp].empty() || uses_[temp].back() != index)) uses_[temp].push_back(index);
+      const Binding& bound = binding(index, b);
+      if (bound.temp == kNone) continue;
+      Value& value = values_[bound.temp];
+      if (value.users.empty() || value.users.back() != index) value.users.push_back(index);
+      if (bound.access == Access::in) continue;
+      value.writer = value.written || bound.access != Access::out ? kNone : index;
+      value.written = true;
     }
     if (command.op == nullptr || command.op->units == nullptr) return;
     const device::OpCall call = op_call(graph_, command, infos_);
@@ -121,14 +167,15 @@ class Fuser {
     } else if (!kernel->regions) {
       node.refusal = fmt::format("kernel {} computes whole tiles only", kernel->name);
     }
+    if (node.iteration == Iteration::contraction && node.units != 0) node.input = input_of(index);
   }
 
-  /// The argument that a contraction reads whole rows of; kNone unless there is exactly one.
   uint32_t input_of(uint32_t contraction) const {
     uint32_t found = kNone;
     for (uint32_t b = 0; b < binding_count(contraction); ++b) {
       const device::ArgumentSpec* s = spec(contraction, b);
-      if (s == nullptr || !s->rows || s->units || s->access != Access::in) continue;
+      if (s == nullptr || !s->rows || s->units || s->access != Access::in || !binding(contraction, b).bound())
+        continue;
       if (found != kNone) return kNone;
       found = b;
     }
@@ -137,18 +184,9 @@ class Fuser {
 
   /// The only writer of a contraction's input, if it is a Temp that its writer only writes.
   uint32_t source_of(uint32_t contraction) const {
-    const uint32_t input = input_of(contraction);
+    const uint32_t input = nodes_[contraction].input;
     if (input == kNone || binding(contraction, input).temp == kNone) return kNone;
-    uint32_t source = kNone;
-    for (const uint32_t user : uses_[binding(contraction, input).temp]) {
-      for (uint32_t b = 0; b < binding_count(user); ++b) {
-        const Binding& bound = binding(user, b);
-        if (bound.temp != binding(contraction, input).temp || bound.access == Access::in) continue;
-        if (source != kNone || bound.access != Access::out) return kNone;
-        source = user;
-      }
-    }
-    return source;
+    return values_[binding(contraction, input).temp].writer;
   }
 
   Conflict conflict(uint32_t a, uint32_t x, uint32_t b, uint32_t y) const {
@@ -182,48 +220,55 @@ class Fuser {
     }
   }
 
-  bool linked(uint32_t a, uint32_t b) const {
-    bool found = false;
-    each_conflict(a, b, [&](uint32_t, uint32_t, Conflict c) { found |= c == Conflict::local; });
-    return found;
-  }
-
   std::string_view argument(uint32_t command, uint32_t index) const {
     const device::ArgumentSpec* s = spec(command, index);
     return s == nullptr ? "live rows" : s->name;
   }
 
-  /// Why these commands cannot be one; empty when they can.
-  std::string refusal(const Grown& grown) const {
-    const std::vector<uint32_t>& group = grown.members;
-    for (const uint32_t member : group) {
-      if (!nodes_[member].refusal.empty()) return nodes_[member].refusal;
-      if (nodes_[member].rows != nodes_[group[0]].rows)
-        return fmt::format("{} rows and {} rows", nodes_[group[0]].rows, nodes_[member].rows);
-      if (!same_live(group[0], member)) return "another live count";
-    }
-    std::string reason;
-    for (size_t i = 0; i < group.size() && reason.empty(); ++i) {
-      for (size_t j = i + 1; j < group.size() && reason.empty(); ++j) {
-        const uint32_t a = group[i], b = group[j];
-        each_conflict(a, b, [&](uint32_t x, uint32_t y, Conflict c) {
-          const bool prologue = a == grown.prologue || b == grown.prologue;
-          if (prologue ? private_value(a, x, b, y, grown) : c == Conflict::local) return;
+  /// Makes `candidate` a member. Returns why it cannot be one; empty when it is.
+  std::string join(Grown& grown, uint32_t candidate, bool prologue = false) {
+    const Node& node = nodes_[candidate];
+    const uint32_t first = grown.first();
+    if (!node.refusal.empty()) return node.refusal;
+    if (grown.full()) return fmt::format("it has {} members", kMostMembers);
+    if (node.rows != nodes_[first].rows)
+      return fmt::format("{} rows and {} rows", nodes_[first].rows, node.rows);
+    if (!same_live(first, candidate)) return "another live count";
+    std::set<uint32_t> parts;  // that the candidate would join
+    for (const Member& member : grown.members) {
+      const uint32_t a = std::min(member.command, candidate), b = std::max(member.command, candidate);
+      std::string reason;
+      each_conflict(a, b, [&](uint32_t x, uint32_t y, Conflict c) {
+        if (prologue ? private_value(candidate, a, x, b, y)
+                     : c == Conflict::local && member.command != grown.prologue) {
+          parts.insert(member.part);
+        } else {
           reason = fmt::format("{}.{} and {}.{} share memory, not unit by unit", name(a), argument(a, x),
                                name(b), argument(b, y));
-        });
-      }
+        }
+      });
+      if (!reason.empty()) return reason;
     }
-    if (!reason.empty()) return reason;
-    if (const uint32_t other = relation_.between(group); other != kNone)
+    if (prologue) parts.clear();
+    if (std::string reason = units_refusal(grown, candidate, parts); !reason.empty()) return reason;
+    if (contraction_.distance(first, candidate) > kReach)
+      return fmt::format("it is more than {} commands away", kReach);
+    if (const uint32_t other = contraction_.join(first, candidate); other != kNone)
       return fmt::format("{} lies between", name(other));
-    return units_refusal(grown);
+
+    const Member member{candidate, prologue ? kNone : candidate};
+    for (Member& other : grown.members) {
+      if (parts.contains(other.part)) other.part = member.part;
+    }
+    grown.members.insert(std::ranges::lower_bound(grown.members, candidate, {}, &Member::command), member);
+    grown.flops += node.flops;
+    if (prologue) grown.prologue = candidate;
+    return {};
   }
 
-  /// True for the prologue's output and the input of a contraction of the group.
-  bool private_value(uint32_t a, uint32_t x, uint32_t b, uint32_t y, const Grown& grown) const {
-    return a == grown.prologue && binding(a, x).access == Access::out &&
-           nodes_[b].iteration == Iteration::contraction && y == input_of(b);
+  /// True for the output of `prologue` and the input of a contraction.
+  bool private_value(uint32_t prologue, uint32_t a, uint32_t x, uint32_t b, uint32_t y) const {
+    return a == prologue && binding(a, x).access == Access::out && y == nodes_[b].input;
   }
 
   bool same_live(uint32_t a, uint32_t b) const {
@@ -234,147 +279,105 @@ class Fuser {
     return x.view.allocation == y.view.allocation && x.view.offset_bytes == y.view.offset_bytes;
   }
 
-  /// For each member the number of its component, in order of first members; of the prologue kNone.
-  std::vector<uint32_t> components(const Grown& grown) const {
-    const std::vector<uint32_t>& group = grown.members;
-    std::vector<uint32_t> part(group.size());
-    for (uint32_t i = 0; i < group.size(); ++i) {
-      part[i] = i;
-      if (group[i] == grown.prologue) continue;
-      for (uint32_t j = 0; j < i; ++j) {
-        if (group[j] == grown.prologue || part[j] == part[i] || !linked(group[j], group[i])) continue;
-        const uint32_t old = std::max(part[i], part[j]), kept = std::min(part[i], part[j]);
-        std::replace(part.begin(), part.begin() + i + 1, old, kept);
-      }
+  /// Why `parts` and the candidate cannot share tiles.
+  std::string units_refusal(const Grown& grown, uint32_t candidate, const std::set<uint32_t>& parts) const {
+    if (parts.empty()) return {};  // a contraction that stays alone is cut as finely as before
+    std::vector<uint32_t> together{candidate};
+    for (const Member& member : grown.members) {
+      if (parts.contains(member.part)) together.push_back(member.command);
     }
-    std::map<uint32_t, uint32_t> numbers;
-    for (uint32_t i = 0; i < group.size(); ++i) {
-      if (group[i] == grown.prologue) {
-        part[i] = kNone;
-      } else {
-        part[i] = numbers.try_emplace(part[i], static_cast<uint32_t>(numbers.size())).first->second;
-      }
+    std::ranges::sort(together);
+    const uint32_t least =
+        *std::ranges::min_element(together, {}, [&](uint32_t member) { return nodes_[member].units; });
+    const uint32_t units = nodes_[least].units;
+    uint64_t flops = 0;
+    for (const uint32_t member : together) {
+      flops += nodes_[member].flops;
+      if (nodes_[member].units % units == 0) continue;
+      return fmt::format("{} has {} units, which the {} of {} do not divide", name(member),
+                         nodes_[member].units, units, name(least));
     }
-    return part;
-  }
-
-  std::string units_refusal(const Grown& grown) const {
-    const std::vector<uint32_t> part = components(grown);
-    uint64_t group_flops = 0;
-    std::map<uint32_t, uint32_t> least;  // of each component, the member with the fewest units
-    std::map<uint32_t, uint64_t> flops;
-    for (size_t i = 0; i < part.size(); ++i) {
-      const uint32_t member = grown.members[i];
-      group_flops += nodes_[member].flops;
-      if (part[i] == kNone) continue;
-      flops[part[i]] += nodes_[member].flops;
-      uint32_t& found = least.try_emplace(part[i], member).first->second;
-      if (nodes_[member].units < nodes_[found].units) found = member;
-    }
-    for (size_t i = 0; i < part.size(); ++i) {
-      if (part[i] == kNone) continue;
-      const uint32_t units = nodes_[least[part[i]]].units;
-      const uint32_t member = grown.members[i];
-      if (nodes_[member].units % units != 0) {
-        return fmt::format("{} has {} units, which the {} of {} do not divide", name(member),
-                           nodes_[member].units, units, name(least[part[i]]));
-      }
-      // A contraction that stays alone is cut as finely as before.
-      if (flops[part[i]] / units > std::max(kUnitFlops, group_flops / 4))
-        return fmt::format("one of {} units would be too much of the work", units);
-    }
+    if (flops / units > std::max(kUnitFlops, (grown.flops + nodes_[candidate].flops) / 4))
+      return fmt::format("one of {} units would be too much of the work", units);
     return {};
-  }
-
-  static Grown with(const Grown& grown, uint32_t command) {
-    Grown larger = grown;
-    larger.members.insert(std::ranges::lower_bound(larger.members, command), command);
-    return larger;
   }
 
   std::string title_of(const Grown& grown) const {
     std::vector<std::string_view> names;
-    for (const uint32_t member : grown.members) names.push_back(graph_.commands[member].op->name);
+    for (const Member& member : grown.members) names.push_back(graph_.commands[member.command].op->name);
     return device::joined(names);
   }
 
-  std::string miss(uint32_t command, const Grown& grown, const std::string& reason) const {
-    return fmt::format("{} does not join {} at #{}: {}", name(command), title_of(grown), grown.members[0],
-                       reason);
+  /// Notes the first reason for which a command was refused.
+  void refuse(uint32_t command, const Grown& grown, const std::string& reason) {
+    if (std::exchange(nodes_[command].refused, true)) return;
+    refused_.emplace_back(command, fmt::format("{} does not join {} at #{}: {}", name(command),
+                                               title_of(grown), grown.first(), reason));
   }
 
   void form(uint32_t first) {
-    Grown grown{{first}, kNone};
-    if (!nodes_[first].refusal.empty()) {
-      report_.misses.push_back(fmt::format("{} forms no group: {}", name(first), nodes_[first].refusal));
+    Node& node = nodes_[first];
+    if (!node.refusal.empty()) {
+      report_.misses.push_back(fmt::format("{} forms no group: {}", name(first), node.refusal));
       return;
     }
-    const uint32_t input = input_of(first);
-    if (input != kNone) add_siblings(grown, binding(first, input));
-    add_prologue(grown);
+    Grown grown{{{first, first}}, kNone, node.flops};
+    if (node.input != kNone) {
+      add_siblings(grown);
+      add_prologue(grown);
+    }
     add_epilogues(grown);
     if (grown.members.size() < 2) return;
 
-    for (const uint32_t member : grown.members) nodes_[member].grouped = true;
-    relation_.contract(grown.members);
     std::string commands;
-    for (const uint32_t member : grown.members) fmt::format_to(std::back_inserter(commands), " #{}", member);
+    for (const Member& member : grown.members) {
+      nodes_[member.command].grouped = true;
+      fmt::format_to(std::back_inserter(commands), " #{}", member.command);
+    }
     report_.fusions.push_back(title_of(grown) + ":" + commands);
-    groups_.push_back(std::move(grown));
+    groups_.emplace(grown.first(), std::move(grown));
   }
 
-  void add_siblings(Grown& grown, const Binding& input) {
-    for (uint32_t i = grown.members[0] + 1; i < count_; ++i) {
-      const Node& node = nodes_[i];
-      if (node.iteration != Iteration::contraction || node.units == 0 || node.grouped) continue;
-      const uint32_t index = input_of(i);
-      if (index == kNone) continue;
-      const Binding& other = binding(i, index);
-      const bool same = other.temp == input.temp && other.view.allocation == input.view.allocation &&
-                        other.view.offset_bytes == input.view.offset_bytes &&
-                        other.view.bytes == input.view.bytes;
-      if (!same) continue;
-      Grown larger = with(grown, i);
-      if (const std::string reason = refusal(larger); reason.empty()) {
-        grown = std::move(larger);
-      } else {
-        report_.misses.push_back(miss(i, grown, reason));
-      }
+  void add_siblings(Grown& grown) {
+    const uint32_t first = grown.first();
+    const std::vector<uint32_t>& siblings = readers_.at(key(binding(first, nodes_[first].input)));
+    size_t tries = 0;
+    for (auto next = std::ranges::upper_bound(siblings, first);
+         next != siblings.end() && tries < kMostMembers; ++next) {
+      if (nodes_[*next].grouped) continue;
+      ++tries;
+      const std::string reason = join(grown, *next);
+      if (reason.empty()) continue;
+      refuse(*next, grown, reason);
+      if (nodes_[*next].fences != nodes_[first].fences) break;
     }
   }
 
   void add_prologue(Grown& grown) {
-    const uint32_t source = source_of(grown.members[0]);
+    const uint32_t source = source_of(grown.first());
     if (source == kNone || !whole_row(source) || nodes_[source].grouped) return;
-    const uint32_t temp = binding(grown.members[0], input_of(grown.members[0])).temp;
-    std::string reason;
-    if (graph_.commands[source].op->args.size() > device::kMaxPrivateArgs)
-      reason = "it has too many arguments";
+    std::string reason = private_refusal(grown, source);
+    if (reason.empty()) reason = join(grown, source, /*prologue=*/true);
+    if (!reason.empty()) refuse(source, grown, reason);
+  }
+
+  /// Why the value of `source` cannot do without memory.
+  std::string private_refusal(const Grown& grown, uint32_t source) const {
+    const uint32_t temp = binding(grown.first(), nodes_[grown.first()].input).temp;
     for (uint32_t b = 0; b < binding_count(source); ++b) {
       const Binding& bound = binding(source, b);
       if (bound.bound() && bound.access != Access::in && bound.access != Access::status && bound.temp != temp)
-        reason = fmt::format("it writes {}, too", argument(source, b));
+        return fmt::format("it writes {}, too", argument(source, b));
     }
-    for (const uint32_t user : uses_[temp]) {
-      if (user != source && !std::ranges::binary_search(grown.members, user))
-        reason = fmt::format("{} reads its value, too", name(user));
-    }
-    for (const uint32_t user : uses_[temp]) {
-      if (!reason.empty()) break;
+    for (const uint32_t user : values_[temp].users) {
+      if (user != source && !grown.has(user)) return fmt::format("{} reads its value, too", name(user));
+      if (graph_.commands[user].op->args.size() > device::kMaxPrivateArgs)
+        return fmt::format("{} has too many arguments", name(user));
       uint32_t bound = 0;
       for (uint32_t b = 0; b < binding_count(user); ++b) bound += binding(user, b).temp == temp;
-      if (graph_.commands[user].op->args.size() > device::kMaxPrivateArgs)
-        reason = fmt::format("{} has too many arguments", name(user));
-      if (bound > 1) reason = fmt::format("{} uses its value twice", name(user));
+      if (bound > 1) return fmt::format("{} uses its value twice", name(user));
     }
-    Grown larger = with(grown, source);
-    larger.prologue = source;
-    if (reason.empty()) reason = refusal(larger);
-    if (reason.empty()) {
-      grown = std::move(larger);
-    } else {
-      refused_.emplace_back(source, miss(source, grown, reason));
-    }
+    return {};
   }
 
   void add_epilogues(Grown& grown) {
@@ -383,81 +386,57 @@ class Fuser {
       for (uint32_t b = 0; b < binding_count(member); ++b) {
         const Binding& bound = binding(member, b);
         if (bound.temp == kNone || bound.access == Access::in || member == grown.prologue) continue;
-        for (const uint32_t user : uses_[bound.temp]) {
-          if (user > member && !std::ranges::binary_search(grown.members, user)) candidates.insert(user);
-        }
+        const std::vector<uint32_t>& users = values_[bound.temp].users;
+        const auto next = std::ranges::upper_bound(users, member);
+        const auto left = static_cast<size_t>(users.end() - next);
+        candidates.insert(next, next + static_cast<ptrdiff_t>(std::min(left, kMostMembers)));
       }
     };
-    for (const uint32_t member : grown.members) add_users(member);
+    for (const Member& member : grown.members) add_users(member.command);
     // In recorded order, so whatever could join before a candidate has been decided when it is its turn.
-    while (!candidates.empty()) {
+    for (size_t tries = 0; !candidates.empty() && tries < kMostMembers;) {
       const uint32_t candidate = *candidates.begin();
       candidates.erase(candidates.begin());
       const Node& node = nodes_[candidate];
       if (node.units == 0 || node.grouped || node.iteration == Iteration::contraction ||
-          node.iteration == Iteration::other || node.feeds_contraction) {
+          node.iteration == Iteration::other || node.feeds_contraction || grown.has(candidate)) {
         continue;
       }
-      Grown larger = with(grown, candidate);
-      if (const std::string reason = refusal(larger); !reason.empty()) {
-        refused_.emplace_back(candidate, miss(candidate, grown, reason));
-        continue;
+      ++tries;
+      if (const std::string reason = join(grown, candidate); !reason.empty()) {
+        refuse(candidate, grown, reason);
+      } else {
+        add_users(candidate);
       }
-      grown = std::move(larger);
-      add_users(candidate);
     }
   }
 
   /// Replaces the members of each group by one command, and brings all into order.
   void rewrite() {
-    constexpr uint32_t kPlain = kNone;
-    std::vector<uint32_t> group_of(count_, kPlain), place(count_);
-    for (uint32_t g = 0; g < groups_.size(); ++g) {
-      for (const uint32_t member : groups_[g].members) group_of[member] = g;
-    }
-    // A group stands where its first member stood, or as soon after as it can.
-    for (uint32_t i = 0; i < count_; ++i)
-      place[i] = group_of[i] == kPlain ? i : groups_[group_of[i]].members[0];
-    std::vector<uint32_t> waiting(count_);
-    std::vector<std::vector<uint32_t>> followers(count_);
-    for (uint32_t i = 0; i < count_; ++i) {
-      const Range& deps = order_.deps_of[i];
-      for (uint32_t d = deps.first; d < deps.first + deps.count; ++d) {
-        const uint32_t dep = place[order_.deps[d]];
-        if (dep == place[i]) continue;
-        followers[dep].push_back(place[i]);
-        ++waiting[place[i]];
-      }
-    }
-    std::priority_queue<uint32_t, std::vector<uint32_t>, std::greater<>> ready;
-    for (uint32_t i = 0; i < count_; ++i) {
-      if (place[i] == i && waiting[i] == 0) ready.push(i);
-    }
     std::vector<Command> commands;
-    while (!ready.empty()) {
-      const uint32_t next = ready.top();
-      ready.pop();
-      commands.push_back(group_of[next] == kPlain ? graph_.commands[next]
-                                                  : command_of(groups_[group_of[next]]));
-      for (const uint32_t follower : followers[next]) {
-        if (--waiting[follower] == 0) ready.push(follower);
-      }
+    for (const uint32_t first : contraction_.sequence()) {
+      const auto found = groups_.find(first);
+      commands.push_back(found == groups_.end() ? graph_.commands[first] : command_of(found->second));
     }
     graph_.commands = std::move(commands);
   }
 
   Command command_of(const Grown& grown) {
     Command command;
-    command.label = graph_.commands[grown.members[0]].label;
+    command.label = graph_.commands[grown.first()].label;
     command.members = {static_cast<uint32_t>(graph_.members.size()),
                        static_cast<uint32_t>(grown.members.size())};
-    const std::vector<uint32_t> part = components(grown);
-    for (size_t i = 0; i < part.size(); ++i) {
-      const uint32_t member = grown.members[i];
-      const bool prologue = member == grown.prologue;
-      graph_.members.push_back({graph_.commands[member],
-                                prologue ? device::MemberRole::prologue : device::MemberRole::tile, part[i],
-                                nodes_[member].units});
+    std::map<uint32_t, uint32_t> components;  // of parts, numbered in order of their first members
+    for (const Member& member : grown.members) {
+      graph::Member& made = graph_.members.emplace_back();
+      made.command = graph_.commands[member.command];
+      made.units = nodes_[member.command].units;
+      if (member.command == grown.prologue) {
+        made.role = device::MemberRole::prologue;
+      } else {
+        made.component =
+            components.try_emplace(member.part, static_cast<uint32_t>(components.size())).first->second;
+      }
     }
     return command;
   }
@@ -465,10 +444,11 @@ class Fuser {
   ComputeGraph& graph_;
   const uint32_t count_;
   const Order order_;
-  Contraction relation_;
+  Contraction contraction_;
   std::vector<Node> nodes_;
-  std::vector<std::vector<uint32_t>> uses_;  // of each temp: the commands bound to it, ascending
-  std::vector<Grown> groups_;
+  std::vector<Value> values_;                              // of each temp
+  std::map<Key, std::vector<uint32_t>> readers_;           // contractions with this input, ascending
+  std::map<uint32_t, Grown> groups_;                       // by first member
   std::vector<std::pair<uint32_t, std::string>> refused_;  // reported if the command ends up in no group
   std::vector<device::ArgumentInfo> infos_;
   FuseReport report_;

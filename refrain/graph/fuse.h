@@ -29,9 +29,11 @@ struct FuseReport {
 ///     the prologue;
 ///   - no path of dependencies, fences and groups formed before included, leaves the group and comes back;
 ///   - the units of members that hand on values divide, and a unit is not too much of the work for
-///     one worker.
-/// All other values stay what they were, so a value may be read outside, too. The new order of commands is
-/// the topological one that keeps to the recorded order as far as it can.
+///     one worker;
+///   - the group is not full (64 members) and not far away (1024 commands).
+/// All other values stay what they were, so a value may be read outside, too. A group stands where its first
+/// member stood, behind what its later members follow; everything else keeps the recorded order. Besides
+/// derive_order, O(commands) with a constant for the largest group.
 FuseReport fuse(ComputeGraph& graph, std::span<const device::Kernel> kernels, const device::DeviceInfo& info);
 
 /// The ops of a group, "rms_norm+matmul*2+silu_mul"; a plain command's op; "fence".

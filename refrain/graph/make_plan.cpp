@@ -53,14 +53,14 @@ size_t barriers(const AccessList& list, const Order& order) {
 void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder by, PlanReport& report) {
   report.barriers_before = barriers(list, order);
   if (by == CommandOrder::recorded) return;
-  const Reordering found = by == CommandOrder::levels ? order_by_levels(list, order, access_costs(list))
-                                                      : order_by_lookahead(list);
+  Reordering found = by == CommandOrder::levels ? order_by_levels(list, order, access_costs(list))
+                                                : order_by_lookahead(list);
   std::vector<device::Command> commands;
   commands.reserve(lowered.commands.size());
   for (const uint32_t i : found.order) commands.push_back(lowered.commands[i]);
   lowered.commands = std::move(commands);
-  list = permuted(list, found.order);
-  order = derive_order(list);
+  list = std::move(found.accesses);
+  order = std::move(found.derived);
   report.moved = found.moved;
 }
 
@@ -81,17 +81,13 @@ std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<co
     report.misses = std::move(fused.misses);
     watch.lap("fuse");
   }
-  if (options.fuse && report.fusions.empty()) {
-    report.fused_levels = report.recorded_levels;
-  } else {
-    report.fused_levels = greatest(derive_order(accesses(graph)).levels);
-    if (!options.fuse) report.recorded_levels = report.fused_levels;
-  }
-  watch.lap("count levels");
   LoweredGraph lowered = lower(graph, kernels, info);
   watch.lap("lower");
   AccessList list = accesses(lowered);
   Order values = derive_order(list);
+  // Neither scratch nor values that have lost their memory order two commands.
+  report.fused_levels = greatest(values.levels);
+  if (!options.fuse) report.recorded_levels = report.fused_levels;
   watch.lap("hazards");
   reorder(lowered, list, values, options.order, report);
   watch.lap("reorder");

@@ -1,7 +1,10 @@
 #include "refrain/graph/memory.h"
 
 #include <algorithm>
+#include <iterator>
+#include <map>
 #include <numeric>
+#include <utility>
 
 #include "refrain/core/checked.h"
 
@@ -9,6 +12,10 @@ namespace refrain::graph {
 namespace {
 
 constexpr size_t kAlignment = 64;
+
+// Places that a temp is refused before it goes behind all others, so that planning a wide graph takes no longer
+// for each of its temps. Models have some dozens at a time.
+constexpr size_t kMostTries = 256;
 
 /// True when all of `users` are ordered before `command`.
 bool all_before(const std::vector<uint32_t>& users, uint32_t command, const Reachability& before) {
@@ -34,24 +41,35 @@ MemoryPlan plan_memory(const LoweredGraph& graph, const Order& order, bool reuse
 
   MemoryPlan plan;
   plan.offsets_bytes.resize(count);
-  std::vector<uint32_t> placed;  // by offset
+  // Temps at the same bytes are all apart, so they follow each other: by their first users, which stand for all
+  // as all users of a value come after its first one.
+  std::map<std::pair<size_t, size_t>, std::vector<uint32_t>> cells;  // by offset and bytes
+  const auto first_user = [&](uint32_t temp) { return users[temp].front(); };
+  const auto apart = [&](const std::vector<uint32_t>& cell, uint32_t temp) {
+    const auto next = std::ranges::upper_bound(cell, first_user(temp), {}, first_user);
+    return (next == cell.begin() || all_before(users[*std::prev(next)], first_user(temp), order.before)) &&
+           (next == cell.end() || all_before(users[temp], first_user(*next), order.before));
+  };
   for (const uint32_t temp : by_size) {
     if (users[temp].empty()) continue;
     const size_t bytes = align_up(graph.temp_bytes[temp], kAlignment);
-    size_t offset = 0;
-    for (const uint32_t other : placed) {
-      // All users of a value come after its first one, so the first stands for all.
-      const bool apart = reuse && (all_before(users[other], users[temp].front(), order.before) ||
-                                   all_before(users[temp], users[other].front(), order.before));
-      if (apart) continue;
-      if (plan.offsets_bytes[other] >= offset + bytes) break;
-      offset = std::max(offset, plan.offsets_bytes[other] + align_up(graph.temp_bytes[other], kAlignment));
+    size_t offset = reuse ? 0 : plan.arena_bytes;
+    if (reuse) {
+      size_t tries = 0;
+      for (const auto& [place, cell] : cells) {
+        if (place.first >= offset + bytes) break;
+        if (apart(cell, temp)) continue;
+        offset = std::max(offset, place.first + place.second);
+        if (++tries == kMostTries) {
+          offset = plan.arena_bytes;
+          break;
+        }
+      }
     }
     plan.offsets_bytes[temp] = offset;
     plan.arena_bytes = std::max(plan.arena_bytes, offset + bytes);
-    placed.insert(
-        std::ranges::upper_bound(placed, offset, {}, [&](uint32_t t) { return plan.offsets_bytes[t]; }),
-        temp);
+    std::vector<uint32_t>& cell = cells[{offset, bytes}];
+    cell.insert(std::ranges::upper_bound(cell, first_user(temp), {}, first_user), temp);
   }
   return plan;
 }

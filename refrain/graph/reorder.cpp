@@ -17,8 +17,9 @@ Reordering finished(std::vector<uint32_t> order, const AccessList& accesses, con
   Reordering result;
   for (uint32_t i = 0; i < order.size(); ++i) result.moved += order[i] > i;
   result.groups_before = count_groups(accesses, recorded);
-  const AccessList moved = permuted(accesses, order);
-  result.groups_after = count_groups(moved, derive_order(moved));
+  result.accesses = permuted(accesses, order);
+  result.derived = derive_order(result.accesses);
+  result.groups_after = count_groups(result.accesses, result.derived);
   result.order = std::move(order);
   return result;
 }

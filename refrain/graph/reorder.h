@@ -18,6 +18,8 @@ struct Reordering {
   size_t moved = 0;             ///< commands that come earlier than before
   size_t groups_before = 0;
   size_t groups_after = 0;
+  AccessList accesses;  ///< the commands in this order
+  Order derived;        ///< of `accesses`
 };
 
 /// Level by level, so that groups become levels, the least there can be. Within a level: the longest critical

@@ -105,6 +105,22 @@ TEST(Memory, ScratchIsForEveryWorker) {
   EXPECT_EQ(plan.data().args[command.args.first + command.scratch_arg].view.bytes, 7u * 36);
 }
 
+TEST(Memory, ValuesOfAWideGraphHaveBytesOfTheirOwn) {
+  // More at a time than the pass tries places for one of them.
+  Device device = null_device();
+  CommandEncoder encoder = device.encoder();
+  const Buffer a = device.buffer(DType::u32, {4}), b = device.buffer(DType::u32, {4});
+  for (int i = 0; i < 400; ++i) {
+    const Temp temp = encoder.temp(DType::u32, {1 + i % 3 * 16});
+    dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(temp)}, MixConstants{1, 4, 0, 1});
+    if (i % 4 == 0)
+      dispatch(encoder, kUpdate, std::array{Operand(temp), Operand(b)}, MixConstants{1, 1, 0, 4});
+  }
+  const ComputeGraph graph = encoder.finish();
+  EXPECT_EQ(memory_faults(graph, device.info(), /*reuse=*/true), "");
+  EXPECT_EQ(memory_faults(graph, device.info(), /*reuse=*/false), "");
+}
+
 TEST(Memory, ActivationsAreF32InExactMode) {
   Device device = null_device();
   CommandEncoder encoder = device.encoder();

@@ -1,0 +1,218 @@
+// The fuse pass on graphs that are empty, long, wide or of mixed dtypes. Those of thousands of commands would not
+// end in anyone's time if what it costs to form a group grew with the graph.
+#include <gtest/gtest.h>
+
+#include <functional>
+
+#include "refrain/graph/check.h"
+#include "refrain/graph/expand.h"
+#include "refrain/graph/fuse.h"
+#include "refrain/graph/make_plan.h"
+#include "tests/null/fusible_ops.h"
+#include "tests/null/random_graph.h"
+
+namespace refrain::null_tests {
+namespace {
+
+constexpr int64_t kRows = 4, kWidth = 6;
+constexpr uint32_t kMany = 10000;
+
+class FuseLimits : public ::testing::Test {
+ protected:
+  FuseLimits()
+      : device_(device::make_null(fusible_kernels(), 0, 1), {}, {}),
+        x_(device_.buffer(DType::u32, {kRows, kWidth})),
+        weight_(device_.buffer(DType::u32, {1})) {}
+
+  Temp temp(CommandEncoder& e, DType dtype = DType::u32) { return e.temp(dtype, {kRows, kWidth}); }
+  void project(CommandEncoder& e, const Operand& input, const Operand& output) {
+    dispatch(e, kProject, std::array{input, Operand(weight_), output}, RowConstants{7, 6, 6, 6});
+  }
+  void blend(CommandEncoder& e, const Operand& a, const Operand& b, const Operand& output) {
+    dispatch(e, kBlend, std::array{a, b, output}, RowConstants{7, 6, 6, 0});
+  }
+
+  PlanReport plan(const std::function<void(CommandEncoder&)>& record, bool check = true) {
+    CommandEncoder encoder = device_.encoder();
+    record(encoder);
+    PlanOptions options;
+    options.check = check;
+    return device_.plan(encoder.finish(), options).second;
+  }
+
+  using Names = std::vector<std::string>;
+  Device device_;
+  Buffer x_, weight_;
+};
+
+TEST_F(FuseLimits, NothingFencesAndOneCommand) {
+  const PlanReport nothing = plan([](CommandEncoder&) {});
+  EXPECT_EQ(nothing.commands, 0u);
+  EXPECT_EQ(nothing.recorded_levels, 0u);
+  const PlanReport fences = plan([](CommandEncoder& e) {
+    e.barrier();
+    e.barrier();
+  });
+  EXPECT_EQ(fences.commands, 0u);
+  EXPECT_EQ(fences.fused_levels, 0u);
+  const PlanReport one = plan([&](CommandEncoder& e) { project(e, x_, temp(e)); });
+  EXPECT_EQ(one.commands, 1u);
+  EXPECT_EQ(one.levels, 1u);
+  for (const PlanReport& report : {nothing, fences, one}) {
+    EXPECT_TRUE(report.fusions.empty());
+    EXPECT_TRUE(report.misses.empty());
+  }
+}
+
+TEST_F(FuseLimits, AChainOfThousands) {
+  const PlanReport report = plan(
+      [&](CommandEncoder& e) {
+        Temp last = temp(e);
+        blend(e, x_, x_, last);
+        for (uint32_t i = 0; i < kMany; i += 2) {
+          const Temp y = temp(e), sum = temp(e);
+          project(e, last, y);
+          blend(e, last, y, sum);
+          last = sum;
+        }
+      },
+      /*check=*/false);
+  // The sum reads by unit what the product reads whole, but neither writes it.
+  EXPECT_EQ(report.fusions.size(), kMany / 2);
+  EXPECT_EQ(report.commands, 1 + kMany / 2);
+  EXPECT_EQ(report.fused_levels, 1 + kMany / 2);
+  EXPECT_EQ(report.recorded_levels, 1 + kMany);
+}
+
+TEST_F(FuseLimits, ThousandsOfProductsOfOneInput) {
+  const PlanReport report = plan(
+      [&](CommandEncoder& e) {
+        for (uint32_t i = 0; i < kMany; ++i) project(e, x_, temp(e));
+      },
+      /*check=*/false);
+  // Full groups of 64, and what is left.
+  EXPECT_EQ(report.fusions.size(), (kMany + 63) / 64);
+  EXPECT_EQ(report.fusions[0].substr(0, 16), "project*64: #0 #");
+  EXPECT_EQ(report.commands, report.fusions.size());
+  EXPECT_EQ(report.levels, 1u);
+}
+
+TEST_F(FuseLimits, ThousandsOfReadersOfOneValue) {
+  const PlanReport report = plan(
+      [&](CommandEncoder& e) {
+        const Temp y = temp(e);
+        project(e, x_, y);
+        for (uint32_t i = 1; i < kMany; ++i) blend(e, x_, y, temp(e));
+      },
+      /*check=*/false);
+  EXPECT_EQ(report.fusions.size(), 1u);
+  EXPECT_EQ(report.commands, kMany - 63);
+}
+
+TEST_F(FuseLimits, ThousandsOfFences) {
+  const PlanReport report = plan(
+      [&](CommandEncoder& e) {
+        for (uint32_t i = 0; i < kMany; i += 2) {
+          project(e, x_, temp(e));
+          e.barrier();
+        }
+      },
+      /*check=*/false);
+  EXPECT_TRUE(report.fusions.empty());
+  // Each says once why it stands alone.
+  EXPECT_EQ(report.misses.size(), kMany / 2 - 1);
+  EXPECT_EQ(report.misses[0], "#2 project does not join project at #0: #1 fence lies between");
+}
+
+TEST_F(FuseLimits, AFullGroupSaysSo) {
+  const PlanReport report = plan([&](CommandEncoder& e) {
+    for (uint32_t i = 0; i < 64; ++i) project(e, x_, temp(e));
+    const Temp last = temp(e);
+    project(e, x_, last);
+    blend(e, last, last, temp(e));
+  });
+  EXPECT_EQ(report.fusions.size(), 2u);
+  EXPECT_EQ(report.fusions[1], "project+blend: #64 #65");
+  EXPECT_EQ(report.misses, Names{"#64 project does not join project*64 at #0: it has 64 members"});
+}
+
+TEST_F(FuseLimits, WhatIsFarIsLeft) {
+  for (const uint32_t between : {1000u, 1024u}) {
+    const PlanReport report = plan(
+        [&](CommandEncoder& e) {
+          const Temp y = temp(e), other = temp(e);
+          project(e, x_, y);
+          for (uint32_t i = 0; i < between; ++i) blend(e, x_, x_, other);
+          blend(e, y, y, temp(e));
+        },
+        /*check=*/false);
+    EXPECT_EQ(report.fusions.empty(), between == 1024) << between;
+    if (between == 1024) {
+      EXPECT_EQ(report.misses,
+                Names{"#1025 blend does not join project at #0: it is more than 1024 commands away"});
+    }
+  }
+}
+
+TEST_F(FuseLimits, ConsumersOfOtherDtypesShareUnitsNotBytes) {
+  const PlanReport report = plan([&](CommandEncoder& e) {
+    const Temp y = temp(e), wide = temp(e, DType::u64), back = temp(e);
+    project(e, x_, y);
+    dispatch(e, kWiden, std::array{Operand(y), Operand(wide)}, RowConstants{7, 6, 6, 0});
+    dispatch(e, kNarrow, std::array{Operand(wide), Operand(back)}, RowConstants{7, 6, 6, 0});
+  });
+  EXPECT_EQ(report.fusions, Names{"project+widen+narrow: #0 #1 #2"});
+}
+
+TEST_F(FuseLimits, AConsumerThatReadsOtherUnitsIsLeft) {
+  // One element of each row is everyone's factor.
+  const PlanReport report = plan([&](CommandEncoder& e) {
+    const Temp y = temp(e), z = temp(e);
+    project(e, x_, y);
+    project(e, x_, z);
+    dispatch(e, kScale, std::array{Operand(z), Operand(y), Operand(temp(e))}, RowConstants{7, 6, 6, 6});
+  });
+  EXPECT_EQ(report.fusions, Names{"project*2: #0 #1"});
+  EXPECT_EQ(report.misses, Names{"#2 scale does not join project*2 at #0: #0 project.output and #2 "
+                                 "scale.factor share memory, not unit by unit"});
+}
+
+TEST_F(FuseLimits, AConsumerWithoutAKernelForItsDtypeIsLeft) {
+  // Kernels decide which dtypes they take together; the reason names the lack.
+  std::vector<device::Kernel> kernels(fusible_kernels().begin(), fusible_kernels().end());
+  for (device::Kernel& kernel : kernels) {
+    if (kernel.op == &kBlend)
+      kernel.accepts = [](const OpCall& call) { return call.args[0].dtype == call.args[2].dtype; };
+  }
+  CommandEncoder e = device_.encoder();
+  const Temp y = temp(e), wide = temp(e, DType::u64);
+  project(e, x_, y);
+  blend(e, y, y, wide);
+  ComputeGraph graph = e.finish();
+  graph::expand(graph, graph::Mode::exact);
+  const graph::FuseReport report = graph::fuse(graph, kernels, device_.info());
+  EXPECT_TRUE(report.fusions.empty());
+  EXPECT_EQ(report.misses, Names{"#1 blend does not join project at #0: no kernel accepts it"});
+}
+
+TEST_F(FuseLimits, OneOfTwoNormsIsThePrologue) {
+  // Both give the product's input a value; the later one is what it reads.
+  const RowConstants whole{7, 6, 1, 0};
+  const PlanReport two = plan([&](CommandEncoder& e) {
+    const Temp h = temp(e);
+    dispatch(e, kNorm, std::array{Operand(x_), Operand(h)}, whole);
+    dispatch(e, kNorm, std::array{Operand(h), Operand(h)}, whole);
+    project(e, h, temp(e));
+  });
+  EXPECT_TRUE(two.fusions.empty());
+  const PlanReport chain = plan([&](CommandEncoder& e) {
+    const Temp g = temp(e), h = temp(e);
+    dispatch(e, kNorm, std::array{Operand(x_), Operand(g)}, whole);
+    dispatch(e, kNorm, std::array{Operand(g), Operand(h)}, whole);
+    project(e, h, temp(e));
+  });
+  EXPECT_EQ(chain.fusions, Names{"norm+project: #1 #2"});
+}
+
+}  // namespace
+}  // namespace refrain::null_tests
