@@ -373,9 +373,6 @@ class Fuser {
       if (user != source && !grown.has(user)) return fmt::format("{} reads its value, too", name(user));
       if (graph_.commands[user].op->args.size() > device::kMaxPrivateArgs)
         return fmt::format("{} has too many arguments", name(user));
-      uint32_t bound = 0;
-      for (uint32_t b = 0; b < binding_count(user); ++b) bound += binding(user, b).temp == temp;
-      if (bound > 1) return fmt::format("{} uses its value twice", name(user));
     }
     return {};
   }

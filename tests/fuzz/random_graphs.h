@@ -13,6 +13,7 @@
 #include "refrain/graph/reorder.h"
 #include "refrain/graph/split.h"
 #include "refrain/graph/summary.h"
+#include "tests/fuzz/fused_plan_faults.h"
 #include "tests/fuzz/random_graphs_work.h"
 #include "tests/null/random_graph.h"
 #include "tests/null/reordered_plan.h"
@@ -39,60 +40,81 @@ inline device::Plan without_edge(const device::Plan& plan, uint32_t edge) {
   return result;
 }
 
-/// What is wrong with the passes over one recording; empty when nothing is. `plans`: of each order.
+/// What is wrong with `plan` by itself; empty when nothing is.
+inline std::string plan_faults(World& world, const device::Plan& plan, size_t chain) {
+  if (!graph::check_order(plan).empty()) return "the checker objects";
+  const graph::AccessList touched = accesses(plan);
+  const Relation stored = stored_order(plan);
+  if (stored != closure(touched)) return "an edge is missing, or one too many is stored";
+  const std::vector<uint32_t> expected = levels(touched, stored);
+  size_t depth = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (plan.commands[i].level != expected[i]) return "a level is not the longest chain";
+    depth = std::max<size_t>(depth, plan.commands[i].level);
+  }
+  if (depth != chain) return "sharing memory has made the longest chain longer";
+  if (plan.arena_bytes > World::kArenaBytes) return "the arena of the test is too small";
+  world.tally.levels += depth;
+  world.tally.longest_chains += chain;
+  ++world.tally.plans;
+  return {};
+}
+
+/// What is wrong with the passes over one recording; empty when nothing is. `plans`: of each order, fused and
+/// plain, with memory used again and not.
 inline std::string pass_faults(World& world, const graph::ComputeGraph& recorded,
                                std::vector<device::Plan>& plans) {
   Tally& tally = world.tally;
-  graph::PlanOptions options;
-  options.check = true;
-  const auto [made, report] =
-      graph::make_plan(graph::ComputeGraph(recorded), kKernels, world.device->info(), options);
+  const device::DeviceInfo& info = world.device->info();
+  const std::span<const device::Kernel> kernels = fusible_kernels();
   graph::ComputeGraph expanded = recorded;
   graph::expand(expanded, graph::Mode::exact);
-  graph::fuse(expanded, kKernels, world.device->info());
-  const graph::LoweredGraph lowered = graph::lower(expanded, kKernels, world.device->info());
-  const graph::AccessList list = value_accesses(lowered);
-  if (std::string fault = disagreement(list); !fault.empty()) return fault;
-  const Relation before = closure(list);
-  const size_t chain = longest_chain(list, before);
-  const graph::Order order = graph::derive_order(list);
-
-  std::vector<uint32_t> recorded_order(list.commands.size());
-  std::iota(recorded_order.begin(), recorded_order.end(), 0);
-  const graph::Reordering leveled = graph::order_by_levels(list, order, graph::access_costs(list));
-  const graph::Reordering greedy = graph::order_by_lookahead(list);
-  if (leveled.groups_after != chain) return "groups by levels are not the longest chain";
-  if (greedy.groups_after < chain) return "groups by look-ahead are fewer than the longest chain";
-  plans = {made};
-  for (const auto& next : {recorded_order, leveled.order, greedy.order}) {
-    if (std::string fault = order_faults(list, next); !fault.empty()) return fault;
-    plans.push_back(planned(lowered, next));
-  }
-  for (const device::Plan& plan : plans) {
-    if (!graph::check_order(plan).empty()) return "the checker objects";
-    const graph::AccessList touched = accesses(plan);
-    const Relation stored = stored_order(plan);
-    if (stored != closure(touched)) return "an edge is missing, or one too many is stored";
-    const std::vector<uint32_t> expected = levels(touched, stored);
-    size_t depth = 0;
-    for (size_t i = 0; i < expected.size(); ++i) {
-      if (plan.commands[i].level != expected[i]) return "a level is not the longest chain";
-      depth = std::max<size_t>(depth, plan.commands[i].level);
+  for (const bool fuse : {true, false}) {
+    graph::ComputeGraph made = expanded;
+    graph::FuseReport fused;
+    if (fuse) {
+      fused = graph::fuse(made, kernels, info);
+      ++tally.recordings;
+      tally.recordings_with_fusions += !fused.fusions.empty();
+      tally.misses += fused.misses.size();
     }
-    if (depth != chain) return "sharing memory has made the longest chain longer";
-    if (plan.arena_bytes > World::kArenaBytes) return "the arena of the test is too small";
-    tally.levels += depth;
-    tally.longest_chains += chain;
-    ++tally.plans;
+    const graph::AccessList list = value_accesses(graph::lower(made, kernels, info));
+    if (std::string fault = disagreement(list); !fault.empty()) return fault;
+    const size_t chain = longest_chain(list, closure(list));
+    const graph::Order order = graph::derive_order(list);
+    const graph::Reordering leveled = graph::order_by_levels(list, order, graph::access_costs(list));
+    const graph::Reordering greedy = graph::order_by_lookahead(list);
+    for (const graph::Reordering* next : {&leveled, &greedy}) {
+      if (std::string fault = order_faults(list, next->order); !fault.empty()) return fault;
+      if (next->groups_after < chain) return "groups are fewer than the longest chain";
+    }
+    if (leveled.groups_after != chain) return "groups by levels are not the longest chain";
+    tally.groups_recorded += leveled.groups_before;
+    tally.groups_levels += leveled.groups_after;
+    tally.groups_greedy += greedy.groups_after;
+    tally.moved += leveled.moved;
+
+    for (const auto by :
+         {graph::CommandOrder::recorded, graph::CommandOrder::levels, graph::CommandOrder::lookahead}) {
+      for (const bool reuse : {true, false}) {
+        graph::PlanOptions options;
+        options.check = true;
+        options.fuse = fuse;
+        options.order = by;
+        options.reuse_memory = reuse;
+        auto [plan, report] = graph::make_plan(graph::ComputeGraph(recorded), kernels, info, options);
+        if (report.fusions != fused.fusions) return "the same recording is fused in another way";
+        if (report.fused_levels != chain || report.levels != chain) return "levels are not as reported";
+        if (std::string fault = plan_faults(world, plan, chain); !fault.empty()) return fault;
+        if (std::string fault = FusedPlanFaults(expanded, plan, tally).find(); !fault.empty()) return fault;
+        tally.commands += report.commands;
+        tally.fences += plan.commands.size() - report.commands;
+        tally.conflicts += report.conflicts;
+        tally.edges += report.edges;
+        plans.push_back(std::move(plan));
+      }
+    }
   }
-  tally.commands += report.commands;
-  tally.fences += list.commands.size() - report.commands;
-  tally.conflicts += report.conflicts;
-  tally.edges += made.deps.size();
-  tally.groups_recorded += leveled.groups_before;
-  tally.groups_levels += leveled.groups_after;
-  tally.groups_greedy += greedy.groups_after;
-  tally.moved += leveled.moved;
   return {};
 }
 
@@ -165,6 +187,7 @@ inline std::string work_faults(World& world, uint32_t seed, uint32_t commands, u
       for (const size_t earlier : waits[p]) before.push_back(points[earlier]);
       tally.waits += before.size();
       for (device::Plan& part : split.parts) {
+        if (stored_order(part) != closure(accesses(part))) return "a part has another order than it asks for";
         run.push_back(std::move(part));
         const Buffer& arena = world.arenas[work.parts[p].queue];
         device::PrepareOptions options;

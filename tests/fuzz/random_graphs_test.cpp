@@ -47,9 +47,9 @@ TEST(RandomGraphs, AllPassesKeepTheBits) {
 
 TEST(RandomGraphs, AnyOrderOnTheCpuKeepsTheBits) {
   World world;
-  repeat(0.6, campaign() ? 100000 : 150, [&](uint32_t i) {
+  repeat(0.6, campaign() ? 100000 : 200, [&](uint32_t i) {
     const uint32_t seed = 2000000 + i;
-    ASSERT_EQ(work_faults(world, seed, i % 64 == 0 ? 160 : 8 + i % 40, 20), "") << "seed " << seed;
+    ASSERT_EQ(work_faults(world, seed, i % 64 == 0 ? 160 : 8 + i % 40, 24), "") << "seed " << seed;
   });
   const Tally& tally = world.tally;
   // The campaign is worth something only if it has met what it is about.
@@ -58,7 +58,12 @@ TEST(RandomGraphs, AnyOrderOnTheCpuKeepsTheBits) {
   EXPECT_GT(tally.submissions, tally.executions);
   EXPECT_LT(tally.groups_levels, tally.groups_recorded);
   EXPECT_EQ(tally.levels, tally.longest_chains);
-  EXPECT_EQ(tally.executions, 20 * tally.graphs);
+  EXPECT_EQ(tally.executions, 24 * tally.graphs);
+  // Half of all recordings have a group, and half of the groups share tiles; many have a prologue.
+  EXPECT_GT(2 * tally.recordings_with_fusions, tally.recordings);
+  EXPECT_GT(2 * tally.shared_tiles, tally.fusions);
+  EXPECT_GT(8 * tally.prologues, tally.fusions);
+  EXPECT_GT(tally.misses, tally.recordings);
   const std::pair<const char*, uint64_t> figures[] = {
       {"graphs", tally.graphs},
       {"plans", tally.plans},
@@ -76,6 +81,13 @@ TEST(RandomGraphs, AnyOrderOnTheCpuKeepsTheBits) {
       {"executions", tally.executions},
       {"submissions", tally.submissions},
       {"waits", tally.waits},
+      {"recordings", tally.recordings},
+      {"recordings_with_fusions", tally.recordings_with_fusions},
+      {"fusions", tally.fusions},
+      {"members", tally.members},
+      {"prologues", tally.prologues},
+      {"shared_tiles", tally.shared_tiles},
+      {"misses", tally.misses},
   };
   for (const auto& [name, value] : figures) {
     RecordProperty(name, std::to_string(value));

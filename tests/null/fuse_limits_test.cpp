@@ -195,6 +195,17 @@ TEST_F(FuseLimits, AConsumerWithoutAKernelForItsDtypeIsLeft) {
   EXPECT_EQ(report.misses, Names{"#1 blend does not join project at #0: no kernel accepts it"});
 }
 
+TEST_F(FuseLimits, AProductThatReadsItsInputTwiceKeepsItInMemory) {
+  const PlanReport report = plan([&](CommandEncoder& e) {
+    const Temp h = temp(e);
+    dispatch(e, kNorm, std::array{Operand(x_), Operand(h)}, RowConstants{7, 6, 1, 0});
+    dispatch(e, kProject, std::array{Operand(h), Operand(h), Operand(temp(e))}, RowConstants{7, 6, 6, 6});
+  });
+  EXPECT_TRUE(report.fusions.empty());
+  EXPECT_EQ(report.misses, Names{"#0 norm does not join project at #1: #0 norm.output and #1 project.weight "
+                                 "share memory, not unit by unit"});
+}
+
 TEST_F(FuseLimits, OneOfTwoNormsIsThePrologue) {
   // Both give the product's input a value; the later one is what it reads.
   const RowConstants whole{7, 6, 1, 0};

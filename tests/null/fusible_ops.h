@@ -64,6 +64,12 @@ inline constexpr ArgumentSpec kNormArgs[] = {{"input", Access::in, true, false, 
                                              {"output", Access::out, true, false, 1, true}};
 inline constexpr OpSchema kNorm = row_op("norm", kNormArgs, device::Iteration::row_reduction);
 
+// The same of whole rows, and a sum of each: one unit.
+inline constexpr ArgumentSpec kNormSumArgs[] = {{"input", Access::in, true, false, 0, true},
+                                                {"output", Access::out, true, false, 0, true},
+                                                {"sum", Access::out, true}};
+inline constexpr OpSchema kNormSum = row_op("norm_sum", kNormSumArgs, device::Iteration::row_reduction);
+
 inline constexpr ArgumentSpec kBlendArgs[] = {{"a", Access::in, true, false, 0, true},
                                               {"b", Access::in, true, false, 0, true},
                                               {"output", Access::out, true, false, 3, true}};
@@ -117,6 +123,16 @@ inline void norm(const Region& region) {
     uint32_t sum = region.c.salt;
     for (uint32_t i = first; i < last; ++i) sum = mixed(sum, input[i]);
     for (uint32_t i = first; i < last; ++i) output[i] = mixed(input[i], sum);
+  });
+}
+inline void norm_sum(const Region& region) {
+  norm(region);
+  const auto* output = region.args.arg<uint32_t>(1);
+  auto* sum = region.args.arg<uint32_t>(2);
+  region.units([&](uint32_t row, uint32_t, uint32_t first, uint32_t last) {
+    sum[row * region.c.others] = output[first];
+    for (uint32_t i = 1; i < region.c.others; ++i)
+      sum[row * region.c.others + i] = mixed(output[last - 1], i);
   });
 }
 /// As norm, with its sums in scratch.
@@ -228,11 +244,11 @@ inline std::span<const device::Kernel> fusible_kernels() {
     scratch.launch = row_launch_with_scratch;
     device::Kernel count{"count", &kCount, "test", 0, 0, any, one_tile, &kCountTiles};
     table.insert(table.end(),
-                 {whole, scratch, row_kernel<norm>("norm", kNorm), row_kernel<project>("project", kProject),
-                  row_kernel<blend>("blend", kBlend), row_kernel<scale>("scale", kScale),
-                  row_kernel<accumulate>("accumulate", kAccumulate), row_kernel<fork>("fork", kFork),
-                  row_kernel<store>("store", kStore), row_kernel<widen>("widen", kWiden),
-                  row_kernel<narrow>("narrow", kNarrow), count});
+                 {whole, scratch, row_kernel<norm>("norm", kNorm), row_kernel<norm_sum>("norm_sum", kNormSum),
+                  row_kernel<project>("project", kProject), row_kernel<blend>("blend", kBlend),
+                  row_kernel<scale>("scale", kScale), row_kernel<accumulate>("accumulate", kAccumulate),
+                  row_kernel<fork>("fork", kFork), row_kernel<store>("store", kStore),
+                  row_kernel<widen>("widen", kWiden), row_kernel<narrow>("narrow", kNarrow), count});
     return table;
   }();
   return kTable;

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <numeric>
+#include <tuple>
 
 #include "refrain/core/error.h"
 #include "tests/null/random_graph.h"
@@ -110,6 +111,26 @@ void expect_sound(const AccessList& list, const Reordering& found) {
   ASSERT_EQ(found.groups_after, groups(list, found.order));
 }
 
+/// By levels, nothing is left open: level, then the longest path from a command on, then its cost, then where it
+/// was recorded.
+void expect_no_tie(const AccessList& list, const std::vector<uint64_t>& costs, const Indices& order) {
+  const Relation before = closure(list);
+  const std::vector<uint32_t> level = levels(list, before);
+  std::vector<uint64_t> path(order.size());
+  const auto cost = [&](size_t i) { return std::max<uint64_t>(costs[i], 1); };
+  for (size_t i = order.size(); i-- > 0;) {
+    for (size_t j = i + 1; j < order.size(); ++j) {
+      if (before[j][i]) path[i] = std::max(path[i], path[j]);
+    }
+    path[i] += cost(i);
+  }
+  for (size_t at = 1; at < order.size(); ++at) {
+    const uint32_t a = order[at - 1], b = order[at];
+    if (list.commands[a].fence || list.commands[b].fence) continue;
+    ASSERT_LT(std::tuple(level[a], path[b], cost(b), a), std::tuple(level[b], path[a], cost(a), b));
+  }
+}
+
 TEST(Reorder, RandomListsKeepTheirOrder) {
   std::mt19937 rng(17);
   size_t before = 0, greedy = 0, least = 0;
@@ -120,6 +141,7 @@ TEST(Reorder, RandomListsKeepTheirOrder) {
     for (uint64_t& cost : costs) cost = rng() % 5;
     const Reordering leveled = graph::order_by_levels(list, order, costs);
     ASSERT_NO_FATAL_FAILURE(expect_sound(list, leveled)) << "list " << i;
+    ASSERT_NO_FATAL_FAILURE(expect_no_tie(list, costs, leveled.order)) << "list " << i;
     const Reordering greedily = graph::order_by_lookahead(list);
     ASSERT_NO_FATAL_FAILURE(expect_sound(list, greedily)) << "list " << i;
     ASSERT_EQ(greedily.order, lookahead(list)) << "list " << i;

@@ -6,8 +6,11 @@
 
 #include <numeric>
 
+#include "refrain/core/error.h"
 #include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/fault/fault_device.h"
 #include "refrain/device/validate/validate_device.h"
+#include "tests/null/fusible_ops.h"
 #include "tests/null/random_graph.h"
 
 namespace refrain::null_tests {
@@ -151,6 +154,132 @@ TEST(Split, SameBitsOnTheCpu) {
     }
   }
   backend->release(arena);
+}
+
+/// Layers of a norm, two products and their blend, each a group; every second one followed by a plain command.
+struct Layers {
+  static constexpr uint32_t kLayers = 9;
+
+  explicit Layers(const std::shared_ptr<device::Backend>& backend = cpu())
+      : backend_(backend),
+        device_(backend, {}, {}),
+        x_(device_.buffer(DType::u32, {4, 6})),
+        log_(device_.buffer(DType::u32, {24})),
+        plan_(make()) {}
+
+  static std::shared_ptr<device::Backend> cpu() {
+    device::CpuOptions options;
+    options.threads = 2;
+    return device::make_validate(device::make_cpu(options, fusible_kernels()));
+  }
+
+  device::Plan make() {
+    CommandEncoder e = device_.encoder();
+    Operand last = x_;
+    std::vector<Temp> temps;
+    temps.reserve(4 * kLayers);  // operands point to them
+    const auto temp = [&] { return Operand(temps.emplace_back(e.temp(DType::u32, {4, 6}))); };
+    for (uint32_t i = 0; i < kLayers; ++i) {
+      e.label("layer " + std::to_string(i));
+      const Operand h = temp(), a = temp(), b = temp(), sum = temp();
+      dispatch(e, kNorm, std::array{last, h}, RowConstants{7 + i, 6, 1, 0});
+      for (const Operand& y : {a, b})
+        dispatch(e, kProject, std::array{h, Operand(log_), y}, RowConstants{6, 6, 6, 6});
+      dispatch(e, kBlend, std::array{a, b, sum}, RowConstants{7, 6, 6, 0});
+      if (i % 2 == 1) dispatch(e, kUpdate, std::array{sum, Operand(log_)}, MixConstants{1, 24, 0, 24});
+      last = sum;
+    }
+    dispatch(e, kBlend, std::array{last, last, Operand(x_)}, RowConstants{7, 6, 6, 0});
+    PlanOptions options;
+    options.check = true;
+    return graph::make_plan(e.finish(), fusible_kernels(), device_.info(), options).first;
+  }
+
+  /// What x and the log hold after `plans` in a row.
+  std::vector<uint32_t> run(std::span<const device::Plan> plans, bool fails = false) {
+    std::iota(x_.span<uint32_t>().begin(), x_.span<uint32_t>().end(), 1);
+    std::ranges::fill(log_.span<uint32_t>(), 3);
+    const Buffer arena = device_.buffer(DType::u8, {static_cast<int64_t>(plan_.arena_bytes) + 64});
+    device::PrepareOptions options;
+    options.arena = arena.device_view();
+    std::vector<std::unique_ptr<device::Program>> programs;
+    device::Point last;
+    for (const device::Plan& plan : plans) {
+      programs.push_back(backend_->prepare(plan, options));
+      last = backend_->submit({programs.back().get(), {}, {}});
+    }
+    const auto wait = [&] { EXPECT_TRUE(backend_->wait(last, std::chrono::seconds(60))); };
+    if (fails) {
+      EXPECT_THROW(wait(), DeviceError);
+    } else {
+      wait();
+    }
+    std::vector<uint32_t> values(x_.span<uint32_t>().begin(), x_.span<uint32_t>().end());
+    values.insert(values.end(), log_.span<uint32_t>().begin(), log_.span<uint32_t>().end());
+    return values;
+  }
+
+  std::shared_ptr<device::Backend> backend_;
+  Device device_;
+  Buffer x_, log_;
+  device::Plan plan_;
+};
+
+class SplitGroups : public ::testing::Test, protected Layers {};
+
+/// All that a command is, without its edges.
+std::vector<std::string> lines(const device::Plan& plan) {
+  std::vector<std::string> result;
+  for (const device::Command& command : plan.commands) {
+    std::string line = device::title(plan, command) + " of " + plan.labels[command.label];
+    for (uint32_t a = 0; a < command.args.count; ++a) {
+      const device::BufferView& view = plan.args[command.args.first + a].view;
+      line += ", " + device::argument_title(plan, command, a) + " " + std::to_string(view.offset_bytes) +
+              " " + std::to_string(view.bytes);
+    }
+    if (command.kind == device::CommandKind::group) {
+      const device::Group& group = plan.groups[command.group];
+      for (uint32_t m = 0; m < group.members.count; ++m) {
+        const device::Member& member = plan.members[group.members.first + m];
+        line += "; component " + std::to_string(member.component) + " private " +
+                std::to_string(member.private_arg) + " constants " + std::to_string(member.constants.first);
+      }
+      for (uint32_t c = 0; c < group.components.count; ++c)
+        line += "; units " + std::to_string(plan.components[group.components.first + c].units);
+    }
+    result.push_back(line);
+  }
+  return result;
+}
+
+TEST_F(SplitGroups, PartsKeepThemWhole) {
+  ASSERT_EQ(plan_.groups.size(), kLayers);
+  const std::vector<uint32_t> whole = run(std::array{plan_});
+  for (size_t first = 1; first < plan_.commands.size(); ++first) {
+    const SplitPlan split = graph::split(plan_, first);
+    ASSERT_EQ(split.parts.size(), 2u);
+    std::vector<std::string> both = lines(split.parts[0]);
+    EXPECT_EQ(both.size(), first);
+    std::ranges::copy(lines(split.parts[1]), std::back_inserter(both));
+    EXPECT_EQ(both, lines(plan_));
+    for (const device::Plan& part : split.parts) {
+      EXPECT_TRUE(graph::check_order(part).empty());
+      EXPECT_EQ(stored_order(part), closure(accesses(part)));
+    }
+    EXPECT_EQ(run(split.parts), whole) << first;
+  }
+}
+
+TEST_F(SplitGroups, AFailureLeavesWhatTheCommandsBeforeItDid) {
+  for (uint32_t commands = 1; commands < plan_.commands.size(); ++commands) {
+    const std::vector<uint32_t> expected = run(std::array{graph::split(plan_, commands).parts[0]});
+    device::CpuOptions options;
+    options.threads = 2;
+    device::FaultPlan faults;
+    faults.command = commands + 1;
+    Layers other(device::make_fault(device::make_cpu(options, fusible_kernels()), faults));
+    EXPECT_EQ(other.run(std::array{other.plan_}, /*fails=*/true), expected) << commands;
+  }
 }
 
 }  // namespace
