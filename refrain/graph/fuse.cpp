@@ -138,10 +138,9 @@ class Fuser {
     return nodes_[command].iteration == Iteration::row_reduction && nodes_[command].units == 1;
   }
 
-  void describe(uint32_t index, std::span<const device::Kernel> kernels, const device::DeviceInfo& info) {
-    const Command& command = graph_.commands[index];
+  void add_uses(uint32_t index, const Command& command) {
     for (uint32_t b = 0; b < command.bindings.count; ++b) {
-      const Binding& bound = binding(index, b);
+      const Binding& bound = graph_.bindings[command.bindings.first + b];
       if (bound.temp == kNone) continue;
       Value& value = values_[bound.temp];
       if (value.users.empty() || value.users.back() != index) value.users.push_back(index);
@@ -149,6 +148,13 @@ class Fuser {
       value.writer = value.written || bound.access != Access::out ? kNone : index;
       value.written = true;
     }
+  }
+
+  void describe(uint32_t index, std::span<const device::Kernel> kernels, const device::DeviceInfo& info) {
+    const Command& command = graph_.commands[index];
+    add_uses(index, command);
+    for (uint32_t m = 0; m < command.members.count; ++m)
+      add_uses(index, graph_.members[command.members.first + m].command);
     if (command.op == nullptr || command.op->units == nullptr) return;
     const device::OpCall call = op_call(graph_, command, infos_);
     Node& node = nodes_[index];

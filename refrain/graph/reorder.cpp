@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 #include <tuple>
 
@@ -24,24 +25,50 @@ Reordering finished(std::vector<uint32_t> order, const AccessList& accesses, con
   return result;
 }
 
-/// Ranges of several commands, to test one more against.
+/// Ranges of several commands, to test one more against. Those of a memory are one list, or share it with a few.
 class Touched {
  public:
+  Touched() { clear(); }
   bool conflicts(std::span<const RangeAccess> ranges) const {
     return std::ranges::any_of(ranges, [&](const RangeAccess& a) {
-      return std::ranges::any_of(ranges_, [&](const RangeAccess& b) {
-        return a.memory == b.memory && (a.write || b.write) &&
-               std::max(a.begin, b.begin) < std::min(a.end, b.end);
+      return any(a.memory, [&](const RangeAccess& b) {
+        return (a.write || b.write) && std::max(a.begin, b.begin) < std::min(a.end, b.end);
       });
     });
   }
   void add(std::span<const RangeAccess> ranges) {
-    ranges_.insert(ranges_.end(), ranges.begin(), ranges.end());
+    for (const RangeAccess& range : ranges) {
+      // Weights, caches and live counts are bound in the same way again and again.
+      const bool known = any(range.memory, [&](const RangeAccess& other) {
+        return other.begin == range.begin && other.end == range.end && other.write == range.write;
+      });
+      if (known) continue;
+      uint32_t& first = first_[range.memory % first_.size()];
+      ranges_.push_back({range, first});
+      first = static_cast<uint32_t>(ranges_.size()) - 1;
+    }
   }
-  void clear() { ranges_.clear(); }
+  void clear() {
+    ranges_.clear();
+    first_.fill(device::kNone);
+  }
 
  private:
-  std::vector<RangeAccess> ranges_;
+  struct Node {
+    RangeAccess range;
+    uint32_t next = device::kNone;
+  };
+
+  template <class Is>
+  bool any(uint64_t memory, Is is) const {
+    for (uint32_t i = first_[memory % first_.size()]; i != device::kNone; i = ranges_[i].next) {
+      if (ranges_[i].range.memory == memory && is(ranges_[i].range)) return true;
+    }
+    return false;
+  }
+
+  std::vector<Node> ranges_;
+  std::array<uint32_t, 256> first_;  // by memory, the last added
 };
 
 }  // namespace

@@ -206,6 +206,26 @@ TEST_F(FuseLimits, AProductThatReadsItsInputTwiceKeepsItInMemory) {
                                  "share memory, not unit by unit"});
 }
 
+TEST_F(FuseLimits, WhatAGroupReadsIsRead) {
+  // A graph with groups is fused once more, for a device that now has the kernels: the norm's value is read by a
+  // member of the first group, so it keeps its memory.
+  std::vector<device::Kernel> kernels(fusible_kernels().begin(), fusible_kernels().end());
+  CommandEncoder e = device_.encoder();
+  const Temp h = temp(e), y = temp(e), z = temp(e);
+  dispatch(e, kNorm, std::array{Operand(x_), Operand(h)}, RowConstants{7, 6, 1, 0});
+  project(e, x_, y);
+  blend(e, y, h, temp(e));
+  project(e, h, z);
+  ComputeGraph graph = e.finish();
+  graph::expand(graph, graph::Mode::exact);
+  for (device::Kernel& kernel : kernels) kernel.regions &= kernel.op != &kNorm;
+  EXPECT_EQ(graph::fuse(graph, kernels, device_.info()).fusions, Names{"project+blend: #1 #2"});
+  const graph::FuseReport again = graph::fuse(graph, fusible_kernels(), device_.info());
+  EXPECT_TRUE(again.fusions.empty());
+  EXPECT_EQ(again.misses,
+            Names{"#0 norm does not join project at #2: #1 project+blend reads its value, too"});
+}
+
 TEST_F(FuseLimits, OneOfTwoNormsIsThePrologue) {
   // Both give the product's input a value; the later one is what it reads.
   const RowConstants whole{7, 6, 1, 0};
