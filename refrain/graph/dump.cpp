@@ -60,7 +60,7 @@ std::string dump(const Plan& plan) {
     const bool fence = command.kind == device::CommandKind::fence;
     fmt::format_to(out, "{:>4} level {:<3} {}", i, command.level, device::title(plan, command));
     if (const std::string& label = plan.labels[command.label]; !label.empty())
-      fmt::format_to(out, " \"{}\"", label);
+      fmt::format_to(out, " {:?}", label);
     if (!fence) {
       const device::Launch& launch = command.launch;
       fmt::format_to(out, " rows {}/{} x {} tiles", launch.rows, launch.rows_per_block,

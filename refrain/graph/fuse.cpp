@@ -131,8 +131,8 @@ class Fuser {
   std::string name(uint32_t command) const {
     const Command& c = graph_.commands[command];
     const std::string& label = graph_.labels[c.label];
-    return fmt::format("#{} {}{}{}{}", command, title(graph_, c), label.empty() ? "" : " \"", label,
-                       label.empty() ? "" : "\"");
+    return fmt::format("#{} {}{}", command, title(graph_, c),
+                       label.empty() ? "" : fmt::format(" {:?}", label));
   }
   bool whole_row(uint32_t command) const {
     return nodes_[command].iteration == Iteration::row_reduction && nodes_[command].units == 1;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "tests/null/fusible_ops.h"
 #include "tests/null/random_graph.h"
 
 namespace refrain::null_tests {
@@ -62,6 +63,37 @@ TEST(Dump, EqualPlansGiveEqualText) {
   device.buffer(DType::u8, {100});  // other allocation ids than in the other test
   EXPECT_EQ(graph::dump(device.plan(record(device)).first.data()), kGolden);
   EXPECT_EQ(graph::dump(device.plan(record(device)).first.data()), kGolden);
+}
+
+TEST(Dump, AGroupHasALineForEachComponent) {
+  Device device(device::make_null(fusible_kernels(), 0, 2), {}, {});
+  const Buffer x = device.buffer(DType::u32, {4, 6}), w = device.buffer(DType::u32, {1}),
+               y = device.buffer(DType::u32, {4, 6}), z = device.buffer(DType::u32, {4, 6});
+  CommandEncoder e = device.encoder();
+  e.label("layer \"0\"\nof 1");  // a label stays within its line
+  const Temp h = e.temp(DType::u32, {4, 6}), a = e.temp(DType::u32, {4, 6});
+  dispatch(e, kNorm, std::array{Operand(x), Operand(h)}, RowConstants{7, 6, 1, 0});
+  dispatch(e, kProject, std::array{Operand(h), Operand(w), Operand(a)}, RowConstants{7, 6, 6, 6});
+  dispatch(e, kProject, std::array{Operand(h), Operand(w), Operand(y)}, RowConstants{5, 6, 6, 6});
+  dispatch(e, kBlend, std::array{Operand(a), Operand(a), Operand(z)}, RowConstants{7, 6, 6, 0});
+  const auto [plan, report] = device.plan(e.finish());
+  EXPECT_EQ(graph::dump(plan.data()),
+            R"(   0 level 1   norm+project*2+blend "layer \"0\"\nof 1" rows 4/2 x 4 tiles after
+       prologue norm
+       units 6/6 project blend
+       units 6/2 project
+       in norm.input memory 0 [0, 96)
+       in project.weight memory 1 [0, 4)
+       out project.output arena [256, 352)
+       in project.weight memory 1 [0, 4)
+       out project.output memory 2 [0, 96)
+       in blend.a arena [256, 352)
+       in blend.b arena [256, 352)
+       out blend.output memory 3 [0, 96)
+       out scratch arena [0, 256)
+arena 384 bytes
+)");
+  EXPECT_NE(graph::dump(report).find("fused norm+project*2+blend: #0 #1 #2 #3\n"), std::string::npos);
 }
 
 TEST(Dump, AnEmptyPlan) {

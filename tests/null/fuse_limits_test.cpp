@@ -91,7 +91,7 @@ TEST_F(FuseLimits, ThousandsOfProductsOfOneInput) {
       },
       /*check=*/false);
   // Full groups of 64, and what is left.
-  EXPECT_EQ(report.fusions.size(), (kMany + 63) / 64);
+  ASSERT_EQ(report.fusions.size(), (kMany + 63) / 64);
   EXPECT_EQ(report.fusions[0].substr(0, 16), "project*64: #0 #");
   EXPECT_EQ(report.commands, report.fusions.size());
   EXPECT_EQ(report.levels, 1u);
@@ -120,7 +120,7 @@ TEST_F(FuseLimits, ThousandsOfFences) {
       /*check=*/false);
   EXPECT_TRUE(report.fusions.empty());
   // Each says once why it stands alone.
-  EXPECT_EQ(report.misses.size(), kMany / 2 - 1);
+  ASSERT_EQ(report.misses.size(), kMany / 2 - 1);
   EXPECT_EQ(report.misses[0], "#2 project does not join project at #0: #1 fence lies between");
 }
 
@@ -131,7 +131,7 @@ TEST_F(FuseLimits, AFullGroupSaysSo) {
     project(e, x_, last);
     blend(e, last, last, temp(e));
   });
-  EXPECT_EQ(report.fusions.size(), 2u);
+  ASSERT_EQ(report.fusions.size(), 2u);
   EXPECT_EQ(report.fusions[1], "project+blend: #64 #65");
   EXPECT_EQ(report.misses, Names{"#64 project does not join project*64 at #0: it has 64 members"});
 }
