@@ -20,8 +20,9 @@ namespace refrain::device {
 
 struct BufferSpec {
   size_t bytes = 0;  ///< > 0
-  void* host =
-      nullptr;  ///< memory of the host to use in place (read-only mappings included); null: allocate, zeroed
+  /// Memory of the host to use in place (read-only mappings included), aligned to
+  /// info.buffer_alignment_bytes and no part of another allocation that lives; null: allocate, zeroed.
+  void* host = nullptr;
   std::string label;
 };
 

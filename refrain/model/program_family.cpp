@@ -166,14 +166,15 @@ void ProgramFamily::wait(std::chrono::nanoseconds timeout) {
 }
 
 std::span<const float> ProgramFamily::logits(uint32_t output) const {
-  return logits_.slice(output, 1).span<float>();
+  return logits_.slice(output, 1).span<const float>();
 }
 
 uint32_t ProgramFamily::sampled(uint32_t row) const {
   if (last_ == nullptr || row >= last_->step.layout.rows) {
     throw InvalidArgument(fmt::format("[program_family] sampled: no row {} was submitted", row));
   }
-  return last_->step.rows.span<uint32_t>()[row * (sizeof(StepRow) / 4) + offsetof(StepRow, sampled) / 4];
+  return last_->step.rows
+      .span<const uint32_t>()[row * (sizeof(StepRow) / 4) + offsetof(StepRow, sampled) / 4];
 }
 
 }  // namespace refrain::model

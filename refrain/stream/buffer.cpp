@@ -8,6 +8,7 @@
 
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
+#include "refrain/stream/device_state.h"
 
 namespace refrain {
 namespace {
@@ -52,8 +53,10 @@ Buffer Buffer::slice(int64_t first, int64_t count) const {
   std::ranges::copy(shape_.dims(), dims.begin());
   const size_t row_bytes = shape_[0] == 0 ? 0 : bytes_ / static_cast<size_t>(shape_[0]);
   dims[0] = count;
-  return Buffer(memory_, offset_bytes_ + static_cast<size_t>(first) * row_bytes, dtype_,
+  Buffer result(memory_, offset_bytes_ + static_cast<size_t>(first) * row_bytes, dtype_,
                 Shape(std::span(dims.data(), shape_.rank())));
+  result.read_only_ = read_only_;
+  return result;
 }
 
 Buffer Buffer::view(DType dtype, Shape shape, size_t offset_bytes) const {
@@ -63,7 +66,9 @@ Buffer Buffer::view(DType dtype, Shape shape, size_t offset_bytes) const {
     throw InvalidArgument(fmt::format("[buffer] view: bytes [{}, {} + {}) exceed the view of {}",
                                       offset_bytes, offset_bytes, bytes, bytes_));
   }
-  return Buffer(memory_, offset_bytes_ + offset_bytes, dtype, shape);
+  Buffer result(memory_, offset_bytes_ + offset_bytes, dtype, shape);
+  result.read_only_ = read_only_;
+  return result;
 }
 
 Buffer Buffer::with_live_rows(const Buffer& count) const {
@@ -88,11 +93,11 @@ device::BufferView Buffer::device_view() const {
 }
 
 std::span<std::byte> Buffer::host_span() const {
-  check_host_access(dtype_);
+  check_host_access(dtype_, true);
   return {host_bytes(), bytes_};
 }
 
-void Buffer::check_host_access(DType dtype) const {
+void Buffer::check_host_access(DType dtype, bool write) const {
   if (!memory_) throw InvalidArgument("[buffer] span: expected a buffer, got none");
   if (dtype != dtype_) {
     throw InvalidArgument(fmt::format("[buffer] span: expected {}, got {}", name(dtype_), name(dtype)));
@@ -100,6 +105,13 @@ void Buffer::check_host_access(DType dtype) const {
   if (memory_->allocation().host == nullptr) {
     throw InvalidArgument("[buffer] span: the host cannot reach this device's memory in place");
   }
+  if (write && read_only_) {
+    throw InvalidArgument(
+        fmt::format("[buffer] span: expected a span of const, since '{}' is read-only", memory_->label()));
+  }
+  // A device that is gone has nothing in flight.
+  if (const auto device = memory_->device().lock())
+    device->check_idle(*memory_, offset_bytes_, offset_bytes_ + bytes_, write);
 }
 
 std::byte* Buffer::host_bytes() const {

@@ -5,12 +5,15 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <type_traits>
 
 #include "refrain/core/dtype.h"
 #include "refrain/core/shape.h"
 #include "refrain/device/device.h"
 
 namespace refrain {
+
+struct DeviceState;
 
 /// Takes an allocation back in place of its backend, to give it out again.
 class AllocationHome {
@@ -23,12 +26,16 @@ class AllocationHome {
 /// last share goes, and in no other way.
 class AllocationHandle {
  public:
-  /// `keep_alive` is held until after the release: the owner of imported memory, say.
+  /// `keep_alive` is held until after the release: the owner of imported memory, say. `device` knows what is in
+  /// flight; `label` names the memory in errors.
   AllocationHandle(std::shared_ptr<device::Backend> backend, const device::Allocation* allocation,
-                   std::shared_ptr<const void> keep_alive, std::shared_ptr<AllocationHome> home = nullptr)
+                   std::shared_ptr<const void> keep_alive, std::shared_ptr<AllocationHome> home = nullptr,
+                   std::weak_ptr<const DeviceState> device = {}, std::string label = {})
       : keep_alive_(std::move(keep_alive)),
         backend_(std::move(backend)),
         home_(std::move(home)),
+        device_(std::move(device)),
+        label_(std::move(label)),
         allocation_(allocation) {}
   ~AllocationHandle() {
     if (home_ != nullptr) {
@@ -42,11 +49,15 @@ class AllocationHandle {
 
   const device::Allocation& allocation() const { return *allocation_; }
   const device::Backend& backend() const { return *backend_; }
+  const std::weak_ptr<const DeviceState>& device() const { return device_; }
+  const std::string& label() const { return label_; }
 
  private:
   std::shared_ptr<const void> keep_alive_;
   std::shared_ptr<device::Backend> backend_;
   std::shared_ptr<AllocationHome> home_;
+  std::weak_ptr<const DeviceState> device_;
+  std::string label_;
   const device::Allocation* allocation_;
 };
 
@@ -61,6 +72,8 @@ class Buffer {
   const Shape& shape() const { return shape_; }
   size_t bytes() const { return bytes_; }
   size_t offset_bytes() const { return offset_bytes_; }
+  /// True for a view of memory that was imported to be read: nothing writes it through this view.
+  bool read_only() const { return read_only_; }
 
   /// Rows [first, first + count) along the first dimension, without the live count. Throws InvalidArgument
   /// when out of range.
@@ -73,14 +86,17 @@ class Buffer {
   /// InvalidArgument when this has no rows or `count` is not one u32 of the same device.
   Buffer with_live_rows(const Buffer& count) const;
 
-  /// The elements, in place, for the host. The caller has waited for the submissions that write them.
-  /// Throws InvalidArgument when T is not the dtype's type or the device's memory is not the host's.
+  /// The elements, in place, for the host: `const T` to read, T to write as well. Allocates nothing. Throws
+  /// InvalidArgument when T is not the dtype's type, the device's memory is not the host's, this is read-only
+  /// and T is not const, or a submission in flight writes these bytes (for T: or reads them): wait for it, or
+  /// call Device::synchronize. Not seen: a later submission while the span is in use, what has been recorded but
+  /// not submitted, and status words.
   template <class T>
   std::span<T> span() const {
-    check_host_access(DTypeOf<T>::value);
+    check_host_access(DTypeOf<std::remove_const_t<T>>::value, !std::is_const_v<T>);
     return {reinterpret_cast<T*>(host_bytes()), bytes_ / sizeof(T)};
   }
-  /// The bytes of this view, in place. As span().
+  /// The bytes of this view, in place, to read and write. As span().
   std::span<std::byte> host_span() const;
 
   /// Throws InvalidArgument for a Buffer() without memory.
@@ -90,7 +106,7 @@ class Buffer {
   const std::shared_ptr<const AllocationHandle>& memory() const { return memory_; }
 
  private:
-  void check_host_access(DType dtype) const;
+  void check_host_access(DType dtype, bool write) const;
   std::byte* host_bytes() const;
 
   std::shared_ptr<const AllocationHandle> memory_;
@@ -98,10 +114,12 @@ class Buffer {
   size_t bytes_ = 0;
   DType dtype_ = DType::f32;
   Shape shape_;
+  bool read_only_ = false;
   device::BufferView live_;
   std::shared_ptr<const AllocationHandle> live_memory_;
 
   friend class CommandEncoder;
+  friend class Device;
 };
 
 }  // namespace refrain

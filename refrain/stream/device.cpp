@@ -20,6 +20,18 @@ device::WeightInfo weight_info(const TensorSource& source) {
   return {source.format, source.dtype, source.shape, source.bits, source.group_size};
 }
 
+// Bytes of a buffer to be made. Throws InvalidArgument for none and for too many.
+size_t checked_bytes(const char* call, DType dtype, const Shape& shape, std::string_view label) {
+  const int64_t elements = shape.elements();
+  if (elements == 0 || size_bytes(dtype) == 0) {
+    throw InvalidArgument(fmt::format("[{}] {}: expected elements of a known size, got {} {}", call, label,
+                                      name(dtype), to_string(shape)));
+  }
+  const std::optional<size_t> bytes = checked_mul(static_cast<size_t>(elements), size_bytes(dtype));
+  if (!bytes) throw InvalidArgument(fmt::format("[{}] {}: {} is too large", call, label, to_string(shape)));
+  return *bytes;
+}
+
 }  // namespace
 
 Device::Device(std::shared_ptr<device::Backend> backend, std::span<const device::WeightLayout> layouts,
@@ -38,7 +50,10 @@ DeviceState& Device::live() const {
 
 const device::DeviceInfo& Device::info() const { return checked().backend->info; }
 
-device::MemoryUsage Device::memory() const { return checked().backend->memory(); }
+device::MemoryUsage Device::memory() const {
+  DeviceState& state = live();
+  return state.guarded([&] { return state.backend->memory(); });
+}
 
 Counters Device::counters() const {
   const DeviceState& state = checked();
@@ -51,14 +66,29 @@ Counters Device::counters() const {
 KernelRegistry& Device::kernels() const { return live().registry; }
 
 Buffer Device::buffer(DType dtype, const Shape& shape, std::string_view label) {
-  const int64_t elements = shape.elements();
-  if (elements == 0 || size_bytes(dtype) == 0) {
-    throw InvalidArgument(fmt::format("[buffer] {}: expected elements of a known size, got {} {}", label,
-                                      name(dtype), to_string(shape)));
-  }
-  const std::optional<size_t> bytes = checked_mul(static_cast<size_t>(elements), size_bytes(dtype));
-  if (!bytes) throw InvalidArgument(fmt::format("[buffer] {}: {} is too large", label, to_string(shape)));
-  return Buffer(live().allocate({*bytes, nullptr, std::string(label)}, nullptr), 0, dtype, shape);
+  const size_t bytes = checked_bytes("buffer", dtype, shape, label);
+  return Buffer(live().allocate({bytes, nullptr, std::string(label)}), 0, dtype, shape);
+}
+
+Buffer Device::import(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                      std::string_view label) {
+  DeviceState& state = live();
+  const size_t bytes = checked_bytes("import_memory", dtype, shape, label);
+  auto [handle, offset_bytes] = state.imports->get(state, {static_cast<const std::byte*>(memory), bytes},
+                                                   std::move(owner), std::string(label));
+  return Buffer(std::move(handle), offset_bytes, dtype, shape);
+}
+
+Buffer Device::import_memory(void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                             std::string_view label) {
+  return import(memory, dtype, shape, std::move(owner), label);
+}
+
+Buffer Device::import_memory(const void* memory, DType dtype, const Shape& shape,
+                             std::shared_ptr<const void> owner, std::string_view label) {
+  Buffer buffer = import(memory, dtype, shape, std::move(owner), label);
+  buffer.read_only_ = true;
+  return buffer;
 }
 
 Weight Device::pack(const TensorSource& source, Uses uses) {
@@ -90,10 +120,14 @@ Weight Device::pack(const TensorSource& source, Uses uses) {
                     std::less_equal<>()(first.bytes.data() + first.bytes.size(), file.data() + file.size()) &&
                     reinterpret_cast<uintptr_t>(first.bytes.data()) % kInPlaceAlignmentBytes == 0;
   if (state->in_place) {
-    state->memory = checked().import_file(source.file);
-    state->offset_bytes = static_cast<size_t>(first.bytes.data() - source.file->bytes().data());
+    // The whole file: its weights are views of one allocation.
+    DeviceState& device = checked();
+    auto [memory, offset_bytes] =
+        device.imports->get(device, file, source.file, source.file->path().string());
+    state->memory = std::move(memory);
+    state->offset_bytes = offset_bytes + static_cast<size_t>(first.bytes.data() - file.data());
   } else {
-    state->memory = checked().allocate({state->bytes, nullptr, source.name}, nullptr);
+    state->memory = checked().allocate({state->bytes, nullptr, source.name});
     if (state->memory->allocation().host == nullptr) {
       throw DeviceError(
           fmt::format("[pack] {}: the host cannot reach this device's memory in place", source.name));
@@ -129,20 +163,28 @@ void Device::synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout)
     throw InvalidArgument("[synchronize] buffer: expected one of this device, got another's or none");
   }
   const device::BufferView view = buffer.device_view();
-  const graph::AccessSummary write{
-      {{view.allocation->id, view.offset_bytes, view.offset_bytes + view.bytes, true}}};
+  const graph::AccessSummary::Entry write{view.allocation->id, view.offset_bytes,
+                                          view.offset_bytes + view.bytes, true};
   const auto deadline =
       std::chrono::steady_clock::now() + std::clamp(timeout, std::chrono::nanoseconds(0), kLongest);
   for (uint32_t queue = 0; queue < state.in_flight.size(); ++queue) {
     uint64_t value = 0;
     {
       const std::lock_guard lock(state.mutex);
-      value = state.latest_conflict(queue, write, {});
+      const DeviceState::InFlight* last = state.latest_conflict(queue, {}, {&write, 1});
+      if (last != nullptr) value = last->value;
     }
     if (value == 0) continue;
     const std::chrono::nanoseconds left = deadline - std::chrono::steady_clock::now();
     state.wait({state.backend.get(), queue, value}, std::max(left, std::chrono::nanoseconds(0)));
   }
+}
+
+void Device::when_reached(const Point& point, std::function<void(std::exception_ptr)> function) {
+  DeviceState& state = live();
+  state.check(point, "when_reached");
+  if (!function) throw InvalidArgument("[when_reached] function: expected one, got none");
+  state.callbacks.add(point, std::move(function));
 }
 
 bool Device::reached(const Point& point) const {
@@ -162,6 +204,7 @@ void Device::signal(const Point& point) {
     throw InvalidArgument("[signal] point: expected one of the host's timeline, got a queue's");
   }
   state.guarded([&] { state.backend->signal_host(point.value); });
+  state.callbacks.host_changed();
 }
 
 std::vector<std::pair<double, double>> Device::timestamps_ns(const Program& program) const {

@@ -3,6 +3,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -31,6 +33,9 @@ struct DeviceOptions {
       false;  ///< leave vector extensions unused (the bits of the portable numerics classes)
   /// Check every call to the backend against its contract. Unset: in debug builds of the library.
   std::optional<bool> validate = std::nullopt;
+  /// Most submissions of a queue in flight, 0: no bound. One more waits for the oldest, for `patience` at most.
+  uint32_t in_flight_limit = 1024;
+  std::chrono::nanoseconds patience = std::chrono::minutes(1);
   LogCallback log;
 };
 
@@ -53,6 +58,7 @@ struct Counters {
   uint64_t host_waits = 0;     ///< waits of the host, those included that throw
   uint64_t timeouts = 0;       ///< of host_waits, those that ran out of time
   uint64_t failures = 0;       ///< submissions known to have failed
+  uint64_t throttled = 0;      ///< times that a submission waited for a place in its queue
 };
 
 /// A planned graph with what it is bound to. Copies share it.
@@ -77,7 +83,7 @@ struct PrepareOptions {
   uint32_t queue = 0;
   /// Scratch shared by the programs of one queue, plan.arena_bytes() or more, that no command is bound to;
   /// none: the program gets its own.
-  Buffer arena;
+  Buffer arena = {};
   bool timestamps = false;  ///< keep the begin and end of each command
   std::string label = {};   ///< names its submissions in errors; empty: the label that commit was given
 };
@@ -102,13 +108,13 @@ class Program {
 
 /// Bytes for a submission to write before its first command; copied by submit.
 struct Update {
-  Buffer to;
+  Buffer to;                        ///< outside of the program's arena
   std::span<const std::byte> from;  ///< as long as `to`
 };
 
 /// A handle; copies are the same device. Any thread may use it; encoders and programs are for one thread at a
 /// time. Every call throws InvalidArgument for a moved-from Device, and for what belongs to another device;
-/// every call but info, counters and memory throws DeviceLost once the device has been lost.
+/// every call but info and counters throws DeviceLost once the device has been lost.
 class Device {
  public:
   /// "cpu", "null", or "auto". Throws InvalidArgument for an unknown name, DeviceError when it cannot be
@@ -127,6 +133,18 @@ class Device {
   /// New zeroed memory. Throws InvalidArgument for DType::activation or no elements, DeviceError when
   /// refused.
   Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
+
+  /// Memory of the host as a buffer, in place: `memory` holds the elements of `shape`, row-major. `owner` keeps
+  /// it alive (none: the caller does) and is held until all views and the submissions that use them are gone.
+  /// Bytes within an import that lives become a view of it, so order is derived between the two. Not for memory
+  /// that a Buffer gave out. Throws InvalidArgument for no memory or no elements, an address that is not aligned
+  /// to info().buffer_alignment_bytes (within an import: to the dtype), bytes that overlap an import in part, and
+  /// a device that cannot use memory of the host; DeviceError when refused.
+  Buffer import_memory(void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                       std::string_view label = {});
+  /// The same of memory to read: what would write it through this buffer or a view of it is refused.
+  Buffer import_memory(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                       std::string_view label = {});
 
   /// The weight in the first layout that serves all `uses`; the file's own bytes in place where the layout,
   /// the device and their alignment (8 bytes) allow. Throws InvalidArgument when no layout does or the
@@ -153,7 +171,13 @@ class Device {
   /// Returns once no submission in flight touches the bytes of `buffer`, so that the host may read and write
   /// them. Throws as wait().
   void synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
-  /// A point of the host's timeline, later than all earlier ones; signalled by `signal`.
+  /// Calls `function` once, on a thread of the device, when `point` has been reached: with null, or with the
+  /// error that wait() throws; when the device is closed before, with a DeviceError. It may do all that any
+  /// thread may, submitting and dropping the last handle included. One is called at a time, so one that blocks
+  /// holds up the others; one that holds the device keeps it open. What it throws goes to the log. Throws
+  /// InvalidArgument for no function, DeviceError when there is no thread to be had.
+  void when_reached(const Point& point, std::function<void(std::exception_ptr)> function);
+  /// A point of the host's timeline, later than all earlier ones; signalled by `signal`, with all before it.
   Point host_point();
   void signal(const Point& point);
 
@@ -172,6 +196,8 @@ class Device {
   friend class ResidencySet;
   DeviceState& checked() const;
   DeviceState& live() const;
+  Buffer import(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                std::string_view label);
 
   std::shared_ptr<DeviceState> state_;
 };

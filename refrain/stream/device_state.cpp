@@ -19,10 +19,11 @@ DeviceState::DeviceState(std::shared_ptr<device::Backend> device_backend,
       layouts(weight_layouts),
       options(std::move(device_options)),
       registry(backend->kernels),
+      imports(std::make_shared<Imports>(backend)),
       submitted(backend->info.queue_count),
-      in_flight(backend->info.queue_count) {
-  // Room for what a steady loop keeps in flight, so that it allocates nothing.
-  for (auto& queue : in_flight) queue.reserve(64);
+      // Room for what a steady loop keeps in flight, so that it allocates nothing.
+      in_flight(backend->info.queue_count, Ring<InFlight>(64)),
+      callbacks(*this) {
   spare_ranges.reserve(64);
 }
 
@@ -42,6 +43,7 @@ DeviceState::~DeviceState() {
       // A failed submission has nothing left to run.
     }
   }
+  callbacks.close();
 }
 
 void DeviceState::log(LogLevel level, std::string_view message) const noexcept {
@@ -59,45 +61,27 @@ void DeviceState::check_live() const {
 }
 
 void DeviceState::note_lost(const std::string& what) {
-  const std::lock_guard lock(mutex);
-  if (lost.load(std::memory_order_relaxed)) return;
-  lost_message = what;
-  lost.store(true, std::memory_order_release);
+  {
+    const std::lock_guard lock(mutex);
+    if (lost.load(std::memory_order_relaxed)) return;
+    lost_message = what;
+    lost.store(true, std::memory_order_release);
+  }
+  callbacks.host_changed();
 }
 
-std::shared_ptr<const AllocationHandle> DeviceState::allocate(const device::BufferSpec& spec,
-                                                              std::shared_ptr<const void> keep_alive) {
+std::shared_ptr<const AllocationHandle> DeviceState::allocate(const device::BufferSpec& spec) {
   const device::Allocation* allocation = guarded([&] { return backend->allocate(spec); });
   std::shared_ptr<const AllocationHandle> handle;
   try {
-    handle = std::make_shared<const AllocationHandle>(backend, allocation, std::move(keep_alive));
+    handle = std::make_shared<const AllocationHandle>(backend, allocation, nullptr, nullptr, weak_from_this(),
+                                                      spec.label);
   } catch (...) {
     backend->release(allocation);
     throw;
   }
   const std::lock_guard lock(mutex);
   ++counters.allocations;
-  return handle;
-}
-
-std::shared_ptr<const AllocationHandle> DeviceState::import_file(
-    const std::shared_ptr<const MappedFile>& file) {
-  const auto known = [&]() -> std::shared_ptr<const AllocationHandle> {
-    const auto found = imports.find(file.get());
-    return found == imports.end() ? nullptr : found->second.lock();
-  };
-  {
-    const std::lock_guard lock(mutex);
-    if (auto handle = known()) return handle;
-  }
-  device::BufferSpec spec;
-  spec.bytes = file->bytes().size();
-  spec.host = const_cast<std::byte*>(file->bytes().data());  // sealed: never bound for writing
-  spec.label = file->path().string();
-  auto handle = allocate(spec, file);
-  const std::lock_guard lock(mutex);
-  if (auto first = known()) return first;  // another thread was faster
-  imports[file.get()] = handle;
   return handle;
 }
 
@@ -165,8 +149,7 @@ Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_opt
   if (plan.arena_bytes() != 0) {
     if (!state->arena) {
       const auto bytes = plan.arena_bytes();
-      state->arena =
-          Buffer(allocate({bytes, nullptr, "arena"}, nullptr), 0, DType::u8, {static_cast<int64_t>(bytes)});
+      state->arena = Buffer(allocate({bytes, nullptr, "arena"}), 0, DType::u8, {static_cast<int64_t>(bytes)});
     }
     if (state->arena.bytes() < plan.arena_bytes()) {
       throw InvalidArgument(fmt::format("[prepare] arena: expected at least {} bytes, got {}",
@@ -174,6 +157,9 @@ Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_opt
     }
     if (&state->arena.memory()->backend() != backend.get()) {
       throw InvalidArgument("[prepare] arena: expected a buffer of this device, got another device's");
+    }
+    if (state->arena.read_only()) {
+      throw InvalidArgument("[prepare] arena: expected memory to write, got a read-only buffer");
     }
     if (state->arena.offset_bytes() % backend->info.buffer_alignment_bytes != 0) {
       throw InvalidArgument(fmt::format("[prepare] arena: expected an offset aligned to {}, got {}",

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -11,7 +12,10 @@
 
 #include "refrain/core/error.h"
 #include "refrain/graph/summary.h"
+#include "refrain/stream/callbacks.h"
 #include "refrain/stream/device.h"
+#include "refrain/stream/imports.h"
+#include "refrain/stream/ring.h"
 
 namespace refrain {
 
@@ -41,24 +45,26 @@ class ResidencyStage {
   virtual void apply(const DeviceState& device) noexcept = 0;
 };
 
-struct DeviceState {
+struct DeviceState : std::enable_shared_from_this<DeviceState> {
   DeviceState(std::shared_ptr<device::Backend> device_backend,
               std::span<const device::WeightLayout> weight_layouts, DeviceOptions device_options);
   ~DeviceState();
   DeviceState(const DeviceState&) = delete;
   DeviceState& operator=(const DeviceState&) = delete;
 
-  std::shared_ptr<const AllocationHandle> allocate(const device::BufferSpec& spec,
-                                                   std::shared_ptr<const void> keep_alive);
-  /// The mapped file as one allocation: all weights in it are views, so that identity is one even where they
-  /// overlap.
-  std::shared_ptr<const AllocationHandle> import_file(const std::shared_ptr<const MappedFile>& file);
+  std::shared_ptr<const AllocationHandle> allocate(const device::BufferSpec& spec);
   std::pair<Plan, PlanReport> plan(ComputeGraph graph, const PlanOptions& options);
   Program prepare(const Plan& plan, const PrepareOptions& options, bool once);
   /// The plan in two parts, if it is long enough: submitted one after the other, with one arena, they do what
   /// it does.
   std::vector<Plan> split(const Plan& plan) const;
   Point submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits);
+  /// Returns once `queue` has a place for a submission, which another thread may take; throws TimeoutError when
+  /// it has none at `deadline`.
+  void make_room(uint32_t queue, std::chrono::steady_clock::time_point deadline);
+  std::chrono::steady_clock::time_point deadline() const;
+  /// Throws InvalidArgument when a submission in flight writes these bytes, or reads them if `write`.
+  void check_idle(const AllocationHandle& memory, size_t begin, size_t end, bool write) const;
   /// As Device::wait.
   void wait(const Point& point, std::chrono::nanoseconds timeout);
   /// Why the submission of `point` failed, label included; empty when it has not, as far as is known.
@@ -74,22 +80,31 @@ struct DeviceState {
   void reap();
   void log(LogLevel level, std::string_view message) const noexcept;
 
+  struct Awaited {
+    uint32_t queue = 0;
+    uint64_t value = 0;  // 0: none
+  };
   struct InFlight {
     uint64_t value = 0;
     std::shared_ptr<Program::State> program;
     std::vector<std::shared_ptr<const AllocationHandle>>
         updated;  // memory of updates that the program does not bind
     std::vector<graph::AccessSummary::Entry> update_ranges;
+    std::array<Awaited, 4>
+        awaited{};         // the latest of each timeline, of the first few: to explain a full queue
+    bool counted = false;  // among the failures
   };
-  /// The latest submission in flight on `queue` that conflicts with these accesses, 0 when there is none.
-  /// With the mutex held.
-  uint64_t latest_conflict(uint32_t queue, const graph::AccessSummary& touches,
-                           std::span<const graph::AccessSummary::Entry> writes) const;
+  /// The latest submission in flight on `queue` that conflicts with `touches` or `ranges`, null when there is
+  /// none. With the mutex held.
+  const InFlight* latest_conflict(uint32_t queue, const graph::AccessSummary& touches,
+                                  std::span<const graph::AccessSummary::Entry> ranges) const;
+  void note_lost(const std::string& what);
 
   const std::shared_ptr<device::Backend> backend;
   const std::span<const device::WeightLayout> layouts;
   const DeviceOptions options;
   KernelRegistry registry;
+  const std::shared_ptr<Imports> imports;
 
   std::atomic<uint64_t> dispatches_recorded{0};  // of recordings that have ended
   std::vector<std::atomic<uint64_t>> submitted;  // by queue: the value of the last submission
@@ -98,20 +113,28 @@ struct DeviceState {
 
   mutable std::mutex mutex;  // guards what follows
   Counters counters;
-  std::vector<std::vector<InFlight>> in_flight;  // by queue, ascending
-  std::map<const MappedFile*, std::weak_ptr<const AllocationHandle>> imports;
+  std::vector<Ring<InFlight>> in_flight;                        // by queue, ascending
   std::map<std::pair<uint32_t, uint64_t>, std::string> failed;  // by queue and value
   std::vector<std::vector<graph::AccessSummary::Entry>> spare_ranges;
   std::vector<std::shared_ptr<ResidencyStage>> residency;
   std::string lost_message;
-  ComputeGraph spare;  // empty
+  ComputeGraph spare;   // empty
+  Callbacks callbacks;  // ends first
 
  private:
   InFlight describe(const Program& program, std::span<const Update> updates,
                     std::span<device::Update> backend_updates);
-  std::string note_failure(const Point& point, const std::string& label, const std::string& what);
-  void note_lost(const std::string& what);
-  std::string label_of(const Point& point) const;
+  struct Failure {
+    std::string message;
+    bool news = false;  // to be logged, without the mutex
+  };
+  Failure note_failure(const Point& point, const std::string& what);
+  std::string tell_failure(const Point& point, const std::string& what);
+  InFlight* find_in_flight(const Point& point);
+  std::string label_of(const Point& point);
+  uint64_t in_the_way(uint32_t queue) const;
+  void note_awaited(std::span<const Point> waits, InFlight& entry) const;
+  std::string obstacle(uint32_t queue) const;
   void apply_residency();
 
  public:

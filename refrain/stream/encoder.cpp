@@ -216,6 +216,9 @@ inline const device::BufferView* CommandEncoder::bind(const device::OpSchema& op
       if (&buffer.memory_->backend() != device_->backend.get()) {
         throw InvalidArgument(site(op, index) + "expected a buffer of this device, got another device's");
       }
+      if (buffer.read_only() && spec.access != Access::in) {
+        throw InvalidArgument(site(op, index) + "expected memory to write, got a read-only buffer");
+      }
       binding.view = {&buffer.memory_->allocation(), buffer.offset_bytes_, buffer.bytes_};
       r.retain(buffer.memory_);
       binding.info = r.info(buffer.dtype_, buffer.shape_);
@@ -397,6 +400,7 @@ void CommandEncoder::check_options(uint32_t queue, std::span<const Point> waits)
 
 Point CommandEncoder::submit(const CommitOptions& options, Program* timed) {
   check_options(options.queue, options.waits);
+  device_->make_room(options.queue, device_->deadline());  // while the recording can still be kept
   PrepareOptions prepare;
   prepare.queue = options.queue;
   prepare.timestamps = timed != nullptr;

@@ -33,6 +33,7 @@ Report GraphSession::finish(const FinishOptions& options) {
   encoder_.recording("finish");
   DeviceState& state = device_.live();
   encoder_.check_options(options.queue, options.waits);
+  state.make_room(options.queue, state.deadline());  // while the recording can still be kept
   Report report;
   Stopwatch watch;
   auto [plan, plan_report] = state.plan(encoder_.take(EncoderState::failed, options.label), options.plan);

@@ -156,7 +156,8 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
 
   std::shared_ptr<const AllocationHandle> handle;
   try {
-    handle = std::make_shared<const AllocationHandle>(device.backend, allocation, nullptr, state_);
+    handle = std::make_shared<const AllocationHandle>(device.backend, allocation, nullptr, state_,
+                                                      device.weak_from_this(), std::string(label));
   } catch (...) {
     state_->take_back(allocation);
     throw;

@@ -121,6 +121,9 @@ Point EncoderSession::submit_stage(const char* call) {
     fail(Failure::lost, stage_label_, error.what());
   } catch (const InvalidArgument& error) {
     fail(Failure::invalid, stage_label_, error.what());
+  } catch (const TimeoutError& error) {
+    if (encoder_[0].state() == EncoderState::recording) throw;  // the queue is full; the stage stays open
+    fail(Failure::refused, stage_label_, error.what());
   } catch (const std::exception& error) {  // a user's kernel may throw what it likes when it is chosen
     fail(Failure::refused, stage_label_, error.what());
   }

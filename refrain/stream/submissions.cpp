@@ -17,20 +17,30 @@ using Touch = graph::AccessSummary::Entry;
 constexpr size_t kInlineUpdates = 8;
 constexpr size_t kInlineWaits = 16;
 
+// Longer waits than this have no end: now + patience must not overflow.
+constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(24 * 365);
+
 // Failures that are remembered; an older point then fails with the backend's own words.
 constexpr size_t kMaxFailures = 1024;
+
+std::string in_quotes(const std::string& label) {
+  return label.empty() ? label : fmt::format(" '{}'", label);
+}
 
 bool overlap(const Touch& a, const Touch& b) {
   return a.allocation == b.allocation && a.begin < b.end && b.begin < a.end && (a.write || b.write);
 }
 
-/// True when `range`, a write, shares a byte with `summary`, whose entries are sorted and disjoint.
+/// True when `range` conflicts with `summary`, whose entries are sorted and disjoint.
 bool touches(const graph::AccessSummary& summary, const Touch& range) {
-  const auto first = std::ranges::partition_point(summary.entries, [&](const Touch& entry) {
-    return entry.allocation < range.allocation ||
-           (entry.allocation == range.allocation && entry.end <= range.begin);
+  auto entry = std::ranges::partition_point(summary.entries, [&](const Touch& e) {
+    return e.allocation < range.allocation || (e.allocation == range.allocation && e.end <= range.begin);
   });
-  return first != summary.entries.end() && overlap(*first, range);
+  for (; entry != summary.entries.end() && entry->allocation == range.allocation && entry->begin < range.end;
+       ++entry) {
+    if (overlap(*entry, range)) return true;
+  }
+  return false;
 }
 
 /// A list that begins on the stack.
@@ -84,7 +94,17 @@ DeviceState::InFlight DeviceState::describe(const Program& program, std::span<co
     if (&update.to.memory()->backend() != backend.get()) {
       throw InvalidArgument(fmt::format("[submit] update {}: expected a buffer of this device", i));
     }
+    if (update.to.read_only())
+      throw InvalidArgument(
+          fmt::format("[submit] update {}: expected memory to write, got a read-only buffer", i));
     const device::BufferView to = update.to.device_view();
+    if (state.arena && state.plan.arena_bytes() != 0 &&
+        to.allocation == &state.arena.memory()->allocation() &&
+        to.offset_bytes < state.arena.offset_bytes() + state.arena.bytes() &&
+        state.arena.offset_bytes() < to.offset_bytes + to.bytes) {
+      throw InvalidArgument(
+          fmt::format("[submit] update {}: expected memory outside of the program's arena", i));
+    }
     backend_updates[i] = {to, update.from};
     entry.update_ranges.push_back({to.allocation->id, to.offset_bytes, to.offset_bytes + to.bytes, true});
     if (!std::ranges::binary_search(state.bound, to.allocation, std::less<>()))
@@ -93,26 +113,117 @@ DeviceState::InFlight DeviceState::describe(const Program& program, std::span<co
   return entry;
 }
 
-uint64_t DeviceState::latest_conflict(uint32_t queue, const graph::AccessSummary& accesses,
-                                      std::span<const Touch> writes) const {
+const DeviceState::InFlight* DeviceState::latest_conflict(uint32_t queue,
+                                                          const graph::AccessSummary& accesses,
+                                                          std::span<const Touch> ranges) const {
   const auto& entries = in_flight[queue];
-  if (entries.empty()) return 0;
+  if (entries.empty()) return nullptr;
   const uint64_t completed = backend->completed(queue);
+  const Program::State* clear = nullptr;  // replays of one program are compared once
   for (size_t i = entries.size(); i-- > 0;) {
     const InFlight& other = entries[i];
-    if (other.value <= completed) return 0;
-    if (graph::conflicts(accesses, other.program->touches)) return other.value;
-    for (const Touch& write : writes) {
-      if (touches(other.program->touches, write)) return other.value;
+    if (other.value <= completed) return nullptr;
+    if (other.program.get() != clear) {
+      if (graph::conflicts(accesses, other.program->touches)) return &other;
+      for (const Touch& range : ranges) {
+        if (touches(other.program->touches, range)) return &other;
+      }
+      clear = other.program.get();
     }
     for (const Touch& write : other.update_ranges) {
-      if (touches(accesses, write)) return other.value;
-      for (const Touch& own : writes) {
-        if (overlap(own, write)) return other.value;
+      if (touches(accesses, write)) return &other;
+      for (const Touch& own : ranges) {
+        if (overlap(own, write)) return &other;
       }
     }
   }
-  return 0;
+  return nullptr;
+}
+
+void DeviceState::check_idle(const AllocationHandle& memory, size_t begin, size_t end, bool write) const {
+  bool idle = true;
+  for (uint32_t queue = 0; queue < submitted.size(); ++queue) {
+    const uint64_t last = submitted[queue].load(std::memory_order_acquire);
+    idle = idle && (last == 0 || backend->completed(queue) >= last);
+  }
+  if (idle) return;
+  const Touch range{memory.allocation().id, begin, end, write};
+  const std::lock_guard lock(mutex);
+  for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
+    const InFlight* other = latest_conflict(queue, {}, {&range, 1});
+    if (other == nullptr) continue;
+    throw InvalidArgument(fmt::format(
+        "[buffer] span: '{}' is {} by submission {} of queue {}{}, which is in flight: wait for it, or "
+        "synchronize",
+        memory.label(), write ? "used" : "written", other->value, queue, in_quotes(other->program->label)));
+  }
+}
+
+std::chrono::steady_clock::time_point DeviceState::deadline() const {
+  return std::chrono::steady_clock::now() + std::min(options.patience, kLongest);
+}
+
+// What has to complete before `queue` has a place, 0 when it has one.
+uint64_t DeviceState::in_the_way(uint32_t queue) const {
+  const uint64_t last = submitted[queue].load(std::memory_order_acquire);
+  if (options.in_flight_limit == 0 || last < options.in_flight_limit) return 0;
+  const uint64_t value = last - options.in_flight_limit + 1;
+  return backend->completed(queue) >= value ? 0 : value;
+}
+
+void DeviceState::make_room(uint32_t queue, std::chrono::steady_clock::time_point until) {
+  uint64_t value = in_the_way(queue);
+  if (value == 0) return;
+  {
+    const std::lock_guard lock(mutex);
+    ++counters.throttled;
+  }
+  for (; value != 0; value = in_the_way(queue)) {
+    const std::chrono::nanoseconds left = until - std::chrono::steady_clock::now();
+    try {
+      if (guarded([&] {
+            return backend->wait({backend.get(), queue, value}, std::max(left, std::chrono::nanoseconds(0)));
+          }))
+        continue;
+    } catch (const DeviceLost&) {
+      throw;
+    } catch (const DeviceError& error) {
+      tell_failure({backend.get(), queue, value}, error.what());  // and so it has ended
+      continue;
+    }
+    const std::lock_guard lock(mutex);
+    throw TimeoutError(fmt::format(
+        "[submit] queue {}: {} submissions are in flight, as many as in_flight_limit allows, and none has "
+        "completed within {} ms; the oldest is {}",
+        queue, options.in_flight_limit,
+        std::chrono::duration_cast<std::chrono::milliseconds>(options.patience).count(), obstacle(queue)));
+  }
+}
+
+// What the oldest submission in flight on `queue` waits for, and what that waits for. With the mutex held.
+std::string DeviceState::obstacle(uint32_t queue) const {
+  std::string text;
+  // Points are waited for in the order of their submissions, so this ends; a few say enough.
+  for (size_t depth = 0; depth < 4; ++depth) {
+    const uint64_t completed = backend->completed(queue);
+    const InFlight* oldest = nullptr;
+    for (size_t i = 0; i < in_flight[queue].size() && oldest == nullptr; ++i) {
+      if (in_flight[queue][i].value > completed) oldest = &in_flight[queue][i];
+    }
+    const std::string_view joint = depth == 0 ? "" : ", which waits for ";
+    if (oldest == nullptr) return fmt::format("{}{}what has just completed", text, joint);
+    text += fmt::format("{}submission {} of queue {}{}", joint, oldest->value, queue,
+                        in_quotes(oldest->program->label));
+    const auto unreached = std::ranges::find_if(
+        oldest->awaited, [&](const Awaited& point) { return backend->completed(point.queue) < point.value; });
+    if (unreached == oldest->awaited.end()) break;
+    if (unreached->queue == device::kHostQueue) {
+      return text +
+             fmt::format(", which waits for host point {}, which nobody has signalled", unreached->value);
+    }
+    queue = unreached->queue;
+  }
+  return text;
 }
 
 Point DeviceState::submit(const Program& program, std::span<const Update> updates,
@@ -134,39 +245,62 @@ Point DeviceState::submit(const Program& program, std::span<const Update> update
   apply_residency();
   Inline<Point, kInlineWaits> all_waits;
   for (const Point& point : waits) all_waits.push_back(point);
-  return guarded([&] {
-    const std::lock_guard lock(mutex);
-    uint64_t derived = 0;
-    for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
-      if (queue == state.queue) continue;
-      const uint64_t value = latest_conflict(queue, state.touches, entry.update_ranges);
-      const bool given = std::ranges::any_of(
-          waits, [&](const Point& point) { return point.queue == queue && point.value >= value; });
-      if (value == 0 || given) continue;
-      all_waits.push_back({backend.get(), queue, value});
-      ++derived;
+  for (std::optional<std::chrono::steady_clock::time_point> until;;) {
+    const std::optional<Point> point = guarded([&]() -> std::optional<Point> {
+      const std::lock_guard lock(mutex);
+      if (in_the_way(state.queue) != 0) return std::nullopt;
+      uint64_t derived = 0;
+      for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
+        if (queue == state.queue) continue;
+        const InFlight* other = latest_conflict(queue, state.touches, entry.update_ranges);
+        if (other == nullptr) continue;
+        const bool given = std::ranges::any_of(
+            waits, [&](const Point& p) { return p.queue == queue && p.value >= other->value; });
+        if (given) continue;
+        all_waits.push_back({backend.get(), queue, other->value});
+        ++derived;
+      }
+      note_awaited(all_waits.all(), entry);
+      // Held before it runs: nothing may fail between the two.
+      auto& entries = in_flight[state.queue];
+      entries.push_back(std::move(entry));
+      Point made;
+      try {
+        made = backend->submit({state.program.get(), backend_updates.all(), all_waits.all()});
+      } catch (...) {
+        entries.pop_back();
+        throw;
+      }
+      entries.back().value = made.value;
+      submitted[state.queue].store(made.value, std::memory_order_release);
+      ++counters.submissions;
+      counters.commands_submitted += state.commands;
+      counters.fences_submitted += state.fences;
+      counters.updates += updates.size();
+      counters.update_bytes += update_bytes;
+      counters.waits_given += waits.size();
+      counters.waits_derived += derived;
+      return made;
+    });
+    if (point) return *point;
+    if (!until) until = deadline();
+    make_room(state.queue, *until);
+  }
+}
+
+// The latest unreached point of each timeline.
+void DeviceState::note_awaited(std::span<const Point> waits, InFlight& entry) const {
+  size_t count = 0;
+  for (const Point& point : waits) {
+    if (backend->completed(point.queue) >= point.value) continue;
+    const auto noted = std::span(entry.awaited).first(count);
+    const auto same = std::ranges::find(noted, point.queue, &Awaited::queue);
+    if (same != noted.end()) {
+      same->value = std::max(same->value, point.value);
+    } else if (count < entry.awaited.size()) {
+      entry.awaited[count++] = {point.queue, point.value};
     }
-    // Held before it runs: nothing may fail between the two.
-    auto& entries = in_flight[state.queue];
-    entries.push_back(std::move(entry));
-    Point point;
-    try {
-      point = backend->submit({state.program.get(), backend_updates.all(), all_waits.all()});
-    } catch (...) {
-      entries.pop_back();
-      throw;
-    }
-    entries.back().value = point.value;
-    submitted[state.queue].store(point.value, std::memory_order_release);
-    ++counters.submissions;
-    counters.commands_submitted += state.commands;
-    counters.fences_submitted += state.fences;
-    counters.updates += updates.size();
-    counters.update_bytes += update_bytes;
-    counters.waits_given += waits.size();
-    counters.waits_derived += derived;
-    return point;
-  });
+  }
 }
 
 void DeviceState::check(const Point& point, const char* call) const {
@@ -187,30 +321,49 @@ void DeviceState::check(const Point& point, const char* call) const {
 }
 
 // With the mutex held.
-std::string DeviceState::label_of(const Point& point) const {
-  if (point.queue >= in_flight.size()) return {};
-  for (const InFlight& entry : in_flight[point.queue]) {
-    if (entry.value == point.value) return entry.program->label;
+DeviceState::InFlight* DeviceState::find_in_flight(const Point& point) {
+  if (point.queue >= in_flight.size()) return nullptr;
+  auto& entries = in_flight[point.queue];
+  for (size_t i = 0; i < entries.size(); ++i) {
+    if (entries[i].value == point.value) return &entries[i];
   }
-  return {};
+  return nullptr;
 }
 
-// Remembers why a submission failed, and gives the message that every wait for it throws.
-std::string DeviceState::note_failure(const Point& point, const std::string& label, const std::string& what) {
-  std::string message;
+// With the mutex held.
+std::string DeviceState::label_of(const Point& point) {
+  const InFlight* entry = find_in_flight(point);
+  return entry == nullptr ? std::string() : entry->program->label;
+}
+
+// Remembers why a submission failed, with the message that every wait for it throws. A submission is counted
+// while it is among those in flight: reap() looks at each before it lets go of it. With the mutex held.
+DeviceState::Failure DeviceState::note_failure(const Point& point, const std::string& what) {
+  const std::pair key{point.queue, point.value};
+  if (const auto known = failed.find(key); known != failed.end()) return {known->second, false};
+  InFlight* entry = find_in_flight(point);
+  Failure failure;
+  failure.message = fmt::format(
+      "[submission] {}{} of queue {}: {}",
+      entry == nullptr || entry->program->label.empty() ? "" : fmt::format("'{}', ", entry->program->label),
+      point.value, point.queue, what);
+  if (entry == nullptr) return failure;  // counted, and forgotten among too many others
+  failed.emplace(key, failure.message);
+  if (failed.size() > kMaxFailures) failed.erase(failed.begin());
+  failure.news = !std::exchange(entry->counted, true);
+  if (failure.news) ++counters.failures;
+  return failure;
+}
+
+// As note_failure, without the mutex; tells the log.
+std::string DeviceState::tell_failure(const Point& point, const std::string& what) {
+  Failure failure;
   {
     const std::lock_guard lock(mutex);
-    const std::pair key{point.queue, point.value};
-    if (const auto known = failed.find(key); known != failed.end()) return known->second;
-    const std::string& name = label.empty() ? label_of(point) : label;
-    message = fmt::format("[submission] {}{}: {}", name.empty() ? "" : fmt::format("'{}', ", name),
-                          fmt::format("{} of queue {}", point.value, point.queue), what);
-    if (failed.size() == kMaxFailures) failed.erase(failed.begin());
-    failed.emplace(key, message);
-    ++counters.failures;
+    failure = note_failure(point, what);
   }
-  log(LogLevel::warning, message);
-  return message;
+  if (failure.news) log(LogLevel::warning, failure.message);
+  return failure.message;
 }
 
 std::string DeviceState::failure(const Point& point) {
@@ -226,7 +379,7 @@ std::string DeviceState::failure(const Point& point) {
     note_lost(error.what());
     return error.what();
   } catch (const DeviceError& error) {
-    return note_failure(point, {}, error.what());
+    return tell_failure(point, error.what());
   }
   return {};
 }
@@ -249,7 +402,7 @@ void DeviceState::wait(const Point& point, std::chrono::nanoseconds timeout) {
     if (label.empty()) throw;
     throw DeviceLost(fmt::format("[submission] '{}': {}", label, error.what()));
   } catch (const DeviceError& error) {
-    throw DeviceError(note_failure(point, {}, error.what()));
+    throw DeviceError(tell_failure(point, error.what()));
   }
   if (done) return;
   std::string label;
@@ -265,36 +418,37 @@ void DeviceState::wait(const Point& point, std::chrono::nanoseconds timeout) {
 
 void DeviceState::reap() {
   // Programs are destroyed outside the lock: their destructors may release memory and take their time.
-  std::array<InFlight, 16> done;
-  std::array<uint32_t, 16> queue_of{};
+  std::array<InFlight, 4> done;
   for (bool more = true; more;) {
     size_t count = 0;
+    std::vector<std::string> failures;
+    std::string loss;
     {
       const std::lock_guard lock(mutex);
       for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
-        if (in_flight[queue].empty()) continue;
-        const uint64_t completed = backend->completed(queue);
         auto& entries = in_flight[queue];
-        size_t n = 0;
-        while (n < entries.size() && entries[n].value <= completed && count < done.size()) {
-          queue_of[count] = queue;
-          done[count++] = std::move(entries[n++]);
+        if (entries.empty()) continue;
+        const uint64_t completed = backend->completed(queue);
+        while (!entries.empty() && entries[0].value <= completed && count < done.size()) {
+          const Point point{backend.get(), queue, entries[0].value};
+          try {
+            (void)backend->wait(point, std::chrono::nanoseconds(0));
+          } catch (const DeviceLost& error) {
+            loss = error.what();
+          } catch (const DeviceError& error) {
+            Failure failure = note_failure(point, error.what());
+            if (failure.news) failures.push_back(std::move(failure.message));
+          }
+          done[count++] = entries.take_front();
         }
-        entries.erase(entries.begin(), entries.begin() + static_cast<ptrdiff_t>(n));
       }
       more = count == done.size();
     }
-    for (size_t i = 0; i < count; ++i) {
-      const Point point{backend.get(), queue_of[i], done[i].value};
-      try {
-        (void)backend->wait(point, std::chrono::nanoseconds(0));
-      } catch (const DeviceLost& error) {
-        note_lost(error.what());
-      } catch (const DeviceError& error) {
-        note_failure(point, done[i].program->label, error.what());
-      }
-      std::vector<Touch> ranges = std::move(done[i].update_ranges);
-      done[i] = {};
+    if (!loss.empty()) note_lost(loss);
+    for (const std::string& failure : failures) log(LogLevel::warning, failure);
+    for (InFlight& entry : std::span(done).first(count)) {
+      std::vector<Touch> ranges = std::move(entry.update_ranges);
+      entry = {};
       if (ranges.capacity() == 0) continue;
       ranges.clear();
       const std::lock_guard lock(mutex);

@@ -85,6 +85,20 @@ TEST_F(Validate, Allocate) {
   expect([&] { device_->allocate({0, nullptr, "nothing"}); }, {"allocate: 'nothing'"});
 }
 
+TEST_F(Validate, Imports) {
+  alignas(64) static std::array<std::byte, 256> memory;
+  const Allocation* low = device_->allocate({128, memory.data(), "low"});
+  const auto import = [&](void* host, size_t bytes) { device_->allocate({bytes, host, "new"}); };
+  expect([&] { import(memory.data() + 64, 128); },
+         {"allocate: 'new': imports memory of the live allocation 'low'"});
+  expect([&] { import(memory.data(), 256); }, {"the live allocation 'low'"});
+  expect([&] { import(a_->host, 16); }, {"the live allocation 'a'"});
+  expect([&] { import(memory.data() + 132, 4); }, {"allocate: 'new': imported memory is not aligned to 64"});
+  device_->release(device_->allocate({128, memory.data() + 128, "beside"}));
+  device_->release(low);
+  device_->release(device_->allocate({256, memory.data(), "all"}));
+}
+
 TEST_F(Validate, ViewsOfPlans) {
   PlanBuilder beyond = valid();
   beyond.plan.args[0].view.bytes = kBytes + 1;

@@ -9,7 +9,6 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -32,7 +31,23 @@ class ControlledBackend final : public device::Backend {
     changed_.notify_all();
   }
   void refuse_next_submit() { refuse_submit_ = true; }
-  void fail(uint64_t value) { failed_.insert(value); }
+  /// The submission, and with it what has been submitted to its queue since, fails and so ends.
+  void fail(uint32_t queue, uint64_t value) {
+    const std::lock_guard lock(mutex_);
+    failed_from_[queue] = value;
+    completed_[queue] = submitted_[queue];
+    changed_.notify_all();
+  }
+  void lose() {
+    const std::lock_guard lock(mutex_);
+    lost_ = true;
+    changed_.notify_all();
+  }
+  /// Threads in wait().
+  size_t waiters() const {
+    const std::lock_guard lock(mutex_);
+    return waiters_;
+  }
   size_t live_programs() const { return static_cast<size_t>(*programs_); }
   size_t live_allocations() const { return memory_.size(); }
   std::vector<std::pair<device::BufferView, std::vector<std::byte>>> updates;
@@ -48,7 +63,8 @@ class ControlledBackend final : public device::Backend {
     allocation->bytes = spec.bytes;
     const std::lock_guard lock(mutex_);
     allocation->id = ++last_id_;
-    if (host_memory_) allocation->host = allocation->storage.data();
+    if (lost_) throw DeviceLost("controlled: lost");
+    if (host_memory_) allocation->host = spec.host != nullptr ? spec.host : allocation->storage.data();
     const device::Allocation* key = allocation.get();
     memory_.emplace(key, std::move(allocation));
     return key;
@@ -65,6 +81,8 @@ class ControlledBackend final : public device::Backend {
   }
   device::Point submit(const device::Submission& submission) override {
     if (std::exchange(refuse_submit_, false)) throw DeviceError("controlled: refused");
+    const std::lock_guard lock(mutex_);
+    if (lost_) throw DeviceLost("controlled: lost");
     for (const device::Update& update : submission.updates) {
       updates.emplace_back(update.to, std::vector(update.from.begin(), update.from.end()));
     }
@@ -78,21 +96,29 @@ class ControlledBackend final : public device::Backend {
   uint64_t completed(uint32_t queue) const override {
     if (before_completed) before_completed();
     const std::lock_guard lock(mutex_);
+    if (lost_ && submitted_.contains(queue)) return submitted_.at(queue);
     const auto found = completed_.find(queue);
     return found == completed_.end() ? 0 : found->second;
   }
   bool wait(const device::Point& point, std::chrono::nanoseconds timeout) override {
     std::unique_lock lock(mutex_);
-    if (failed_.contains(point.value)) throw DeviceError("controlled: submission failed");
-    // Without a device, what nobody will complete is complete once the host lets everything go.
-    const auto done = [&] {
-      return completed_[point.queue] >= point.value || completed_[device::kHostQueue] == UINT64_MAX;
-    };
-    return changed_.wait_until(lock, std::chrono::system_clock::now() + timeout, done);
+    const auto done = [&] { return lost_ || completed_[point.queue] >= point.value; };
+    ++waiters_;
+    const bool reached = changed_.wait_until(lock, std::chrono::system_clock::now() + timeout, done);
+    --waiters_;
+    if (lost_) throw DeviceLost("controlled: lost");
+    const auto failed = failed_from_.find(point.queue);
+    if (reached && failed != failed_from_.end() && point.value >= failed->second)
+      throw DeviceError("controlled: submission failed");
+    return reached;
   }
   void signal_host(uint64_t value) override {
     const std::lock_guard lock(mutex_);
     completed_[device::kHostQueue] = std::max(completed_[device::kHostQueue], value);
+    // Without a device, what nobody will complete is complete once the host lets everything go.
+    if (value == UINT64_MAX) {
+      for (const auto& [queue, last] : submitted_) completed_[queue] = last;
+    }
     changed_.notify_all();
   }
   void timestamps(const device::Program&, std::span<device::TickSpan> spans) const override {
@@ -125,7 +151,9 @@ class ControlledBackend final : public device::Backend {
   std::condition_variable changed_;
   std::map<const device::Allocation*, std::unique_ptr<Memory>> memory_;
   std::map<uint32_t, uint64_t> completed_, submitted_;
-  std::set<uint64_t> failed_;
+  std::map<uint32_t, uint64_t> failed_from_;
+  bool lost_ = false;
+  size_t waiters_ = 0;
   std::shared_ptr<int> programs_ = std::make_shared<int>(0);
   uint64_t last_id_ = 0;
 };

@@ -207,7 +207,7 @@ TEST_F(DeviceTest, Points) {
 
 TEST_F(DeviceTest, AFailedSubmissionThrowsFromWait) {
   const Point point = device_.submit(program());
-  backend_->fail(point.value);
+  backend_->fail(0, point.value);
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(refusal<DeviceError>([&] { device_.wait(point, 1s); }),
               "[submission] 1 of queue 0: controlled: submission failed");

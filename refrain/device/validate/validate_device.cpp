@@ -179,6 +179,7 @@ class Device final : public Backend {
     const std::lock_guard lock(ledger_->mutex);
     ledger_->settle();
     if (spec.bytes == 0) fail("allocate: '" + spec.label + "': expected more than 0 bytes");
+    if (spec.host != nullptr) check_import(spec);
     const Allocation* allocation = inner_->allocate(spec);
     ledger_->live[allocation] = {spec.label, spec.host == nullptr || writable(spec.host, spec.bytes)};
     return allocation;
@@ -298,6 +299,20 @@ class Device final : public Backend {
       fail(call + ": view: bytes [" + text(view.offset_bytes) + ", +" + text(view.bytes) +
            ") leave the allocation '" + ledger_->live.at(view.allocation).label + "' of " +
            text(view.allocation->bytes));
+    }
+  }
+
+  // Identity is an allocation's: bytes that two of them share would be ordered by neither.
+  void check_import(const BufferSpec& spec) const {
+    const auto begin = reinterpret_cast<uintptr_t>(spec.host);
+    if (begin % info.buffer_alignment_bytes != 0) {
+      fail("allocate: '" + spec.label + "': imported memory is not aligned to " +
+           text(info.buffer_alignment_bytes));
+    }
+    for (const auto& [allocation, record] : ledger_->live) {
+      const auto other = reinterpret_cast<uintptr_t>(allocation->host);
+      if (other == 0 || begin >= other + allocation->bytes || other >= begin + spec.bytes) continue;
+      fail("allocate: '" + spec.label + "': imports memory of the live allocation '" + record.label + "'");
     }
   }
 

@@ -1,0 +1,322 @@
+// What is in flight: how much may be, what the host may touch meanwhile, and how failures are counted.
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <thread>
+
+#include "refrain/stream/executor.h"
+#include "refrain/stream/session.h"
+#include "tests/null/controlled_backend.h"
+#include "tests/null/random_graph.h"
+
+namespace refrain::null_tests {
+namespace {
+
+using namespace std::chrono_literals;
+
+template <class Expected = InvalidArgument>
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const Expected& error) {
+    return error.what();
+  }
+  return "nothing was thrown";
+}
+
+DeviceOptions limited(uint32_t limit, std::chrono::nanoseconds patience) {
+  DeviceOptions options;
+  options.in_flight_limit = limit;
+  options.patience = patience;
+  return options;
+}
+
+class InFlight : public testing::Test {
+ protected:
+  /// from -> to.
+  static ComputeGraph record(Device& device, const Buffer& from, const Buffer& to, const std::string& label) {
+    CommandEncoder encoder = device.encoder();
+    dispatch(encoder, kMix, std::array{Operand(from), Operand(), Operand(to)}, MixConstants{1, 16, 0, 16});
+    return encoder.finish(label);
+  }
+  static Program program(Device& device, const Buffer& from, const Buffer& to,
+                         const std::string& label = "step", uint32_t queue = 0) {
+    return device.prepare(device.plan(record(device, from, to, label)).first, {.queue = queue, .arena = {}});
+  }
+  static Program program(Device& device, const std::string& label = "step", uint32_t queue = 0) {
+    return program(device, device.buffer(DType::u32, {16}), device.buffer(DType::u32, {16}), label, queue);
+  }
+
+  std::shared_ptr<ControlledBackend> backend_ = std::make_shared<ControlledBackend>(kKernels);
+};
+
+TEST_F(InFlight, AFullQueueThrowsWhenNothingCompletes) {
+  Device device(backend_, {}, limited(3, 2ms));
+  const Program made = program(device);
+  for (int i = 0; i < 3; ++i) device.submit(made);
+  const Counters before = device.counters();
+  EXPECT_EQ(refusal<TimeoutError>([&] { device.submit(made); }),
+            "[submit] queue 0: 3 submissions are in flight, as many as in_flight_limit allows, and none has "
+            "completed within 2 ms; the oldest is submission 1 of queue 0 'step'");
+  EXPECT_EQ(device.counters().submissions, before.submissions);
+  EXPECT_EQ(device.counters().throttled, before.throttled + 1);
+  EXPECT_EQ(device.counters().timeouts, before.timeouts);
+  EXPECT_EQ(device.submit(program(device, "other", 1)).value, 1u) << "the other queue has places";
+  backend_->complete(0, 1);
+  EXPECT_EQ(device.submit(made).value, 4u);
+  backend_->complete(0, 4);
+}
+
+TEST_F(InFlight, AFullQueueSaysWhatItWaitsFor) {
+  Device device(backend_, {}, limited(2, 1ms));
+  const Program made = program(device), other = program(device, "other", 1);
+  const Point host = device.host_point(), later = device.host_point();
+  const Point blocked = device.submit(other, {}, std::array{host, later});
+  device.submit(made, {}, std::array{blocked});
+  device.submit(made);
+  // Nobody but this thread could signal, so it must get out.
+  const std::string full = refusal<TimeoutError>([&] { device.submit(made); });
+  EXPECT_EQ(
+      full.substr(full.find(';')),
+      "; the oldest is submission 1 of queue 0 'step', which waits for submission 1 of queue 1 'other', "
+      "which waits for host point 2, which nobody has signalled");
+  device.signal(later);
+  const std::string working = refusal<TimeoutError>([&] { device.submit(made); });
+  EXPECT_EQ(
+      working.substr(working.find(';')),
+      "; the oldest is submission 1 of queue 0 'step', which waits for submission 1 of queue 1 'other'");
+  EXPECT_EQ(device.counters().submissions, 3u);
+}
+
+TEST_F(InFlight, AFullQueueWaitsForTheOldest) {
+  Device device(backend_, {}, limited(1, 60s));
+  const Program made = program(device);
+  device.submit(made);
+  std::thread device_at_work([&] {
+    while (backend_->waiters() == 0) std::this_thread::yield();
+    backend_->complete(0, 1);
+  });
+  EXPECT_EQ(device.submit(made).value, 2u);
+  device_at_work.join();
+  EXPECT_EQ(device.counters().throttled, 1u);
+  std::thread failing([&] {
+    while (backend_->waiters() == 0) std::this_thread::yield();
+    backend_->fail(0, 2);
+  });
+  EXPECT_EQ(device.submit(made).value, 3u) << "what has failed has ended";
+  failing.join();
+  EXPECT_EQ(device.counters().failures, 1u);
+  std::thread losing([&] {
+    while (backend_->waiters() == 0) std::this_thread::yield();
+    backend_->lose();
+  });
+  EXPECT_EQ(refusal<DeviceLost>([&] { device.submit(made); }), "controlled: lost");
+  losing.join();
+}
+
+TEST_F(InFlight, AFullQueueLosesNoRecording) {
+  Device device(backend_, {}, limited(1, 1ms));
+  const Buffer a = device.buffer(DType::u32, {16});
+  device.submit(program(device));
+  CommandEncoder encoder = device.encoder();
+  dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 16, 0, 16});
+  EXPECT_NE(refusal<TimeoutError>([&] { encoder.commit(); }), "nothing was thrown");
+  backend_->complete(0, 1);
+  EXPECT_EQ(encoder.commit().value, 2u);
+  backend_->complete(0, 2);
+}
+
+TEST_F(InFlight, AFullQueueLosesNoStageAndNoSession) {
+  Device device(backend_, {}, limited(1, 1ms));
+  const Buffer a = device.buffer(DType::u32, {16});
+  const auto record_to = [&](CommandEncoder& encoder) {
+    dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 16, 0, 16});
+  };
+  device.submit(program(device));
+  EncoderSession stages(device);
+  record_to(stages.begin_stage("stage"));
+  EXPECT_NE(refusal<TimeoutError>([&] { stages.commit_stage(); }), "nothing was thrown");
+  GraphSession session(device);
+  record_to(session.encoder());
+  EXPECT_NE(refusal<TimeoutError>([&] { session.finish(); }), "nothing was thrown");
+  backend_->complete(0, 1);
+  EXPECT_EQ(stages.commit_stage().value, 2u);
+  backend_->complete(0, 2);
+  EXPECT_EQ(session.finish().point.value, 3u);
+  backend_->complete(0, 3);
+}
+
+TEST_F(InFlight, ARefusedSubmissionLeavesNoTrace) {
+  Device device(backend_, {}, {});
+  const Buffer a = device.buffer(DType::u32, {16}), b = device.buffer(DType::u32, {16});
+  device.submit(program(device, a, b));
+  const Program other = program(device, b, a, "other", 1);
+  const Counters before = device.counters();
+  const uint32_t value = 1;
+  const Buffer elsewhere = device.buffer(DType::u32, {1});
+  const Update update{elsewhere, std::as_bytes(std::span(&value, 1))};
+  backend_->refuse_next_submit();
+  EXPECT_EQ(refusal<DeviceError>([&] { device.submit(other, std::span(&update, 1)); }),
+            "controlled: refused");
+  EXPECT_EQ(device.counters().waits_derived, before.waits_derived);
+  EXPECT_EQ(device.counters().updates, before.updates);
+  EXPECT_EQ(elsewhere.span<uint32_t>().size(), 1u);
+  EXPECT_EQ(elsewhere.memory().use_count(), 2) << "here and in the update";
+  backend_->complete(0, 1);
+  EXPECT_EQ(a.span<uint32_t>().size(), 16u);
+}
+
+TEST_F(InFlight, NoBound) {
+  Device device(backend_, {}, limited(0, 1ms));
+  const Program made = program(device);
+  for (int i = 0; i < 5000; ++i) device.submit(made);
+  EXPECT_EQ(device.counters().throttled, 0u);
+  backend_->complete(0, 5000);
+}
+
+TEST_F(InFlight, ThreadsShareTheLimit) {
+  Device device(backend_, {}, limited(4, 60s));
+  const Program programs[] = {program(device), program(device), program(device)};
+  constexpr uint64_t kEach = 300;
+  std::vector<std::thread> threads;
+  for (const Program& made : programs) {
+    threads.emplace_back([&device, &made] {
+      for (uint64_t i = 0; i < kEach; ++i) device.submit(made);
+    });
+  }
+  uint64_t most = 0;
+  for (uint64_t done = 0; done < 3 * kEach;) {
+    const uint64_t submitted = device.counters().submissions;
+    most = std::max(most, submitted - done);
+    if (done < submitted) backend_->complete(0, ++done);
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LE(most, 4u);
+  EXPECT_EQ(device.counters().submissions, 3 * kEach);
+}
+
+TEST_F(InFlight, ASpanOfWhatIsInFlightIsRefused) {
+  Device device(backend_, {}, {});
+  const Buffer in = device.buffer(DType::u32, {16}, "in"), out = device.buffer(DType::u32, {16}, "out");
+  const Buffer free = device.buffer(DType::u32, {16}, "free");
+  const Program made = program(device, in, out.slice(0, 16));
+  EXPECT_EQ(out.span<uint32_t>().size(), 16u) << "recorded and prepared is not submitted";
+  device.submit(made);
+  const std::string rest =
+      " by submission 1 of queue 0 'step', which is in flight: wait for it, or synchronize";
+  EXPECT_EQ(refusal([&] { (void)out.span<uint32_t>(); }), "[buffer] span: 'out' is used" + rest);
+  EXPECT_EQ(refusal([&] { (void)out.span<const uint32_t>(); }), "[buffer] span: 'out' is written" + rest);
+  EXPECT_EQ(refusal([&] { (void)out.host_span(); }), "[buffer] span: 'out' is used" + rest);
+  EXPECT_EQ(refusal([&] { (void)in.span<uint32_t>(); }), "[buffer] span: 'in' is used" + rest);
+  EXPECT_EQ(in.span<const uint32_t>().size(), 16u) << "both read";
+  EXPECT_EQ(free.span<uint32_t>().size(), 16u);
+  backend_->complete(0, 1);
+  EXPECT_EQ(out.span<uint32_t>().size(), 16u);
+  EXPECT_EQ(in.host_span().size(), 64u);
+}
+
+TEST_F(InFlight, ASpanOfOtherBytesIsNot) {
+  Device device(backend_, {}, {});
+  const Buffer memory = device.buffer(DType::u32, {64}, "memory"), in = device.buffer(DType::u32, {16});
+  const Program made = program(device, in, memory.slice(16, 16), "", 1);
+  const uint32_t value = 1;
+  const Update update{memory.slice(40, 1), std::as_bytes(std::span(&value, 1))};
+  device.submit(made);
+  device.submit(made, std::span(&update, 1));
+  const auto spans = [&](int64_t first, int64_t count) {
+    return refusal([&] { (void)memory.slice(first, count).span<const uint32_t>(); }).substr(0, 56);
+  };
+  EXPECT_EQ(spans(0, 16), "nothing was thrown");
+  EXPECT_EQ(spans(32, 8), "nothing was thrown");
+  EXPECT_EQ(spans(41, 23), "nothing was thrown");
+  EXPECT_EQ(spans(31, 1), "[buffer] span: 'memory' is written by submission 2 of qu");
+  EXPECT_EQ(spans(40, 1), "[buffer] span: 'memory' is written by submission 2 of qu");
+  EXPECT_EQ(spans(0, 64), "[buffer] span: 'memory' is written by submission 2 of qu");
+  backend_->complete(1, 2);
+  EXPECT_EQ(spans(0, 64), "nothing was thrown");
+}
+
+TEST_F(InFlight, SynchronizeMakesASpanPossible) {
+  Device device(backend_, {}, {});
+  const Buffer in = device.buffer(DType::u32, {16}), out = device.buffer(DType::u32, {16});
+  device.submit(program(device, in, out));
+  std::thread at_work([&] {
+    while (backend_->waiters() == 0) std::this_thread::yield();
+    backend_->complete(0, 1);
+  });
+  device.synchronize(out);
+  EXPECT_EQ(out.span<uint32_t>().size(), 16u);
+  at_work.join();
+}
+
+TEST_F(InFlight, AnUpdateOfTheArenaIsRefused) {
+  Device device(backend_, {}, {});
+  const Buffer arena = device.buffer(DType::u8, {256}), a = device.buffer(DType::u32, {16});
+  CommandEncoder encoder = device.encoder();
+  const Temp t = encoder.temp(DType::u32, {16});
+  dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(t)}, MixConstants{1, 16, 0, 16});
+  dispatch(encoder, kMix, std::array{Operand(t), Operand(), Operand(a)}, MixConstants{1, 16, 0, 16});
+  const Program made =
+      device.prepare(device.plan(encoder.finish()).first, {.queue = 0, .arena = arena.slice(0, 128)});
+  const uint32_t value = 1;
+  const auto submit = [&](int64_t at) {
+    const Update update{arena.slice(at, 4), std::as_bytes(std::span(&value, 1))};
+    return refusal([&] { device.submit(made, std::span(&update, 1)); });
+  };
+  EXPECT_EQ(submit(124), "[submit] update 0: expected memory outside of the program's arena");
+  EXPECT_EQ(submit(128), "nothing was thrown");
+  backend_->complete(0, 1);
+}
+
+TEST_F(InFlight, FailuresAreCountedOnceEach) {
+  std::vector<std::string> told;
+  DeviceOptions options = limited(0, 1ms);
+  options.log = [&](LogLevel, std::string_view message) { told.emplace_back(message); };
+  Device device(backend_, {}, options);
+  const Program made = program(device);
+  constexpr uint64_t kCount = 3000;  // more than are remembered
+  std::vector<Point> points;
+  for (uint64_t i = 0; i < kCount; ++i) points.push_back(device.submit(made));
+  backend_->fail(0, 2);
+  for (int round = 0; round < 2; ++round) {
+    device.wait(points[0]);
+    for (uint64_t i = 1; i < kCount; ++i)
+      EXPECT_NE(refusal<DeviceError>([&] { device.wait(points[i]); }), "nothing was thrown");
+    EXPECT_EQ(device.counters().failures, kCount - 1);
+    EXPECT_EQ(told.size(), kCount - 1);
+    if (round == 0) device.submit(made);  // lets go of them
+  }
+  EXPECT_EQ(told[1], "[submission] 'step', 3 of queue 0: controlled: submission failed");
+}
+
+// A wait that meets the failure while another thread lets go of the submission still names it.
+TEST_F(InFlight, TheFirstToSeeAFailureNamesIt) {
+  for (int round = 0; round < 100; ++round) {
+    const auto backend = std::make_shared<ControlledBackend>(kKernels);
+    Device device(backend, {}, {});
+    const Program made = program(device), other = program(device, "other", 1);
+    const Point point = device.submit(made);
+    std::thread submits([&] {
+      while (backend->completed(0) == 0) std::this_thread::yield();
+      device.submit(other);
+    });
+    backend->fail(0, 1);
+    EXPECT_EQ(refusal<DeviceError>([&] { device.wait(point, 10s); }),
+              "[submission] 'step', 1 of queue 0: controlled: submission failed");
+    submits.join();
+    EXPECT_EQ(device.counters().failures, 1u);
+  }
+}
+
+TEST_F(InFlight, MemoryOfALostDeviceIsNotAskedFor) {
+  Device device(backend_, {}, {});
+  const Buffer in = device.buffer(DType::u32, {16}), out = device.buffer(DType::u32, {16});
+  const Point point = device.submit(program(device, in, out));
+  backend_->lose();
+  EXPECT_EQ(refusal<DeviceLost>([&] { device.wait(point, 10s); }), "[submission] 'step': controlled: lost");
+  EXPECT_EQ(refusal<DeviceLost>([&] { (void)device.memory(); }), "controlled: lost");
+  EXPECT_EQ(out.span<uint32_t>().size(), 16u) << "nothing is in flight any more";
+}
+
+}  // namespace
+}  // namespace refrain::null_tests
