@@ -26,8 +26,8 @@ class AllocationHome {
 /// last share goes, and in no other way.
 class AllocationHandle {
  public:
-  /// `keep_alive` is held until after the release: the owner of imported memory, say. `device` knows what is in
-  /// flight; `label` names the memory in errors.
+  /// `keep_alive` is held until after the release: the owner of imported memory, say. `device` knows what is
+  /// in flight; `label` names the memory in errors.
   AllocationHandle(std::shared_ptr<device::Backend> backend, const device::Allocation* allocation,
                    std::shared_ptr<const void> keep_alive, std::shared_ptr<AllocationHome> home = nullptr,
                    std::weak_ptr<const DeviceState> device = {}, std::string label = {})
@@ -89,8 +89,8 @@ class Buffer {
   /// The elements, in place, for the host: `const T` to read, T to write as well. Allocates nothing. Throws
   /// InvalidArgument when T is not the dtype's type, the device's memory is not the host's, this is read-only
   /// and T is not const, or a submission in flight writes these bytes (for T: or reads them): wait for it, or
-  /// call Device::synchronize. Not seen: a later submission while the span is in use, what has been recorded but
-  /// not submitted, and status words.
+  /// call Device::synchronize. Not seen: a later submission while the span is in use, what has been recorded
+  /// but not submitted, and status words.
   template <class T>
   std::span<T> span() const {
     check_host_access(DTypeOf<std::remove_const_t<T>>::value, !std::is_const_v<T>);

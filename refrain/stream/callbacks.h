@@ -19,8 +19,8 @@ namespace refrain {
 struct DeviceState;
 
 /// One thread calls all functions. A queue that has functions pending has a thread that waits for its next
-/// completion: no later one, so that an earlier point may be added meanwhile. The host's timeline needs none, as
-/// signal() tells.
+/// completion: no later one, so that an earlier point may be added meanwhile. The host's timeline needs none,
+/// as signal() tells.
 class Callbacks {
  public:
   using Function = std::function<void(std::exception_ptr)>;

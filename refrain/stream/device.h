@@ -33,7 +33,7 @@ struct DeviceOptions {
       false;  ///< leave vector extensions unused (the bits of the portable numerics classes)
   /// Check every call to the backend against its contract. Unset: in debug builds of the library.
   std::optional<bool> validate = std::nullopt;
-  /// Most submissions of a queue in flight, 0: no bound. One more waits for the oldest, for `patience` at most.
+  /// Most submissions of a queue in flight; 0: no bound. One more waits for the oldest, at most `patience`.
   uint32_t in_flight_limit = 1024;
   std::chrono::nanoseconds patience = std::chrono::minutes(1);
   LogCallback log;
@@ -134,12 +134,12 @@ class Device {
   /// refused.
   Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
 
-  /// Memory of the host as a buffer, in place: `memory` holds the elements of `shape`, row-major. `owner` keeps
-  /// it alive (none: the caller does) and is held until all views and the submissions that use them are gone.
-  /// Bytes within an import that lives become a view of it, so order is derived between the two. Not for memory
-  /// that a Buffer gave out. Throws InvalidArgument for no memory or no elements, an address that is not aligned
-  /// to info().buffer_alignment_bytes (within an import: to the dtype), bytes that overlap an import in part, and
-  /// a device that cannot use memory of the host; DeviceError when refused.
+  /// Memory of the host as a buffer, in place: `memory` holds the elements of `shape`, row-major. `owner`
+  /// keeps it alive (none: the caller does) and is held until all views and the submissions that use them are gone.
+  /// Bytes within an import that lives become a view of it, so order is derived between the two. Not for
+  /// memory that a Buffer gave out. Throws InvalidArgument for no memory or no elements, an address not aligned
+  /// to info().buffer_alignment_bytes (within an import: to the dtype), bytes that overlap an import in part
+  /// and a device that cannot use memory of the host; DeviceError when refused.
   Buffer import_memory(void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
                        std::string_view label = {});
   /// The same of memory to read: what would write it through this buffer or a view of it is refused.
@@ -173,8 +173,8 @@ class Device {
   void synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
   /// Calls `function` once, on a thread of the device, when `point` has been reached: with null, or with the
   /// error that wait() throws; when the device is closed before, with a DeviceError. It may do all that any
-  /// thread may, submitting and dropping the last handle included. One is called at a time, so one that blocks
-  /// holds up the others; one that holds the device keeps it open. What it throws goes to the log. Throws
+  /// thread may, submitting and dropping the last handle included. One is called at a time, so one that
+  /// blocks holds up the others; one that holds the device keeps it open. What it throws goes to the log. Throws
   /// InvalidArgument for no function, DeviceError when there is no thread to be had.
   void when_reached(const Point& point, std::function<void(std::exception_ptr)> function);
   /// A point of the host's timeline, later than all earlier ones; signalled by `signal`, with all before it.

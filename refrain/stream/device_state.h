@@ -59,8 +59,8 @@ struct DeviceState : std::enable_shared_from_this<DeviceState> {
   /// it does.
   std::vector<Plan> split(const Plan& plan) const;
   Point submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits);
-  /// Returns once `queue` has a place for a submission, which another thread may take; throws TimeoutError when
-  /// it has none at `deadline`.
+  /// Returns once `queue` has a place for a submission, which another thread may take; throws TimeoutError
+  /// when it has none at `deadline`.
   void make_room(uint32_t queue, std::chrono::steady_clock::time_point deadline);
   std::chrono::steady_clock::time_point deadline() const;
   /// Throws InvalidArgument when a submission in flight writes these bytes, or reads them if `write`.

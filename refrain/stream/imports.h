@@ -1,4 +1,4 @@
-// The memory of the host that one device uses in place: each byte belongs to one allocation. Internal to stream/.
+// The memory of the host that one device uses in place; a byte belongs to one allocation. Internal to stream/.
 #pragma once
 
 #include <condition_variable>
@@ -24,8 +24,8 @@ class Imports final : public AllocationHome, public std::enable_shared_from_this
  public:
   explicit Imports(std::shared_ptr<device::Backend> backend) : backend_(std::move(backend)) {}
 
-  /// `bytes` as an allocation of `device`, or as a part of one that lives; `owner` is held by the result. Throws
-  /// as Device::import_memory.
+  /// `bytes` as an allocation of `device`, or as a part of one that lives; `owner` is held by the result.
+  /// Throws as Device::import_memory.
   ImportedMemory get(DeviceState& device, std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
                      const std::string& label);
   void take_back(const device::Allocation* allocation) noexcept override;

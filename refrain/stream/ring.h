@@ -1,4 +1,5 @@
-// A first-in-first-out list that allocates only to grow. Internal to stream/.
+// A first-in-first-out list that allocates only to grow. What is taken is moved out; its place keeps what
+// that leaves. Internal to stream/.
 #pragma once
 
 #include <cstddef>
@@ -10,13 +11,14 @@ namespace refrain {
 template <class T>
 class Ring {
  public:
+  /// `capacity`: a power of two.
   explicit Ring(size_t capacity) : slots_(capacity) {}
 
   bool empty() const { return size_ == 0; }
   size_t size() const { return size_; }
   /// The i-th from the front; i < size().
-  T& operator[](size_t i) { return slots_[(first_ + i) % slots_.size()]; }
-  const T& operator[](size_t i) const { return slots_[(first_ + i) % slots_.size()]; }
+  T& operator[](size_t i) { return slots_[(first_ + i) & (slots_.size() - 1)]; }
+  const T& operator[](size_t i) const { return slots_[(first_ + i) & (slots_.size() - 1)]; }
   T& back() { return (*this)[size_ - 1]; }
   const T& back() const { return (*this)[size_ - 1]; }
 
@@ -30,8 +32,8 @@ class Ring {
     --size_;
   }
   T take_front() {
-    T value = std::exchange(slots_[first_], T());
-    first_ = (first_ + 1) % slots_.size();
+    T value = std::move(slots_[first_]);
+    first_ = (first_ + 1) & (slots_.size() - 1);
     --size_;
     return value;
   }

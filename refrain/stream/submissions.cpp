@@ -28,7 +28,8 @@ std::string in_quotes(const std::string& label) {
 }
 
 bool overlap(const Touch& a, const Touch& b) {
-  return a.allocation == b.allocation && a.begin < b.end && b.begin < a.end && (a.write || b.write);
+  return a.allocation == b.allocation && std::max(a.begin, b.begin) < std::min(a.end, b.end) &&
+         (a.write || b.write);
 }
 
 /// True when `range` conflicts with `summary`, whose entries are sorted and disjoint.
@@ -193,8 +194,8 @@ void DeviceState::make_room(uint32_t queue, std::chrono::steady_clock::time_poin
     }
     const std::lock_guard lock(mutex);
     throw TimeoutError(fmt::format(
-        "[submit] queue {}: {} submissions are in flight, as many as in_flight_limit allows, and none has "
-        "completed within {} ms; the oldest is {}",
+        "[submit] queue {}: {} submissions are in flight, as many as in_flight_limit allows, and no place "
+        "came free within {} ms; the oldest is {}",
         queue, options.in_flight_limit,
         std::chrono::duration_cast<std::chrono::milliseconds>(options.patience).count(), obstacle(queue)));
   }
@@ -248,7 +249,8 @@ Point DeviceState::submit(const Program& program, std::span<const Update> update
   for (std::optional<std::chrono::steady_clock::time_point> until;;) {
     const std::optional<Point> point = guarded([&]() -> std::optional<Point> {
       const std::lock_guard lock(mutex);
-      if (in_the_way(state.queue) != 0) return std::nullopt;
+      auto& entries = in_flight[state.queue];
+      if (entries.size() >= options.in_flight_limit && in_the_way(state.queue) != 0) return std::nullopt;
       uint64_t derived = 0;
       for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
         if (queue == state.queue) continue;
@@ -262,7 +264,6 @@ Point DeviceState::submit(const Program& program, std::span<const Update> update
       }
       note_awaited(all_waits.all(), entry);
       // Held before it runs: nothing may fail between the two.
-      auto& entries = in_flight[state.queue];
       entries.push_back(std::move(entry));
       Point made;
       try {

@@ -1,4 +1,4 @@
-// Functions called when a point has been reached: when, on which thread, with which error, and what they may do.
+// Functions called when a point has been reached: when, on which thread, with which error; what they may do.
 #include <gtest/gtest.h>
 
 #include <atomic>

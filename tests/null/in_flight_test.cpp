@@ -56,8 +56,8 @@ TEST_F(InFlight, AFullQueueThrowsWhenNothingCompletes) {
   for (int i = 0; i < 3; ++i) device.submit(made);
   const Counters before = device.counters();
   EXPECT_EQ(refusal<TimeoutError>([&] { device.submit(made); }),
-            "[submit] queue 0: 3 submissions are in flight, as many as in_flight_limit allows, and none has "
-            "completed within 2 ms; the oldest is submission 1 of queue 0 'step'");
+            "[submit] queue 0: 3 submissions are in flight, as many as in_flight_limit allows, and no place "
+            "came free within 2 ms; the oldest is submission 1 of queue 0 'step'");
   EXPECT_EQ(device.counters().submissions, before.submissions);
   EXPECT_EQ(device.counters().throttled, before.throttled + 1);
   EXPECT_EQ(device.counters().timeouts, before.timeouts);
@@ -229,6 +229,7 @@ TEST_F(InFlight, ASpanOfOtherBytesIsNot) {
   EXPECT_EQ(spans(0, 16), "nothing was thrown");
   EXPECT_EQ(spans(32, 8), "nothing was thrown");
   EXPECT_EQ(spans(41, 23), "nothing was thrown");
+  EXPECT_EQ(spans(20, 0), "nothing was thrown") << "no bytes";
   EXPECT_EQ(spans(31, 1), "[buffer] span: 'memory' is written by submission 2 of qu");
   EXPECT_EQ(spans(40, 1), "[buffer] span: 'memory' is written by submission 2 of qu");
   EXPECT_EQ(spans(0, 64), "[buffer] span: 'memory' is written by submission 2 of qu");

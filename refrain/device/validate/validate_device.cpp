@@ -3,6 +3,7 @@
 
 #include <deque>
 #include <fstream>
+#include <map>
 #include <mutex>
 #include <set>
 #include <sstream>
@@ -65,12 +66,8 @@ struct Record {
   bool writable = true;
 };
 
-struct SealedRange {
-  const Allocation* allocation = nullptr;
-  size_t begin = 0;
-  size_t end = 0;
-  std::string where;
-};
+// What plans have sealed of one allocation: where, by the begin and end of each range.
+using SealedRanges = std::map<std::pair<size_t, size_t>, std::string>;
 
 // Shared with the programs, which may outlive the device.
 struct Ledger {
@@ -78,7 +75,7 @@ struct Ledger {
   Backend* backend = nullptr;  // the inner one; null once it has ended
   std::unordered_map<const Allocation*, Record> live;
   std::set<const CheckedProgram*> programs;
-  std::vector<SealedRange> sealed;
+  std::unordered_map<const Allocation*, SealedRanges> sealed;
   std::vector<uint64_t> returned;  // the last value that submit() returned, by queue
   std::vector<std::deque<Flight>> flights;
   // What ended too early, kept until the submissions in flight at that time have completed.
@@ -194,7 +191,7 @@ class Device final : public Backend {
     }
     const std::string label = found->second.label;
     ledger_->live.erase(found);
-    std::erase_if(ledger_->sealed, [&](const SealedRange& range) { return range.allocation == allocation; });
+    ledger_->sealed.erase(allocation);
     if (const std::string user = ledger_->user_in_flight(allocation); !user.empty()) {
       ledger_->record("release: allocation '" + label + "' is used by " + user + ", which is in flight");
       ledger_->kept.push_back({nullptr, allocation, ledger_->returned});
@@ -221,7 +218,7 @@ class Device final : public Backend {
     for (const Touch& touch : touches) check_touch(touch);
     auto program = std::make_unique<CheckedProgram>(ledger_, inner_->prepare(plan, options), options.queue);
     for (const Touch& touch : touches) {
-      if (touch.sealed) ledger_->sealed.push_back({touch.allocation, touch.begin, touch.end, touch.where});
+      if (touch.sealed) ledger_->sealed[touch.allocation].try_emplace({touch.begin, touch.end}, touch.where);
     }
     program->once = options.once;
     program->timestamps = options.timestamps;
@@ -316,9 +313,12 @@ class Device final : public Backend {
     }
   }
 
-  const SealedRange* sealed_in(const Allocation* allocation, size_t begin, size_t end) const {
-    for (const SealedRange& range : ledger_->sealed) {
-      if (range.allocation == allocation && range.begin < end && begin < range.end) return &range;
+  // Where bytes of [begin, end) have been sealed, null when nowhere.
+  const std::string* sealed_in(const Allocation* allocation, size_t begin, size_t end) const {
+    const auto ranges = ledger_->sealed.find(allocation);
+    if (ranges == ledger_->sealed.end()) return nullptr;
+    for (const auto& [range, where] : ranges->second) {
+      if (range.first < end && begin < range.second) return &where;
     }
     return nullptr;
   }
@@ -329,8 +329,8 @@ class Device final : public Backend {
       const Record& record = ledger_->live.at(touch.allocation);
       if (!record.writable)
         fail("prepare: " + touch.where + ": writes the read-only import '" + record.label + "'");
-      if (const SealedRange* range = sealed_in(touch.allocation, touch.begin, touch.end)) {
-        fail("prepare: " + touch.where + ": writes what an earlier plan sealed in " + range->where);
+      if (const std::string* where = sealed_in(touch.allocation, touch.begin, touch.end)) {
+        fail("prepare: " + touch.where + ": writes what an earlier plan sealed in " + *where);
       }
     }
     if (!touch.sealed) return;
@@ -361,8 +361,8 @@ class Device final : public Backend {
     const Record& record = ledger_->live.at(update.to.allocation);
     if (!record.writable) fail("submit: update: writes the read-only import '" + record.label + "'");
     const size_t begin = update.to.offset_bytes;
-    if (const SealedRange* range = sealed_in(update.to.allocation, begin, begin + update.to.bytes)) {
-      fail("submit: update: writes what is sealed in " + range->where);
+    if (const std::string* where = sealed_in(update.to.allocation, begin, begin + update.to.bytes)) {
+      fail("submit: update: writes what is sealed in " + *where);
     }
   }
 
