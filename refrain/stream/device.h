@@ -135,9 +135,9 @@ class Device {
   Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
 
   /// Memory of the host as a buffer, in place: `memory` holds the elements of `shape`, row-major. `owner`
-  /// keeps it alive (none: the caller does) and is held until all views and the submissions that use them are gone.
+  /// keeps it alive (none: the caller does) and is held until all views and submissions that use it are gone.
   /// Bytes within an import that lives become a view of it, so order is derived between the two. Not for
-  /// memory that a Buffer gave out. Throws InvalidArgument for no memory or no elements, an address not aligned
+  /// memory that a Buffer gave out. Throws InvalidArgument for no memory, no elements, an address not aligned
   /// to info().buffer_alignment_bytes (within an import: to the dtype), bytes that overlap an import in part
   /// and a device that cannot use memory of the host; DeviceError when refused.
   Buffer import_memory(void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
@@ -174,7 +174,7 @@ class Device {
   /// Calls `function` once, on a thread of the device, when `point` has been reached: with null, or with the
   /// error that wait() throws; when the device is closed before, with a DeviceError. It may do all that any
   /// thread may, submitting and dropping the last handle included. One is called at a time, so one that
-  /// blocks holds up the others; one that holds the device keeps it open. What it throws goes to the log. Throws
+  /// blocks holds up the others; one that holds the device keeps it open. What it throws is logged. Throws
   /// InvalidArgument for no function, DeviceError when there is no thread to be had.
   void when_reached(const Point& point, std::function<void(std::exception_ptr)> function);
   /// A point of the host's timeline, later than all earlier ones; signalled by `signal`, with all before it.

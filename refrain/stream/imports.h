@@ -1,4 +1,4 @@
-// The memory of the host that one device uses in place; a byte belongs to one allocation. Internal to stream/.
+// The host's memory that one device uses in place; a byte belongs to one allocation. Internal to stream/.
 #pragma once
 
 #include <condition_variable>
@@ -29,10 +29,6 @@ class Imports final : public AllocationHome, public std::enable_shared_from_this
   ImportedMemory get(DeviceState& device, std::span<const std::byte> bytes, std::shared_ptr<const void> owner,
                      const std::string& label);
   void take_back(const device::Allocation* allocation) noexcept override;
-  size_t size() const {
-    const std::lock_guard lock(mutex_);
-    return entries_.size();
-  }
 
  private:
   struct Entry {
@@ -41,7 +37,7 @@ class Imports final : public AllocationHome, public std::enable_shared_from_this
   };
 
   const std::shared_ptr<device::Backend> backend_;
-  mutable std::mutex mutex_;
+  std::mutex mutex_;
   std::condition_variable taken_back_;
   std::map<uintptr_t, Entry> entries_;  // by address, disjoint
 };
