@@ -7,14 +7,12 @@
 #include <utility>
 
 #include "refrain/core/checked.h"
+#include "refrain/core/deadline.h"
 #include "refrain/core/error.h"
 #include "refrain/stream/device_state.h"
 
 namespace refrain {
 namespace {
-
-// Longer waits than this have no end: now + timeout must not overflow.
-constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(24 * 365);
 
 device::WeightInfo weight_info(const TensorSource& source) {
   return {source.format, source.dtype, source.shape, source.bits, source.group_size};
@@ -165,8 +163,7 @@ void Device::synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout)
   const device::BufferView view = buffer.device_view();
   const graph::AccessSummary::Entry write{view.allocation->id, view.offset_bytes,
                                           view.offset_bytes + view.bytes, true};
-  const auto deadline =
-      std::chrono::steady_clock::now() + std::clamp(timeout, std::chrono::nanoseconds(0), kLongest);
+  const auto deadline = deadline_after(timeout);
   for (uint32_t queue = 0; queue < state.in_flight.size(); ++queue) {
     uint64_t value = 0;
     {

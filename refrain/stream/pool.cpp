@@ -10,15 +10,10 @@
 #include <thread>
 
 #include "refrain/core/checked.h"
+#include "refrain/core/deadline.h"
 #include "refrain/stream/device_state.h"
 
 namespace refrain {
-namespace {
-
-// A longer patience than this has no end: now + patience must not overflow.
-constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(24 * 365);
-
-}  // namespace
 
 // Keeps the backend, not the device: what comes back when the device is gone is released.
 struct BufferPool::State final : AllocationHome {
@@ -100,8 +95,7 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
   const std::optional<size_t> bytes = checked_mul(static_cast<size_t>(elements), size_bytes(dtype));
   if (!bytes) throw InvalidArgument(fmt::format("[pool] {}: {} is too large", label, to_string(shape)));
 
-  const auto deadline = std::chrono::steady_clock::now() +
-                        std::clamp(state_->options.patience, std::chrono::nanoseconds(0), kLongest);
+  const auto deadline = deadline_after(state_->options.patience);
   const size_t limit = state_->options.limit_bytes;
   const device::Allocation* allocation = nullptr;
   bool used_before = true;

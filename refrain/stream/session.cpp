@@ -5,13 +5,11 @@
 #include <algorithm>
 #include <utility>
 
+#include "refrain/core/deadline.h"
 #include "refrain/stream/device_state.h"
 
 namespace refrain {
 namespace {
-
-// Longer waits than this have no end: now + timeout must not overflow.
-constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(24 * 365);
 
 std::string_view name_of(SessionState state) {
   switch (state) {
@@ -181,11 +179,10 @@ Profile EncoderSession::profile(const Point& stage, std::chrono::nanoseconds tim
 }
 
 void EncoderSession::await(std::chrono::nanoseconds timeout) {
-  const auto begin = std::chrono::steady_clock::now();
-  timeout = std::clamp(timeout, std::chrono::nanoseconds(0), kLongest);
+  const auto deadline = deadline_after(timeout);
   while (!pending_.empty()) {
     const Stage& stage = pending_.front();
-    const std::chrono::nanoseconds left = timeout - (std::chrono::steady_clock::now() - begin);
+    const std::chrono::nanoseconds left = deadline - std::chrono::steady_clock::now();
     try {
       device_.wait(stage.point, std::max(left, std::chrono::nanoseconds(0)));
       keep_times(stage);

@@ -6,6 +6,7 @@
 #include <functional>
 #include <utility>
 
+#include "refrain/core/deadline.h"
 #include "refrain/stream/device_state.h"
 
 namespace refrain {
@@ -16,9 +17,6 @@ using Touch = graph::AccessSummary::Entry;
 // Submissions with more updates or waits than this allocate; a step block is one update.
 constexpr size_t kInlineUpdates = 8;
 constexpr size_t kInlineWaits = 16;
-
-// Longer waits than this have no end: now + patience must not overflow.
-constexpr std::chrono::nanoseconds kLongest = std::chrono::hours(24 * 365);
 
 // Failures that are remembered; an older point then fails with the backend's own words.
 constexpr size_t kMaxFailures = 1024;
@@ -161,7 +159,7 @@ void DeviceState::check_idle(const AllocationHandle& memory, size_t begin, size_
 }
 
 std::chrono::steady_clock::time_point DeviceState::deadline() const {
-  return std::chrono::steady_clock::now() + std::min(options.patience, kLongest);
+  return deadline_after(options.patience);
 }
 
 // What has to complete before `queue` has a place, 0 when it has one.

@@ -55,7 +55,7 @@ class ControlledBackend final : public device::Backend {
   device::PrepareOptions prepared;
   std::vector<std::pair<device::Advice, device::BufferView>> advised;
   std::function<void()> before_completed;  ///< called by completed()
-  std::function<void()> at_poll;  ///< called by a wait() of no time, before it looks
+  std::function<void()> at_poll;           ///< called by a wait() of no time, before it looks
 
   const device::Allocation* allocate(const device::BufferSpec& spec) override {
     if (spec.bytes > (size_t{1} << 40)) throw DeviceError("controlled: out of memory");
