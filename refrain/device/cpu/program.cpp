@@ -11,10 +11,30 @@ namespace {
 
 constexpr size_t kConstantsAlignmentBytes = 16;
 
+// An estimate of a command by the bytes that it is bound to: a call, and a core's own caches.
+constexpr uint32_t kCallNs = 5;
+constexpr size_t kBytesPerNs = 8;
+
+// Bytes do not tell how much is computed. So the first replays are timed, since in one alone a worker may have
+// been interrupted or the caches cold; a run that never took less than this is several times what it was
+// estimated at, and its commands are better shared.
+constexpr uint32_t kTimedReplays = 8;
+constexpr uint64_t kSlowRunNs = 4000;
+
 std::byte* address_of(const BufferView& view, const BufferView& arena) {
   if (view.bytes == 0) return nullptr;
   if (view.allocation != nullptr) return static_cast<std::byte*>(view.allocation->host) + view.offset_bytes;
   return static_cast<std::byte*>(arena.allocation->host) + arena.offset_bytes + view.offset_bytes;
+}
+
+uint32_t estimated_ns(const Plan& plan, const Command& command, const Step& step) {
+  if (step.tile_count > 1 || step.prefetch != nullptr) return Work::kAlone;
+  size_t bytes = step.scratch_stride_bytes;
+  for (uint32_t i = 0; i < command.args.count && bytes <= kMemberNs * kBytesPerNs; ++i) {
+    if (i != command.scratch_arg) bytes += plan.args[command.args.first + i].view.bytes;
+  }
+  const size_t ns = kCallNs + bytes / kBytesPerNs;
+  return ns <= kMemberNs ? static_cast<uint32_t>(ns) : Work::kAlone;
 }
 
 bool may_prefetch(const Command& command, const Plan& plan) {
@@ -46,18 +66,21 @@ CpuProgram::CpuProgram(const Plan& plan, const PrepareOptions& options, uint32_t
 
   groups_.reserve(plan.groups.size());
   steps.resize(plan.commands.size());
+  work_.resize(plan.commands.size());
   std::vector<bool> awaited(plan.commands.size(), false);
   uint32_t segment = 0;  // the first command after the last fence
   for (uint32_t i = 0; i < plan.commands.size(); ++i) {
     const Command& command = plan.commands[i];
     Step& step = steps[i];
-    step.dep_first = static_cast<uint32_t>(deps.size());
+    Work& work = work_[i];
+    work.dep_first = static_cast<uint32_t>(deps_.size());
     if (command.kind == CommandKind::fence) {
       // Every worker waits here for the ends of all chains, so nothing after it need look further back.
       for (uint32_t before = segment; before < i; ++before) {
-        if (!awaited[before]) deps.push_back(before);
+        if (!awaited[before]) deps_.push_back(before);
       }
-      step.dep_count = static_cast<uint32_t>(deps.size()) - step.dep_first;
+      work.ns = Work::kFence;
+      work.dep_count = static_cast<uint32_t>(deps_.size()) - work.dep_first;
       segment = i + 1;
       continue;
     }
@@ -65,9 +88,9 @@ CpuProgram::CpuProgram(const Plan& plan, const PrepareOptions& options, uint32_t
       const uint32_t dep = plan.deps[command.deps.first + k];
       if (dep < segment) continue;
       awaited[dep] = true;
-      deps.push_back(dep);
+      deps_.push_back(dep);
     }
-    step.dep_count = static_cast<uint32_t>(deps.size()) - step.dep_first;
+    work.dep_count = static_cast<uint32_t>(deps_.size()) - work.dep_first;
 
     step.args = args_.data() + command.args.first;
     if (command.kind == CommandKind::group) {
@@ -94,10 +117,31 @@ CpuProgram::CpuProgram(const Plan& plan, const PrepareOptions& options, uint32_t
       step.scratch_stride_bytes = placed ? 0 : command.launch.scratch_bytes;
     }
     if (placed) step.worker = options.placement[i];
+    // What runs once is not timed, so nothing would mend a wrong estimate.
+    if (!placed && !options.once) work.ns = estimated_ns(plan, command, step);
   }
+  units_ = make_units(work_, deps_);
+  const auto is_run = [](const Unit& unit) { return unit.count > 1; };
+  if (std::any_of(units_.all.begin(), units_.all.end(), is_run)) timed_replays_ = kTimedReplays + 1;
+}
+
+// Rarely: a program has this at most once. Where memory is short it stays as it is.
+void CpuProgram::split_slow_runs() const try {
+  std::vector<Work> work = work_;
+  bool any = false;
+  for (size_t u = 0; u < units_.all.size(); ++u) {
+    const Unit& unit = units_.all[u];
+    const uint64_t ns = progress[u].least_ns;
+    if (unit.count <= 1 || ns < kSlowRunNs || ns == UINT64_MAX) continue;
+    any = true;
+    for (uint32_t i = unit.first; i < unit.first + unit.count; ++i) work[i].ns = Work::kAlone;
+  }
+  if (any) units_ = make_units(work, deps_);
+} catch (const std::bad_alloc&) {
 }
 
 uint32_t CpuProgram::next_epoch() const {
+  if (timed_replays_ != 0 && --timed_replays_ == 0) split_slow_runs();
   if (epoch_ == Gate::kMaxEpoch) {
     for (size_t i = 0; i < steps.size(); ++i) {
       progress[i].claim.store(0, std::memory_order_relaxed);
@@ -113,17 +157,16 @@ void CpuProgram::keep_stamps() const {
   const std::lock_guard lock(kept_mutex_);
   uint64_t first = UINT64_MAX;
   for (size_t i = 0; i < kept_.size(); ++i) {
+    if (steps[i].tiles == nullptr) continue;
     kept_[i] = {stamps[i].begin.load(std::memory_order_relaxed),
                 stamps[i].end.load(std::memory_order_relaxed)};
-    if (steps[i].tiles != nullptr) first = std::min(first, kept_[i].begin);
+    first = std::min(first, kept_[i].begin);
   }
   // A fence passes when the last before it ends. Nobody could stamp that while others may be past it already.
   uint64_t passed = first == UINT64_MAX ? 0 : first;
   for (size_t i = 0; i < kept_.size(); ++i) {
-    if (steps[i].tiles != nullptr) continue;
-    for (uint32_t k = 0; k < steps[i].dep_count; ++k)
-      passed = std::max(passed, kept_[deps[steps[i].dep_first + k]].end);
-    kept_[i] = {passed, passed};
+    if (steps[i].tiles == nullptr) kept_[i] = {passed, passed};
+    passed = std::max(passed, kept_[i].end);
   }
 }
 

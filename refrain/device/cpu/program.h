@@ -1,4 +1,5 @@
-// A Plan as the CPU team walks it: immutable steps, and apart from them the counters that replays change.
+// A Plan as the CPU team walks it: steps that never change, and apart from them the counters that replays
+// change.
 #pragma once
 
 #include <atomic>
@@ -12,6 +13,7 @@
 
 #include "refrain/device/cpu/gate.h"
 #include "refrain/device/cpu/group.h"
+#include "refrain/device/cpu/units.h"
 #include "refrain/device/device.h"
 
 namespace refrain::device::cpu {
@@ -30,17 +32,16 @@ struct alignas(2 * kCacheLineBytes) Step {
   uint32_t rows_per_block = 1;
   uint32_t tiles_per_block = 1;
   uint32_t tile_count = 1;  ///< when all rows are live
-  uint32_t dep_first = 0;   ///< into Program::deps; of a fence: the commands before it that nothing awaits
-  uint32_t dep_count = 0;
   uint32_t worker = kNone;  ///< the one that runs it; kNone: any
 };
 
-/// What replays change of one command. Claims and waits are on lines of their own: who polls does not slow
+/// What replays change of one unit. Claims and waits are on lines of their own: who polls does not slow
 /// who claims.
 struct Progress {
   alignas(kCacheLineBytes) std::atomic<uint64_t> claim{0};  ///< epoch << 32 | next tile; see team.cpp
   std::atomic<uint64_t> live{0};                            ///< epoch << 32 | live rows
   std::atomic<uint32_t> finished{0};                        ///< tiles done; 0 between replays
+  uint64_t least_ns = UINT64_MAX;                           ///< of a run, in the replays that are timed
   alignas(kCacheLineBytes) Gate done;
 };
 
@@ -53,6 +54,11 @@ class CpuProgram final : public Program {
  public:
   /// `epoch`: of a replay before the first, for tests of its overflow.
   CpuProgram(const Plan& plan, const PrepareOptions& options, uint32_t epoch = 0);
+
+  /// Changes between replays only.
+  const Units& units() const { return units_; }
+  /// True while the runs of this replay are to be timed.
+  bool timed() const { return timed_replays_ != 0; }
 
   /// The epoch of the next replay. Called when no worker is in this program.
   uint32_t next_epoch() const;
@@ -71,12 +77,17 @@ class CpuProgram final : public Program {
   const std::string label;
   const bool placed;
   const bool timestamps;
-  std::vector<Step> steps;
-  std::vector<uint32_t> deps;
-  const std::unique_ptr<Progress[]> progress;
-  const std::unique_ptr<Stamp[]> stamps;  ///< null without timestamps
+  std::vector<Step> steps;                     ///< of each command
+  const std::unique_ptr<Progress[]> progress;  ///< of each unit
+  const std::unique_ptr<Stamp[]> stamps;       ///< null without timestamps
 
  private:
+  void split_slow_runs() const;
+
+  mutable Units units_;
+  mutable uint32_t timed_replays_ = 0;  // that are left
+  std::vector<Work> work_;
+  std::vector<uint32_t> deps_;  // of commands
   std::vector<void*> args_;
   std::unique_ptr<std::byte[]> constants_;
   std::vector<GroupWalk> groups_;  // never grows once steps point into it

@@ -1,7 +1,11 @@
-// How workers share a program. Every worker walks all steps in plan order and claims tiles where some are
-// left; a step's tiles start when the steps that it depends on are done, not at a barrier. Since each worker
-// runs what it has claimed before it goes on, the first step that is not done can always run: no order of
-// events deadlocks.
+// How workers share a program. Every worker walks all units in plan order and claims what is left of each, tiles
+// of a command or a whole run; a unit starts when the units that it depends on are done, not at a barrier.
+//
+// No order of events deadlocks. A worker waits only before it claims, for units before the one it has come to,
+// and what it has claimed it runs before it goes on. So let u be the first unit that is not done: all that u
+// waits for lies before it and is done; if something of u is unclaimed, no worker has passed u, and the next
+// to come claims it; if all is claimed, those who have claimed run it without waiting, since a run's members
+// wait for nothing but members before them and what the whole run has waited for.
 #include "refrain/device/cpu/team.h"
 
 #include <algorithm>
@@ -54,14 +58,18 @@ Team::Team(uint32_t workers, std::chrono::nanoseconds spin, bool may_sleep, std:
     for (uint32_t worker = 0; worker < workers; ++worker)
       threads_.emplace_back([this, worker] { run(worker); });
   } catch (const std::system_error& error) {
-    publish({}, 0);
-    for (std::thread& thread : threads_) thread.join();
+    stop();
     throw DeviceError("cpu: thread " + std::to_string(threads_.size() + 1) + " of " +
                       std::to_string(workers) + " cannot be started: " + error.what());
+  } catch (...) {
+    stop();
+    throw;
   }
 }
 
-Team::~Team() {
+Team::~Team() { stop(); }
+
+void Team::stop() {
   publish({}, 0);
   for (std::thread& thread : threads_) thread.join();
 }
@@ -109,7 +117,7 @@ void Team::run(uint32_t worker) {
     const Job job = job_;
     if (job.program == nullptr) return;
     if (size_ == 1) {
-      walk_alone(*job.program);
+      run_in_order(*job.program, 0, static_cast<uint32_t>(job.program->steps.size()), 0);
     } else {
       walk(job, worker);
     }
@@ -166,12 +174,13 @@ void Team::call(const CpuProgram& program, uint32_t index, const TileArgs& args,
   }
 }
 
-void Team::walk_alone(const CpuProgram& program) const {
-  for (uint32_t i = 0; i < program.steps.size(); ++i) {
+// Commands [first, end) one after the other, each whole.
+void Team::run_in_order(const CpuProgram& program, uint32_t first, uint32_t end, uint32_t worker) {
+  for (uint32_t i = first; i < end; ++i) {
     const Step& step = program.steps[i];
     if (step.tiles == nullptr) continue;
     if (program.timestamps) stamp(program.stamps[i].begin);
-    TileArgs args = bind(step, 0);
+    TileArgs args = bind(step, worker);
     uint32_t tiles = step.tile_count;
     if (step.live != nullptr) {
       args.live_rows = std::min(*step.live, step.rows);
@@ -184,45 +193,64 @@ void Team::walk_alone(const CpuProgram& program) const {
 
 void Team::walk(const Job& job, uint32_t worker) {
   const CpuProgram& program = *job.program;
-  const auto count = static_cast<uint32_t>(program.steps.size());
-  for (uint32_t i = 0; i < count; ++i) {
-    const Step& step = program.steps[i];
-    Progress& progress = program.progress[i];
-    const bool fence = step.tiles == nullptr;
+  const Units& units = program.units();
+  const auto count = static_cast<uint32_t>(units.all.size());
+  const uint64_t gone = tagged(job.epoch, kAllClaimed);
+  for (uint32_t u = 0; u < count; ++u) {
+    const Unit& unit = units.all[u];
+    Progress& progress = program.progress[u];
+    const bool fence = unit.count == 0;
     if (!fence) {
-      if (step.worker != kNone && step.worker != worker) continue;
       // Claimed by others: go on without waiting for what it waits for.
-      if (progress.claim.load(std::memory_order_relaxed) == tagged(job.epoch, kAllClaimed)) continue;
+      if (progress.claim.load(std::memory_order_relaxed) == gone) continue;
+      if (program.placed && program.steps[unit.first].worker != worker) continue;
     }
+    const Step& step = program.steps[unit.first];
     TileArgs args = bind(step, worker);
     const Step* prefetching = step.prefetch != nullptr ? &step : nullptr;
-    for (uint32_t k = 0; k < step.dep_count; ++k) {
-      Gate& gate = program.progress[program.deps[step.dep_first + k]].done;
+    for (uint32_t k = 0; k < unit.dep_count; ++k) {
+      Gate& gate = program.progress[units.deps[unit.dep_first + k]].done;
       if (gate.passed(job.epoch)) continue;
       await(gate, job.epoch, prefetching, &args);
       prefetching = nullptr;
     }
-    if (!fence) run_step(job, i, args);
+    if (unit.count == 1) {
+      run_step(job, u, unit.first, args);
+    } else if (!fence) {
+      uint64_t word = progress.claim.load(std::memory_order_relaxed);
+      if (word != gone && progress.claim.compare_exchange_strong(word, gone, std::memory_order_relaxed))
+        run_run(job, u, worker);
+    }
   }
 }
 
-void Team::run_step(const Job& job, uint32_t index, TileArgs& args) {
-  Progress& progress = job.program->progress[index];
+void Team::run_run(const Job& job, uint32_t index, uint32_t worker) {
+  const CpuProgram& program = *job.program;
+  const Unit& unit = program.units().all[index];
+  Progress& progress = program.progress[index];
+  const uint64_t begin = program.timed() ? now_ticks() : 0;
+  run_in_order(program, unit.first, unit.first + unit.count, worker);
+  if (program.timed()) progress.least_ns = std::min(progress.least_ns, now_ticks() - begin);
+  progress.done.pass(job.epoch);
+}
+
+void Team::run_step(const Job& job, uint32_t unit, uint32_t index, TileArgs& args) {
+  Progress& progress = job.program->progress[unit];
   bool prepared = false;
   Claim part;
-  while (claim(job, index, part)) {
+  while (claim(job, progress, index, part)) {
     args.live_rows = part.rows;
     call(*job.program, index, args, part, !prepared);
     prepared = true;
     const uint32_t tiles = part.end - part.begin;
     if (tiles == part.total) {
-      complete(job, index);
+      complete(job, progress, index);
       return;
     }
     if (progress.finished.fetch_add(tiles, std::memory_order_release) + tiles == part.total) {
       (void)progress.finished.load(std::memory_order_acquire);
       progress.finished.store(0, std::memory_order_relaxed);
-      complete(job, index);
+      complete(job, progress, index);
       return;
     }
   }
@@ -231,9 +259,8 @@ void Team::run_step(const Job& job, uint32_t index, TileArgs& args) {
 // Claims some tiles; false when none are left. Claims order nothing: what a tile may read is ordered by the
 // gates alone. A live count is read by one worker only, the opener, while the command cannot complete without
 // it: a late worker might meet the next writer of the count. The others get it through Progress::live.
-bool Team::claim(const Job& job, uint32_t index, Claim& part) {
+bool Team::claim(const Job& job, Progress& progress, uint32_t index, Claim& part) {
   const Step& step = job.program->steps[index];
-  Progress& progress = job.program->progress[index];
   const auto claimed = [&](uint32_t next) {
     return tagged(job.epoch, next == part.total ? kAllClaimed : next);
   };
@@ -278,7 +305,7 @@ bool Team::claim(const Job& job, uint32_t index, Claim& part) {
   }
   if (part.begin == 0 && job.program->timestamps) stamp(job.program->stamps[index].begin);
   if (part.total > 0) return true;
-  complete(job, index);
+  complete(job, progress, index);
   return false;
 }
 
@@ -288,9 +315,9 @@ uint32_t Team::next_end(const Step& step, const Claim& part) const {
   return part.begin + (step.worker != kNone ? left : std::min(left, std::max(1u, left / (2 * size_))));
 }
 
-void Team::complete(const Job& job, uint32_t index) const {
+void Team::complete(const Job& job, Progress& progress, uint32_t index) {
   if (job.program->timestamps) stamp(job.program->stamps[index].end);
-  job.program->progress[index].done.pass(job.epoch);
+  progress.done.pass(job.epoch);
 }
 
 }  // namespace refrain::device::cpu

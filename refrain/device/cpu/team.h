@@ -43,18 +43,20 @@ class Team {
     uint32_t rows = 0;  // live
   };
 
+  void stop();
   void run(uint32_t worker);
   void publish(const Job& job, uint32_t inside);
   bool enter(uint32_t sequence);
   bool leave(uint32_t sequence);
   static void call(const CpuProgram& program, uint32_t index, const TileArgs& args, const Claim& part,
                    bool prologue);
-  void walk_alone(const CpuProgram& program) const;
+  static void run_in_order(const CpuProgram& program, uint32_t first, uint32_t end, uint32_t worker);
   void walk(const Job& job, uint32_t worker);
-  void run_step(const Job& job, uint32_t index, TileArgs& args);
-  bool claim(const Job& job, uint32_t index, Claim& part);
+  static void run_run(const Job& job, uint32_t index, uint32_t worker);
+  void run_step(const Job& job, uint32_t unit, uint32_t index, TileArgs& args);
+  bool claim(const Job& job, Progress& progress, uint32_t index, Claim& part);
   uint32_t next_end(const Step& step, const Claim& part) const;
-  void complete(const Job& job, uint32_t index) const;
+  static void complete(const Job& job, Progress& progress, uint32_t index);
   void await(Gate& gate, uint32_t epoch, const Step* step, const TileArgs* args);
   template <class Ready, class Sleep>
   void wait_for(const Ready& ready, const Sleep& sleep) const;

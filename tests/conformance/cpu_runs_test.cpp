@@ -1,0 +1,209 @@
+// Runs of cheap commands on the CPU backend: values, order, who runs what, failures and times are those of the
+// commands. How runs are chosen: refrain/device/cpu/units_test.cpp.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <functional>
+#include <random>
+#include <set>
+
+#include "refrain/core/error.h"
+#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/cpu/program.h"
+#include "tests/conformance/test_kernels.h"
+
+namespace refrain::device::testing {
+namespace {
+
+constexpr std::chrono::seconds kLong(60);
+
+class Runs : public ::testing::TestWithParam<uint32_t> {
+ protected:
+  Runs() {
+    CpuOptions options;
+    options.threads = GetParam();
+    device_ = make_cpu(options, test_kernels());
+  }
+
+  const Allocation* cells(size_t count) {
+    return device_->allocate({count * sizeof(uint32_t), nullptr, "cells"});
+  }
+  bool run(const Program& program) { return device_->wait(device_->submit({&program, {}, {}}), kLong); }
+
+  std::unique_ptr<Backend> device_;
+};
+
+// Single cells that make runs, whole rows of eight tiles between them, live counts of 0 and 1, and fences.
+TEST_P(Runs, RandomPlans) {
+  constexpr uint32_t kCells = 32, kWide = 8;
+  for (uint32_t seed = 1; seed <= 12; ++seed) {
+    std::mt19937 random(seed);
+    const Allocation* data = cells(kCells);
+    const Allocation* live = cells(2);
+    host_span<uint32_t>(live)[1] = 1;
+    const auto cell = [&](uint32_t i) { return view(data, i * 4, 4); };
+    const auto wide = [&](uint32_t i) { return view(data, i * 4 * kWide, 4 * kWide); };
+    PlanBuilder builder;
+    std::vector<std::function<void(std::array<uint32_t, kCells>&)>> steps;
+    for (int i = 0; i < 150; ++i) {
+      PlanBuilder::Options options;
+      options.constants.value = static_cast<uint32_t>(random());
+      const uint32_t a = random() % kCells, value = options.constants.value;
+      const uint32_t b = (a + 1 + random() % (kCells - 1)) % kCells;
+      const uint32_t w = a / kWide, v = (w + 1) % (kCells / kWide), rows = random() % 2;
+      switch (random() % 12) {
+        case 0:
+          options.launch = {kWide, 1, 1, 0};
+          builder.add(kCopy, {in(wide(w)), out(wide(v))}, options);
+          steps.push_back([=](auto& x) { std::copy_n(&x[w * kWide], kWide, &x[v * kWide]); });
+          break;
+        case 1:
+          options.launch = {kWide, 1, 1, 0};
+          builder.add(kIncrement, {inout(wide(w))}, options);
+          steps.push_back([=](auto& x) {
+            for (uint32_t k = 0; k < kWide; ++k) x[w * kWide + k] += value;
+          });
+          break;
+        case 2:
+        case 3:
+          options.live = in(view(live, rows * 4, 4));
+          builder.add(kIncrement, {inout(cell(a))}, options);
+          steps.push_back([=](auto& x) { x[a] += rows * value; });
+          break;
+        case 4:
+          if (random() % 4 == 0) builder.fence();
+          break;
+        case 5:
+        case 6:
+          builder.add(kFill, {out(cell(a))}, options);
+          steps.push_back([=](auto& x) { x[a] = value; });
+          break;
+        case 7:
+        case 8:
+          builder.add(kCopy, {in(cell(a)), out(cell(b))}, options);
+          steps.push_back([=](auto& x) { x[b] = x[a]; });
+          break;
+        default:
+          builder.add(kIncrement, {inout(cell(a))}, options);
+          steps.push_back([=](auto& x) { x[a] += value; });
+      }
+    }
+    builder.derive_deps();
+    const auto program = device_->prepare(builder.plan, {});
+    const auto& units = static_cast<const cpu::CpuProgram&>(*program).units().all;
+    EXPECT_TRUE(std::ranges::any_of(units, [](const cpu::Unit& unit) { return unit.count > 1; }));
+    std::array<uint32_t, kCells> expected{};
+    for (int replay = 0; replay < 40; ++replay) {
+      ASSERT_TRUE(run(*program));
+      for (const auto& step : steps) step(expected);
+      ASSERT_TRUE(std::ranges::equal(host_span<uint32_t>(data), expected)) << "seed " << seed;
+    }
+    device_->release(live);
+    device_->release(data);
+  }
+}
+
+TEST_P(Runs, FailureNamesTheCommand) {
+  constexpr uint32_t kCommands = 20, kBad = 12;
+  const Allocation* data = cells(kCommands);
+  PlanBuilder builder;
+  for (uint32_t i = 0; i < kCommands; ++i) {
+    builder.add(i == kBad ? kThrow : kIncrement, {inout(view(data, i * 4, 4))},
+                {.constants = {i == kBad ? 0u : 1u, 0, 0, 0}, .label = "step " + std::to_string(i)});
+  }
+  const auto program = device_->prepare(builder.plan, {});
+  try {
+    run(*program);
+    FAIL() << "expected DeviceError";
+  } catch (const DeviceError& error) {
+    const std::string message = error.what();
+    for (const char* part : {"command 12", "throw_test", "'step 12'", "row 0"})
+      EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+  for (uint32_t i = 0; i < kCommands; ++i)
+    EXPECT_EQ(host_span<uint32_t>(data)[i], i < kBad ? 1u : 0u) << "command " << i;
+}
+
+TEST_P(Runs, TimesAreThoseOfTheCommands) {
+  constexpr uint32_t kCommands = 20, kSlow = 7;
+  const Allocation* data = cells(kCommands);
+  PlanBuilder builder;
+  for (uint32_t i = 0; i < kCommands; ++i) {
+    builder.add(kIncrement, {inout(view(data, i * 4, 4))}, {.constants = {1, i == kSlow ? 3000u : 0u, 0, 0}});
+  }
+  const auto program = device_->prepare(builder.plan, {.timestamps = true});
+  std::vector<TickSpan> spans(kCommands);
+  ASSERT_TRUE(run(*program));
+  device_->timestamps(*program, spans);
+  for (uint32_t i = 0; i < kCommands; ++i) {
+    EXPECT_GE(spans[i].end, spans[i].begin);
+    if (i > 0) {
+      EXPECT_GE(spans[i].begin, spans[i - 1].end) << "one worker, one after the other";
+    }
+  }
+  EXPECT_GE(static_cast<double>(spans[kSlow].end - spans[kSlow].begin) * device_->info.ns_per_tick, 3e6);
+}
+
+/// Programs of commands that look cheap, since they write 8 bytes, and sleep; and the threads that ran them.
+class Sleepers : public Runs {
+ protected:
+  static constexpr uint32_t kCommands = 8;
+
+  std::unique_ptr<Program> prepare(const PrepareOptions& options) {
+    for (uint32_t i = 0; i < kCommands; ++i)
+      builder_.add(kThread, {out(view(threads_, i * 8, 8))}, {.constants = {0, 2000, 0, 0}});
+    return device_->prepare(builder_.plan, options);
+  }
+  size_t workers() const {
+    const auto ran = host_span<uint64_t>(threads_);
+    return std::set<uint64_t>(ran.begin(), ran.end()).size();
+  }
+
+  const Allocation* threads_ = device_->allocate({kCommands * 8, nullptr, "threads"});
+  PlanBuilder builder_;
+};
+
+TEST_P(Sleepers, ARunThatIsSlowIsShared) {
+  const auto program = prepare({});
+  const auto& cpu_program = static_cast<const cpu::CpuProgram&>(*program);
+  ASSERT_EQ(cpu_program.units().all.size(), 1u);
+  uint32_t replays = 0;
+  while (cpu_program.timed() || replays == 0) {
+    ASSERT_LT(++replays, 50u);
+    ASSERT_TRUE(run(*program));
+    if (cpu_program.timed()) {
+      EXPECT_EQ(workers(), 1u) << "a run belongs to one worker";
+    }
+  }
+  if (GetParam() == 1) return;  // walks no units
+  EXPECT_EQ(cpu_program.units().all.size(), kCommands);
+  size_t most = workers();
+  for (int i = 0; i < 200 && most == 1; ++i) {
+    ASSERT_TRUE(run(*program));
+    most = workers();
+  }
+  EXPECT_GT(most, 1u);
+}
+
+TEST_P(Sleepers, WhatRunsOnceHasNoRuns) {
+  const auto program = prepare({.once = true});
+  EXPECT_EQ(static_cast<const cpu::CpuProgram&>(*program).units().all.size(), kCommands);
+  EXPECT_TRUE(run(*program));
+}
+
+TEST_P(Sleepers, WhatIsPlacedHasNoRuns) {
+  std::vector<uint32_t> placement;
+  for (uint32_t i = 0; i < kCommands; ++i) placement.push_back(i % GetParam());
+  const auto program = prepare({.placement = placement});
+  EXPECT_EQ(static_cast<const cpu::CpuProgram&>(*program).units().all.size(), kCommands);
+  ASSERT_TRUE(run(*program));
+  EXPECT_EQ(workers(), std::min(kCommands, GetParam()));
+}
+
+INSTANTIATE_TEST_SUITE_P(Workers, Runs, ::testing::Values(1u, 2u, 4u, 16u));
+INSTANTIATE_TEST_SUITE_P(Workers, Sleepers, ::testing::Values(1u, 2u, 4u));
+
+}  // namespace
+}  // namespace refrain::device::testing
