@@ -35,6 +35,7 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
     opened->kernels = ops::cpu_kernels();
     device::CpuOptions cpu;
     cpu.threads = options.threads;
+    cpu.queue_priorities = options.queue_priorities;
     if (options.portable_kernels) cpu.features = 0;
     opened->backend = device::make_cpu(cpu, opened->kernels);
   } else if (name == "null") {
@@ -44,6 +45,11 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
     throw DeviceError(fmt::format("device {}: this build has no CUDA backend; expected auto or cpu", name));
   } else {
     throw InvalidArgument(fmt::format("device: expected auto, cpu, cuda:N or null, got {}", name));
+  }
+  if (const size_t queues = opened->backend->info.queue_count; options.queue_priorities.size() > queues) {
+    throw InvalidArgument(
+        fmt::format("device: queue_priorities: expected at most {}, one for each queue, got {}", queues,
+                    options.queue_priorities.size()));
   }
   if (options.validate.value_or(kValidateUnlessTold))
     opened->backend = device::make_validate(std::move(opened->backend));

@@ -97,7 +97,8 @@ class Backend {
   const DeviceInfo info;
   const std::span<const Kernel> kernels;
 
-  // Any thread may call any function; submissions to one queue run in the order of their submit calls.
+  // Any thread may call any function; submissions to one queue run in the order of their submit calls. Between
+  // queues only waits give an order: priorities, which the options of a backend may give its queues, are a hint.
   //
   // Failure. A submission that fails has ended: it uses nothing any more, completed() counts it, what it
   // would have written is undefined. With it fail, without running, all later submissions of its queue,

@@ -31,6 +31,11 @@ struct DeviceOptions {
   uint32_t threads = 0;  ///< workers of a CPU device; 0: the device decides
   bool portable_kernels =
       false;  ///< leave vector extensions unused (the bits of the portable numerics classes)
+  /// Of queue 0, 1 and so on; queues past the end have 0. Among submissions that can run, one of the highest
+  /// priority goes first, and queues of equal priority take turns. Nothing that runs is interrupted, and
+  /// nothing ages: a queue of lower priority waits as long as those above have work. A hint, which devices may
+  /// ignore. Throws InvalidArgument for more entries than the device has queues.
+  std::vector<int32_t> queue_priorities = {};
   /// Check every call to the backend against its contract. Unset: in debug builds of the library.
   std::optional<bool> validate = std::nullopt;
   /// Most submissions of a queue in flight; 0: no bound. One more waits for the oldest, at most `patience`.

@@ -42,7 +42,7 @@ class Device final : public Backend {
   Device(const CpuOptions& options, std::span<const Kernel> kernel_table, uint32_t workers, bool crowded)
       : Backend(describe(options, workers), kernel_table),
         memory_(options.system_root, options.memory_limit_bytes),
-        scheduler_([this](const CpuProgram& program) { team_.start(program); }),
+        scheduler_([this](const CpuProgram& program) { team_.start(program); }, options.queue_priorities),
         team_(workers, crowded ? std::chrono::nanoseconds(0) : options.spin, options.spin != kSpinForever,
               [this] { scheduler_.complete(); }) {}
 
@@ -93,10 +93,16 @@ std::unique_ptr<Backend> make_cpu(const CpuOptions& options, std::span<const Ker
     throw InvalidArgument("[make_cpu] threads: expected at most " + std::to_string(cpu::kMaxThreads) +
                           ", got " + std::to_string(options.threads));
   }
+  if (options.queue_priorities.size() > cpu::Scheduler::kQueueCount) {
+    throw InvalidArgument("[make_cpu] queue_priorities: expected at most " +
+                          std::to_string(cpu::Scheduler::kQueueCount) + ", got " +
+                          std::to_string(options.queue_priorities.size()));
+  }
   const std::vector<uint32_t> cpus = cpu::affinity_cpus();
   const uint32_t workers =
       options.threads != 0 ? options.threads : cpu::choose_workers(cpus, options.system_root);
-  return std::make_unique<cpu::Device>(options, kernels, workers, workers > cpus.size());
+  return std::make_unique<cpu::Device>(options, kernels, workers,
+                                       workers > cpu::whole_cpus(cpus, options.system_root));
 }
 
 }  // namespace refrain::device

@@ -167,12 +167,14 @@ std::optional<double> quota_cpus(const std::string& root) {
   return least;
 }
 
+uint32_t whole_cpus(std::span<const uint32_t> cpus, const std::string& root) {
+  const auto count = static_cast<uint32_t>(cpus.size());
+  const auto quota = quota_cpus(root);
+  return quota && *quota < count ? static_cast<uint32_t>(std::floor(*quota)) : count;
+}
+
 uint32_t choose_workers(std::span<const uint32_t> cpus, const std::string& root) {
-  uint32_t workers = std::max(1u, count_cores(cpus, root));
-  if (const auto quota = quota_cpus(root); quota && *quota < workers) {
-    workers = std::max(1u, static_cast<uint32_t>(std::floor(*quota)));
-  }
-  return workers;
+  return std::max(1u, std::min(count_cores(cpus, root), whole_cpus(cpus, root)));
 }
 
 size_t available_bytes(const std::string& root) {

@@ -19,6 +19,9 @@ uint32_t count_cores(std::span<const uint32_t> cpus, const std::string& root);
 /// CPUs' worth of time that the control groups (v2 and v1) of this process grant; nothing when unlimited.
 std::optional<double> quota_cpus(const std::string& root);
 
+/// How many workers can run at the same time: CPUs, at most the floor of the quota, which may be 0.
+uint32_t whole_cpus(std::span<const uint32_t> cpus, const std::string& root);
+
 /// One worker a core, at most the floor of the quota, at least 1.
 uint32_t choose_workers(std::span<const uint32_t> cpus, const std::string& root);
 

@@ -17,16 +17,20 @@ constexpr std::chrono::nanoseconds kEndless = std::chrono::hours(24 * 365);
 
 }  // namespace
 
+Scheduler::Scheduler(std::function<void(const CpuProgram&)> start, std::span<const int32_t> priorities)
+    : start_(std::move(start)) {
+  for (size_t i = 0; i < priorities.size(); ++i) queues_[i].priority = priorities[i];
+}
+
 Scheduler::Entry& Scheduler::new_entry(Queue& queue) {
   const uint64_t oldest = queue.completed.load(std::memory_order_relaxed);
   if (queue.submitted - oldest == queue.ring.size()) {
+    // All that may throw comes first: the old ring stays whole until then.
     std::vector<std::unique_ptr<Entry>> ring(queue.ring.empty() ? kFirstRing : 2 * queue.ring.size());
-    for (uint64_t i = oldest; i < queue.submitted; ++i) {
+    for (uint64_t i = queue.submitted; i < oldest + ring.size(); ++i)
+      ring[i % ring.size()] = std::make_unique<Entry>();
+    for (uint64_t i = oldest; i < queue.submitted; ++i)
       ring[i % ring.size()] = std::move(queue.ring[i % queue.ring.size()]);
-    }
-    for (auto& entry : ring) {
-      if (entry == nullptr) entry = std::make_unique<Entry>();
-    }
     queue.ring = std::move(ring);
   }
   return *queue.ring[queue.submitted % queue.ring.size()];
@@ -70,6 +74,7 @@ void Scheduler::fail(uint32_t index, const std::string& what) {
 
 // Ends, without running them, the submissions of failed queues and those that wait for one that failed.
 void Scheduler::end_failed() {
+  if (!any_failed_.load(std::memory_order_relaxed)) return;
   bool ended = false;
   for (bool more = true; more;) {
     more = false;
@@ -103,25 +108,36 @@ void Scheduler::check_failure(const Point& point) const {
   throw DeviceError(point.value == queue.failed_from ? queue.failure : "cpu: did not run: " + queue.cause);
 }
 
-// Chooses among the heads of the queues, in turn, one whose points have all been reached, if the team is
-// free.
+// If the team is free: of the heads of queues whose points have all been reached, one of the highest priority;
+// of these the one whose turn it is.
 Scheduler::Entry* Scheduler::take_next() {
   end_failed();
   if (running_ != nullptr) return nullptr;
-  for (uint32_t step = 1; step <= kQueueCount; ++step) {
-    const uint32_t index = (last_queue_ + step) % kQueueCount;
-    Queue& queue = queues_[index];
+  const auto turn = [&](uint32_t index) {
+    return (index + 2 * kQueueCount - 1 - queues_[index].last) % kQueueCount;  // 0: the next
+  };
+  uint32_t next = kQueueCount;
+  for (uint32_t index = 0; index < kQueueCount; ++index) {
+    const Queue& queue = queues_[index];
     if (queue.started == queue.submitted) continue;
-    Entry& entry = *queue.ring[queue.started % queue.ring.size()];
-    bool ready = true;
-    for (const Point& point : entry.waits) ready = ready && reached(point);
-    if (!ready) continue;
-    ++queue.started;
-    running_ = entry.program;
-    running_queue_ = last_queue_ = index;
-    return &entry;
+    if (next != kQueueCount) {
+      const int32_t best = queues_[next].priority;
+      if (queue.priority < best || (queue.priority == best && turn(index) > turn(next))) continue;
+    }
+    const std::vector<Point>& waits = queue.ring[queue.started % queue.ring.size()]->waits;
+    if (std::all_of(waits.begin(), waits.end(), [&](const Point& point) { return reached(point); }))
+      next = index;
   }
-  return nullptr;
+  if (next == kQueueCount) return nullptr;
+  for (Queue& queue : queues_) {
+    if (queue.priority == queues_[next].priority) queue.last = next;
+  }
+  Queue& queue = queues_[next];
+  Entry& entry = *queue.ring[queue.started % queue.ring.size()];
+  ++queue.started;
+  running_ = entry.program;
+  running_queue_ = next;
+  return &entry;
 }
 
 // Outside the mutex: nobody else touches an entry that has been taken, and no other starts meanwhile.
@@ -172,6 +188,10 @@ bool Scheduler::wait(const Point& point, std::chrono::nanoseconds timeout) {
     if (closed_ && waiters_ == 0) changed_.notify_all();
     if (!reached(point)) {
       if (!closed_) return false;
+      if (point.queue == kHostQueue) {
+        throw DeviceError("cpu: nobody can signal " + std::to_string(point.value) +
+                          " on the host's timeline any more, since the device was closed");
+      }
       throw DeviceError(
           "cpu: submission " + std::to_string(point.value) + " of queue " + std::to_string(point.queue) +
           " did not run: it waited for a point that nobody can reach, since the device was closed");

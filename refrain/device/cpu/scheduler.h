@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -23,8 +24,9 @@ class Scheduler {
  public:
   static constexpr uint32_t kQueueCount = 4;
 
-  /// `start` gives a program to the team, which answers with complete().
-  explicit Scheduler(std::function<void(const CpuProgram&)> start) : start_(std::move(start)) {}
+  /// `start` gives a program to the team, which answers with complete(). `priorities`: of the first queues, at
+  /// most kQueueCount; 0 for the others.
+  Scheduler(std::function<void(const CpuProgram&)> start, std::span<const int32_t> priorities);
 
   uint64_t submit(const CpuProgram& program, const Submission& submission);
   /// The submission that was started last has been run. Called by a worker.
@@ -49,6 +51,8 @@ class Scheduler {
     std::vector<std::byte> bytes;
   };
   struct Queue {
+    int32_t priority = 0;
+    uint32_t last = 0;                         // the queue of this priority that was started last
     std::vector<std::unique_ptr<Entry>> ring;  // a power of two
     uint64_t submitted = 0;
     uint64_t started = 0;
@@ -73,7 +77,6 @@ class Scheduler {
   std::atomic<uint64_t> host_{0};
   const CpuProgram* running_ = nullptr;
   uint32_t running_queue_ = 0;
-  uint32_t last_queue_ = 0;
   uint32_t waiters_ = 0;
   bool closing_ = false;
   bool closed_ = false;
