@@ -2,6 +2,8 @@
 #include "refrain/device/cpu/machine.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -9,6 +11,7 @@
 #include "refrain/core/error.h"
 #include "refrain/device/cpu/cpu_device.h"
 #include "refrain/device/cpu/features.h"
+#include "refrain/device/cpu/residency.h"
 
 namespace refrain::device::cpu {
 namespace {
@@ -85,6 +88,17 @@ TEST_F(Machine, QuotaBeyondTheMaskChangesNothing) {
   write("proc/self/cgroup", "0::/");
   write("sys/fs/cgroup/cpu.max", "6400000 100000");
   EXPECT_EQ(choose_workers(four_, root()), 4u);
+}
+
+TEST_F(Machine, WorkersThatRunAtTheSameTime) {
+  EXPECT_EQ(whole_cpus(four_, root()), 4u);
+  write("proc/self/cgroup", "0::/");
+  write("sys/fs/cgroup/cpu.max", "250000 100000");
+  EXPECT_EQ(whole_cpus(four_, root()), 2u) << "a third worker that spins takes the time of those that work";
+  write("sys/fs/cgroup/cpu.max", "50000 100000");
+  EXPECT_EQ(whole_cpus(four_, root()), 0u);
+  write("sys/fs/cgroup/cpu.max", "900000 100000");
+  EXPECT_EQ(whole_cpus(four_, root()), 4u);
 }
 
 TEST_F(Machine, BrokenFilesAreIgnored) {
@@ -166,6 +180,18 @@ TEST_F(Machine, MemoryLimit) {
   EXPECT_NE(device->allocate({size_t{1} << 20, nullptr, "all"}), nullptr);
 }
 
+TEST_F(Machine, SmallAllocationsCountAgainstTheBudget) {
+  write("proc/meminfo", "MemAvailable:   1000 kB");
+  CpuOptions options;
+  options.threads = 1;
+  options.system_root = root();
+  const auto device = make_cpu(options, {});
+  const Allocation* first = device->allocate({600000, nullptr, "first"});
+  EXPECT_THROW(device->allocate({600000, nullptr, "second"}), DeviceError);
+  device->release(first);
+  EXPECT_NE(device->allocate({600000, nullptr, "third"}), nullptr);
+}
+
 TEST_F(Machine, UntouchedAllocationsCountAgainstTheBudget) {
   CpuOptions options;
   options.threads = 1;
@@ -184,6 +210,38 @@ TEST_F(Machine, LargeAllocationsLieOnHugePages) {
   const Allocation* large = device->allocate({(size_t{5} << 20) + 3, nullptr, "large"});
   EXPECT_EQ(reinterpret_cast<uintptr_t>(large->host) % (size_t{2} << 20), 0u);
   static_cast<char*>(large->host)[large->bytes - 1] = 1;
+}
+
+// A refusal in the middle, as at a limit: what lies before it is locked, noted, and given back.
+TEST_F(Machine, LocksWhatCanBeLocked) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto locked = [] {
+    std::ifstream file("/proc/self/status");
+    for (std::string line; std::getline(file, line);) {
+      if (line.starts_with("VmLck:")) return std::stoul(line.substr(6)) * 1024;
+    }
+    return 0ul;
+  };
+  const size_t before = locked();
+  void* mapping = mmap(nullptr, 8 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(mapping, MAP_FAILED);
+  const auto begin = reinterpret_cast<uintptr_t>(mapping);
+  ASSERT_EQ(munmap(reinterpret_cast<void*>(begin + 5 * page), page), 0);
+  LockedPages pages;
+  pages.lock(begin, begin + 8 * page);
+  if (pages.bytes() == 0) GTEST_SKIP() << "no page may be locked here";
+  EXPECT_EQ(pages.bytes(), 5 * page);
+  EXPECT_EQ(locked(), before + 5 * page);
+  pages.lock(begin, begin + 4 * page);
+  EXPECT_EQ(pages.bytes(), 5 * page) << "locked already";
+  pages.unlock(begin + 2 * page, begin + 3 * page);
+  EXPECT_EQ(pages.bytes(), 4 * page);
+  pages.lock(begin + 1, begin + 5 * page - 1);
+  EXPECT_EQ(pages.bytes(), 5 * page) << "the gap, and no page that lies outside in part";
+  pages.unlock(begin, begin + 8 * page);
+  EXPECT_EQ(pages.bytes(), 0u);
+  EXPECT_EQ(locked(), before);
+  munmap(mapping, 8 * page);
 }
 
 TEST_F(Machine, TooManyThreads) {

@@ -56,8 +56,7 @@ struct Memory::Block : Allocation {
 };
 
 Memory::Memory(const std::string& system_root, size_t limit_bytes)
-    : budget_bytes_(limit_bytes != 0 ? limit_bytes : available_bytes(system_root)),
-      limited_(limit_bytes != 0) {}
+    : budget_bytes_(limit_bytes != 0 ? limit_bytes : available_bytes(system_root)) {}
 
 Memory::~Memory() = default;
 
@@ -68,12 +67,10 @@ const Allocation* Memory::allocate(const BufferSpec& spec) {
   const std::lock_guard lock(mutex_);
   if (spec.host == nullptr) {
     const bool large = spec.bytes >= kHugePageBytes;
-    bool fits = spec.bytes <= SIZE_MAX / 2;
     // The operating system promises more than it has; a request that cannot be filled is refused here
     // instead.
-    if (fits && (large || limited_))
-      fits = spec.bytes <= budget_bytes_ - std::min(budget_bytes_, used_bytes_);
-    if (fits) {
+    const size_t left_bytes = budget_bytes_ - std::min(budget_bytes_, used_bytes_);
+    if (spec.bytes <= std::min(left_bytes, SIZE_MAX / 2)) {
       block->mapped = large;
       block->owned_bytes =
           align_up(spec.bytes, large ? static_cast<size_t>(sysconf(_SC_PAGESIZE)) : kAlignmentBytes);
@@ -118,14 +115,21 @@ void Memory::advise(const BufferView& view, Advice advice) {
     if (found == blocks_.end()) return;
     Block& block = *found->second;
     owned = block.owned_bytes != 0;
-    const size_t locked_before = block.locked.bytes();
-    if (advice == Advice::resident) block.locked.lock(begin, begin + view.bytes, locked_bytes_);
-    if (advice == Advice::evictable) block.locked.unlock(begin, begin + view.bytes);
-    locked_bytes_ += block.locked.bytes();
-    locked_bytes_ -= locked_before;
+    if (advice == Advice::evictable) {
+      locked_bytes_ -= block.locked.bytes();
+      block.locked.unlock(begin, begin + view.bytes);
+      locked_bytes_ += block.locked.bytes();
+    }
   }
-  // Without the lock, as a file may be read here. Imported memory may be read only.
+  // Without the mutex, as a file may be read here; what is locked after it is in memory already. Imported
+  // memory may be read only.
   advise_range(address, view.bytes, advice, owned);
+  if (advice != Advice::resident) return;
+  const std::lock_guard lock(mutex_);
+  Block& block = *blocks_.at(view.allocation);
+  locked_bytes_ -= block.locked.bytes();
+  block.locked.lock(begin, begin + view.bytes);
+  locked_bytes_ += block.locked.bytes();
 }
 
 MemoryUsage Memory::usage() const {

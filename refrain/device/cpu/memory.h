@@ -34,7 +34,6 @@ class Memory {
   // What the machine offered at opening. Pages that nobody has touched do not lower what it offers later, so
   // the sum of all requests is what is held against it.
   const size_t budget_bytes_;
-  const bool limited_;
   mutable std::mutex mutex_;
   std::unordered_map<const Allocation*, std::unique_ptr<Block>> blocks_;
   uint64_t last_id_ = 0;

@@ -1,7 +1,6 @@
 #include "refrain/device/cpu/residency.h"
 
 #include <sys/mman.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -18,30 +17,29 @@ uintptr_t page_bytes() { return static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)); }
 
 }  // namespace
 
-void LockedPages::lock(uintptr_t begin, uintptr_t end, size_t locked_bytes) {
+void LockedPages::lock(uintptr_t begin, uintptr_t end) {
   const uintptr_t page = page_bytes();
   begin = align_up(begin, page);
   end &= ~(page - 1);
-  while (begin < end) {
+  uintptr_t most =
+      end > begin ? end - begin : 0;  // halved by each refusal: what is granted ends at the limit
+  while (begin < end && most != 0) {
     // The gap before the next range that is locked already.
     auto next = ranges_.upper_bound(begin);
     if (next != ranges_.begin() && std::prev(next)->second > begin) {
       begin = std::prev(next)->second;
       continue;
     }
-    uintptr_t gap_end = next == ranges_.end() ? end : std::min(end, next->first);
-    if (mlock(reinterpret_cast<void*>(begin), gap_end - begin) != 0) {
-      rlimit limit{};
-      if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return;
-      const size_t left = limit.rlim_cur > locked_bytes ? limit.rlim_cur - locked_bytes : 0;
-      const size_t part = std::min<size_t>(left, gap_end - begin) & ~(page - 1);
-      if (part == 0 || mlock(reinterpret_cast<void*>(begin), part) != 0) return;
+    const uintptr_t gap_end = next == ranges_.end() ? end : std::min(end, next->first);
+    const uintptr_t part = std::min(most, gap_end - begin);
+    auto* address = reinterpret_cast<void*>(begin);
+    if (mlock(address, part) == 0) {
       ranges_[begin] = begin + part;
-      return;
+      begin += part;
+    } else {
+      munlock(address, part);  // a refusal may leave pages before the one that it is about locked
+      most = part / 2 & ~(page - 1);
     }
-    ranges_[begin] = gap_end;
-    locked_bytes += gap_end - begin;
-    begin = gap_end;
   }
 }
 

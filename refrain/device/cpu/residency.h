@@ -12,8 +12,8 @@ namespace refrain::device::cpu {
 /// Whole pages within [begin, end) that are to stay in memory.
 class LockedPages {
  public:
-  /// Locks as much as the system allows, beside `locked_bytes` that are locked already, from the front.
-  void lock(uintptr_t begin, uintptr_t end, size_t locked_bytes);
+  /// Locks as much as the system allows, from the front.
+  void lock(uintptr_t begin, uintptr_t end);
   void unlock(uintptr_t begin, uintptr_t end);
   size_t bytes() const;
 
