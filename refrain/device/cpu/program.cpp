@@ -15,9 +15,9 @@ constexpr size_t kConstantsAlignmentBytes = 16;
 constexpr uint32_t kCallNs = 5;
 constexpr size_t kBytesPerNs = 8;
 
-// Bytes do not tell how much is computed. So the first replays are timed, since in one alone a worker may have
-// been interrupted or the caches cold; a run that never took less than this is several times what it was
-// estimated at, and its commands are better shared.
+// Bytes do not tell how much is computed. So the first replays are timed, and the least counts, since in one a
+// worker may have been interrupted or the caches cold. A run is slow, and its commands better shared, when its
+// members took twice what a member may, or it took several times what a run may.
 constexpr uint32_t kTimedReplays = 8;
 constexpr uint64_t kSlowRunNs = 4000;
 
@@ -132,7 +132,8 @@ void CpuProgram::split_slow_runs() const try {
   for (size_t u = 0; u < units_.all.size(); ++u) {
     const Unit& unit = units_.all[u];
     const uint64_t ns = progress[u].least_ns;
-    if (unit.count <= 1 || ns < kSlowRunNs || ns == UINT64_MAX) continue;
+    if (unit.count <= 1 || ns == UINT64_MAX) continue;
+    if (ns <= std::min<uint64_t>(kSlowRunNs, uint64_t{2} * kMemberNs * unit.count)) continue;
     any = true;
     for (uint32_t i = unit.first; i < unit.first + unit.count; ++i) work[i].ns = Work::kAlone;
   }

@@ -228,9 +228,13 @@ void Team::run_run(const Job& job, uint32_t index, uint32_t worker) {
   const CpuProgram& program = *job.program;
   const Unit& unit = program.units().all[index];
   Progress& progress = program.progress[index];
-  const uint64_t begin = program.timed() ? now_ticks() : 0;
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point begin = program.timed() ? Clock::now() : Clock::time_point();
   run_in_order(program, unit.first, unit.first + unit.count, worker);
-  if (program.timed()) progress.least_ns = std::min(progress.least_ns, now_ticks() - begin);
+  if (program.timed()) {
+    const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - begin).count();
+    progress.least_ns = std::min(progress.least_ns, static_cast<uint64_t>(ns));
+  }
   progress.done.pass(job.epoch);
 }
 
