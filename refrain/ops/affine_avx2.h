@@ -53,8 +53,9 @@ struct AffineRows {
   }
 
   /// y[r * y_stride + o] = x row r times weight row output + o; the weight is fma(scale, code, bias).
+  /// Meanwhile brings in the codes of rows next + o.
   template <uint32_t RowCount, uint32_t Outputs>
-  REFRAIN_AVX2 void block(const float* x, size_t output, float* y, size_t y_stride) const {
+  REFRAIN_AVX2 void block(const float* x, size_t output, size_t next, float* y, size_t y_stride) const {
     __m256 sums[RowCount][Outputs];
     for (uint32_t r = 0; r < RowCount; ++r) {
       for (uint32_t o = 0; o < Outputs; ++o) sums[r][o] = _mm256_setzero_ps();
@@ -70,9 +71,9 @@ struct AffineRows {
       }
       const size_t end = (group + 1) * group_size;
       for (uint32_t o = 0; o < Outputs; ++o) {
-        // Of the next block of outputs; rows are too short for the processor to foresee.
-        const std::byte* next = row + (Outputs + o) * codes_row_bytes + group * group_size * Bits / 8;
-        for (size_t byte = 0; byte < group_size * Bits / 8; byte += 64) prefetch(next + byte);
+        // Rows are too short for the processor to foresee.
+        const std::byte* ahead = codes + (next + o) * codes_row_bytes + group * group_size * Bits / 8;
+        for (size_t byte = 0; byte < group_size * Bits / 8; byte += 64) prefetch(ahead + byte);
       }
       for (size_t k = group * group_size; k < end; k += kLanes) {
         __m256 weights[Outputs];

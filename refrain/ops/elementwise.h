@@ -27,10 +27,12 @@ inline device::Launch elementwise_launch(const ElementwiseConstants& constants) 
   return launch;
 }
 
-/// A run of elements, contiguous in every argument.
+/// Runs of elements, the same in every argument: each contiguous, one for each row.
 struct ElementRange {
-  size_t first = 0;
-  size_t count = 0;
+  size_t first = 0;  ///< of the first run
+  size_t count = 0;  ///< of a run
+  size_t rows = 1;
+  size_t stride = 0;  ///< elements from run to run
 };
 
 /// The elements of `tile` that belong to live rows.
@@ -44,7 +46,7 @@ inline ElementRange element_range(const ElementwiseConstants& constants, uint32_
   return {first, std::min(constants.columns - column, kElementsPerTile)};
 }
 
-/// The tile function of a kernel whose `Run` computes a run of elements.
+/// The tile function of a kernel whose `Run` computes runs of elements.
 template <void (*Run)(const device::TileArgs&, const ElementRange&)>
 void elementwise_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<ElementwiseConstants>();
@@ -60,9 +62,7 @@ void elementwise_region(const device::TileArgs& args, uint32_t row_begin, uint32
     Run(args, {row_begin * columns, (row_end - row_begin) * columns});
     return;
   }
-  for (size_t row = row_begin; row < row_end; ++row) {
-    Run(args, {row * columns + unit_begin, unit_end - unit_begin});
-  }
+  Run(args, {row_begin * columns + unit_begin, unit_end - unit_begin, row_end - row_begin, columns});
 }
 
 /// Both, as a kernel's entry.

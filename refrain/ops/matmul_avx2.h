@@ -34,10 +34,11 @@ REFRAIN_AVX2_INLINE void add_products(const float* x, size_t x_stride, const T* 
   }
 }
 
-/// y[r * y_stride + o] = sum over k of x[r * x_stride + k] * w[o * w_stride + k].
+/// y[r * y_stride + o] = sum over k of x[r * x_stride + k] * w[o * w_stride + k]. Prefetch: meanwhile brings
+/// in the rows of `next`.
 template <uint32_t Rows, uint32_t Outputs, bool Prefetch, class T>
 REFRAIN_AVX2_INLINE void dot_block(const float* x, size_t x_stride, const T* w, size_t w_stride,
-                                   size_t columns, float* y, size_t y_stride) {
+                                   size_t columns, float* y, size_t y_stride, const T* next = nullptr) {
   __m256 sums[Rows][Outputs];
   for (uint32_t r = 0; r < Rows; ++r) {
     for (uint32_t o = 0; o < Outputs; ++o) sums[r][o] = _mm256_setzero_ps();
@@ -46,7 +47,7 @@ REFRAIN_AVX2_INLINE void dot_block(const float* x, size_t x_stride, const T* w, 
   if constexpr (Prefetch) {
     constexpr size_t kLine = 64 / sizeof(T);
     for (; k + kLine <= columns; k += kLine) {
-      for (uint32_t o = 0; o < Outputs; ++o) prefetch(w + (Outputs + o) * w_stride + k);
+      for (uint32_t o = 0; o < Outputs; ++o) prefetch(next + o * w_stride + k);
       for (size_t i = k; i < k + kLine; i += kLanes) {
         add_products<Rows, Outputs>(x + i, x_stride, w + i, w_stride, sums);
       }
@@ -76,16 +77,24 @@ struct Product {
   size_t y_stride;
   uint32_t output;
   uint32_t outputs;
+  uint32_t weight_outputs;  ///< of the whole weight
 };
 
-/// Rows (1..4) with packed weights: `weights.block<Rows, Outputs>(x, output, y, y_stride)`.
+/// One block of registers with packed weights.
+template <uint32_t Rows, uint32_t Outputs, class Weights>
+REFRAIN_AVX2_INLINE void direct_block(const Weights& weights, const Product& p, uint32_t o) {
+  const size_t output = size_t{p.output} + o;
+  // The rows behind these, if so many are left: they are next, or another tile's.
+  const size_t next = output + 2 * Outputs <= p.weight_outputs ? output + Outputs : output;
+  weights.template block<Rows, Outputs>(p.x, output, next, p.y + o, p.y_stride);
+}
+
+/// Rows (1..4) with packed weights: `weights.block<Rows, Outputs>(x, output, next, y, y_stride)`.
 template <uint32_t Rows, uint32_t Outputs, class Weights>
 REFRAIN_AVX2 void direct_rows(const Weights& weights, const Product& p) {
   uint32_t o = 0;
-  for (; o + Outputs <= p.outputs; o += Outputs) {
-    weights.template block<Rows, Outputs>(p.x, p.output + o, p.y + o, p.y_stride);
-  }
-  for (; o < p.outputs; ++o) weights.template block<Rows, 1>(p.x, p.output + o, p.y + o, p.y_stride);
+  for (; o + Outputs <= p.outputs; o += Outputs) direct_block<Rows, Outputs>(weights, p, o);
+  for (; o < p.outputs; ++o) direct_block<Rows, 1>(weights, p, o);
 }
 
 /// Any number of rows with a panel of `Outputs` f32 weight rows.
@@ -118,7 +127,7 @@ REFRAIN_AVX2 void matmul_region(const device::TileArgs& args, const Weights& wei
   auto* panel = reinterpret_cast<float*>(args.scratch);
   const float* x = args.template arg<const float>(0) + size_t{t.row} * c.columns;
   float* y = args.template arg<float>(2) + size_t{t.row} * c.outputs + t.output;
-  const Product product{x, c.columns, y, c.outputs, t.output, t.outputs};
+  const Product product{x, c.columns, y, c.outputs, t.output, t.outputs, c.outputs};
   switch (t.rows) {
     case 1:
       direct_rows<1, 4>(weights, product);
@@ -133,11 +142,16 @@ REFRAIN_AVX2 void matmul_region(const device::TileArgs& args, const Weights& wei
       direct_rows<4, 3>(weights, product);
       break;
     default: {
+      const auto left = [&](uint32_t o) { return t.outputs - o; };
       uint32_t o = 0;
-      for (; o + kPanelOutputs <= t.outputs; o += kPanelOutputs) {
+      // A panel of one reads all of x for a third of the work, so the last four are two and two.
+      for (; left(o) > 4 || left(o) == kPanelOutputs; o += kPanelOutputs) {
         widened_rows<kPanelOutputs>(weights, t.output + o, panel, t.rows, x, c.columns, y + o, c.outputs);
       }
-      for (; o < t.outputs; ++o) {
+      for (; left(o) >= 2; o += 2) {
+        widened_rows<2>(weights, t.output + o, panel, t.rows, x, c.columns, y + o, c.outputs);
+      }
+      if (left(o) == 1) {
         widened_rows<1>(weights, t.output + o, panel, t.rows, x, c.columns, y + o, c.outputs);
       }
     }

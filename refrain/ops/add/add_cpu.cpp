@@ -11,10 +11,13 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
 }
 
 void run(const device::TileArgs& args, const ElementRange& range) {
-  const float* a = args.arg<float>(0) + range.first;
-  const float* b = args.arg<float>(1) + range.first;
-  float* output = args.arg<float>(2) + range.first;
-  for (size_t i = 0; i < range.count; ++i) output[i] = a[i] + b[i];
+  for (size_t row = 0; row < range.rows; ++row) {
+    const size_t at = range.first + row * range.stride;
+    const float* a = args.arg<float>(0) + at;
+    const float* b = args.arg<float>(1) + at;
+    float* output = args.arg<float>(2) + at;
+    for (size_t i = 0; i < range.count; ++i) output[i] = a[i] + b[i];
+  }
 }
 
 }  // namespace

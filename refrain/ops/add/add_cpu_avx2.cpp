@@ -13,14 +13,17 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
 }
 
 REFRAIN_AVX2 void run(const device::TileArgs& args, const ElementRange& range) {
-  const float* a = args.arg<float>(0) + range.first;
-  const float* b = args.arg<float>(1) + range.first;
-  float* output = args.arg<float>(2) + range.first;
-  size_t i = 0;
-  for (; i + avx2::kLanes <= range.count; i += avx2::kLanes) {
-    _mm256_storeu_ps(output + i, _mm256_add_ps(avx2::load8(a + i), avx2::load8(b + i)));
+  for (size_t row = 0; row < range.rows; ++row) {
+    const size_t at = range.first + row * range.stride;
+    const float* a = args.arg<float>(0) + at;
+    const float* b = args.arg<float>(1) + at;
+    float* output = args.arg<float>(2) + at;
+    size_t i = 0;
+    for (; i + avx2::kLanes <= range.count; i += avx2::kLanes) {
+      _mm256_storeu_ps(output + i, _mm256_add_ps(avx2::load8(a + i), avx2::load8(b + i)));
+    }
+    for (; i < range.count; ++i) output[i] = a[i] + b[i];
   }
-  for (; i < range.count; ++i) output[i] = a[i] + b[i];
 }
 
 }  // namespace
@@ -35,6 +38,7 @@ std::span<const device::Kernel> add_cpu_avx2_kernels() {
       .launch = launch,
       .entry = &kElementwiseEntry<run>,
       .regions = true,
+      .unit_granule = avx2::kLanes,
   }};
   return kKernels;
 }

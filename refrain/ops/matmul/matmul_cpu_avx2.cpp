@@ -13,9 +13,9 @@ struct Rows {
   size_t columns;
 
   template <uint32_t RowCount, uint32_t Outputs>
-  REFRAIN_AVX2 void block(const float* x, size_t output, float* y, size_t y_stride) const {
+  REFRAIN_AVX2 void block(const float* x, size_t output, size_t next, float* y, size_t y_stride) const {
     avx2::dot_block<RowCount, Outputs, true>(x, columns, data + output * columns, columns, columns, y,
-                                             y_stride);
+                                             y_stride, data + next * columns);
   }
 
   REFRAIN_AVX2 void widen(size_t output, float* to) const {

@@ -13,11 +13,14 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
 }
 
 void run(const device::TileArgs& args, const ElementRange& range) {
-  const float* gate = args.arg<float>(0) + range.first;
-  const float* up = args.arg<float>(1) + range.first;
-  float* output = args.arg<float>(2) + range.first;
-  for (size_t i = 0; i < range.count; ++i) {
-    output[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
+  for (size_t row = 0; row < range.rows; ++row) {
+    const size_t at = range.first + row * range.stride;
+    const float* gate = args.arg<float>(0) + at;
+    const float* up = args.arg<float>(1) + at;
+    float* output = args.arg<float>(2) + at;
+    for (size_t i = 0; i < range.count; ++i) {
+      output[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
+    }
   }
 }
 

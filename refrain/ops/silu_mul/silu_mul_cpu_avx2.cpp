@@ -19,16 +19,20 @@ REFRAIN_AVX2_INLINE __m256 silu_mul8(__m256 gate, __m256 up) {
 }
 
 REFRAIN_AVX2 void run(const device::TileArgs& args, const ElementRange& range) {
-  const float* gate = args.arg<float>(0) + range.first;
-  const float* up = args.arg<float>(1) + range.first;
-  float* output = args.arg<float>(2) + range.first;
-  size_t i = 0;
-  for (; i + avx2::kLanes <= range.count; i += avx2::kLanes) {
-    _mm256_storeu_ps(output + i, silu_mul8(avx2::load8(gate + i), avx2::load8(up + i)));
+  for (size_t row = 0; row < range.rows; ++row) {
+    const size_t at = range.first + row * range.stride;
+    const float* gate = args.arg<float>(0) + at;
+    const float* up = args.arg<float>(1) + at;
+    float* output = args.arg<float>(2) + at;
+    size_t i = 0;
+    for (; i + avx2::kLanes <= range.count; i += avx2::kLanes) {
+      _mm256_storeu_ps(output + i, silu_mul8(avx2::load8(gate + i), avx2::load8(up + i)));
+    }
+    const size_t rest = range.count - i;
+    if (rest == 0) continue;
+    const __m256 last = silu_mul8(avx2::load_first(gate + i, rest), avx2::load_first(up + i, rest));
+    avx2::store_first(output + i, last, rest);
   }
-  const size_t rest = range.count - i;
-  const __m256 last = silu_mul8(avx2::load_first(gate + i, rest), avx2::load_first(up + i, rest));
-  avx2::store_first(output + i, last, rest);
 }
 
 }  // namespace
@@ -43,6 +47,7 @@ std::span<const device::Kernel> silu_mul_cpu_avx2_kernels() {
       .launch = launch,
       .entry = &kElementwiseEntry<run>,
       .regions = true,
+      .unit_granule = avx2::kLanes,
   }};
   return kKernels;
 }
