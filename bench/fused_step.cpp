@@ -1,10 +1,12 @@
-// Time of a step of a model, fused and not: one row and 64 rows, one thread and two, taken in turn.
+// Time of a step of a model, fused and not: one row and 64 rows, one thread and two, taken in turn, the other
+// one first every other time. CPU time of all threads stands beside, for machines that others use as well.
 //
 //   bench_fused_step [MODEL] [THREADS...]
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <memory>
 #include <string>
 #include <vector>
@@ -18,16 +20,42 @@ using namespace refrain;
 using model::ProgramFamily;
 using model::StepRow;
 
-double step_us(ProgramFamily& family, uint32_t rows, uint32_t position) {
+struct Times {
+  double wall_us = 0;
+  double cpu_us = 0;
+};
+
+double cpu_us() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_nsec) / 1e3;
+}
+
+Times step_times(ProgramFamily& family, uint32_t rows, uint32_t position) {
   std::vector<StepRow> batch;
   std::vector<uint32_t> outputs;
   for (uint32_t r = 0; r < rows; ++r) batch.push_back({5 + r, position + r, 0, 0});
   outputs.push_back(rows - 1);
   const model::StepSequence sequence = family.sequence(0, position + rows);
+  const double cpu_begin = cpu_us();
   const auto begin = std::chrono::steady_clock::now();
   family.submit({batch, std::span(&sequence, 1), outputs});
   family.wait();
-  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
+  return {std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count(),
+          cpu_us() - cpu_begin};
+}
+
+double median(std::vector<double> list) {
+  std::ranges::nth_element(list, list.begin() + static_cast<std::ptrdiff_t>(list.size() / 2));
+  return list[list.size() / 2];
+}
+
+/// Medians, and the median of the ratios of each pair.
+void print(const char* clock, const std::vector<double> (&us)[2]) {
+  std::vector<double> ratios;
+  for (size_t i = 0; i < us[0].size(); ++i) ratios.push_back(us[1][i] / us[0][i]);
+  std::printf("  %s plain %9.1f us (least %9.1f)  fused %9.1f us (least %9.1f)  ratio %.3f\n", clock,
+              median(us[0]), std::ranges::min(us[0]), median(us[1]), std::ranges::min(us[1]), median(ratios));
 }
 
 }  // namespace
@@ -54,14 +82,19 @@ int main(int count, char** arguments) {
                 report.recorded_commands, report.recorded_levels, report.commands, report.fused_levels);
     for (const uint32_t rows : {1u, 64u}) {
       // In turn, so that both meet the same neighbours on the machine.
-      std::vector<double> us[2];
-      for (int round = 0; round < (rows == 1 ? 400 : 60); ++round) {
-        for (const bool fuse : {false, true}) us[fuse].push_back(step_us(*families[fuse], rows, 64));
+      std::vector<double> wall[2], cpu[2];
+      const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(6);
+      for (int round = 0; round < 21 || (round < 1000 && std::chrono::steady_clock::now() < end); ++round) {
+        for (const int turn : {0, 1}) {
+          const int fuse = turn ^ (round & 1);
+          const Times times = step_times(*families[fuse], rows, 64);
+          wall[fuse].push_back(times.wall_us);
+          cpu[fuse].push_back(times.cpu_us);
+        }
       }
-      for (auto& list : us) std::ranges::sort(list);
-      const auto median = [](const std::vector<double>& list) { return list[list.size() / 2]; };
-      std::printf("  R = %-3u plain %9.1f us (least %9.1f)   fused %9.1f us (least %9.1f)   ratio %.3f\n",
-                  rows, median(us[0]), us[0][0], median(us[1]), us[1][0], median(us[1]) / median(us[0]));
+      std::printf(" R = %u\n", rows);
+      print("wall", wall);
+      print("cpu ", cpu);
     }
   }
 }
