@@ -29,6 +29,9 @@ struct Launch {
   uint32_t rows_per_block = 1;
   uint32_t tiles_per_block = 1;
   size_t scratch_bytes = 0;  ///< for each worker; a multiple of 64
+  /// In a group, where not 0: scratch for each row of the group's blocks, in place of scratch_bytes; it keeps
+  /// what TileKernel::rows_prologue has left there, while other scratch is lost from one region to the next.
+  size_t row_scratch_bytes = 0;
 };
 
 /// What the three functions of a tile kernel get.
@@ -59,9 +62,13 @@ struct TileKernel {
   /// Tiles [begin, end). Any worker, any order, each tile once.
   void (*tiles)(const TileArgs& args, uint32_t begin, uint32_t end) = nullptr;
   /// Live rows [row_begin, row_end) and of each the units [unit_begin, unit_end): any rectangles that
-  /// together are all of it give the bits of `tiles`. Needs no prologue. Null where Kernel::regions is false.
+  /// together are all of it give the bits of `tiles`. Needs no prologue; with row_scratch_bytes, the last call
+  /// of rows_prologue with this scratch was for the same rows. Null where Kernel::regions is false.
   void (*region)(const TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
                  uint32_t unit_end) = nullptr;
+  /// Writes to `scratch` what the units of live rows [row_begin, row_end) share, once for any number of
+  /// regions of these rows. Null where Kernel::keeps_rows is false.
+  void (*rows_prologue)(const TileArgs& args, uint32_t row_begin, uint32_t row_end) = nullptr;
 };
 
 /// One row of a backend's kernel table. Of the rows that accept a call, the first is taken.
@@ -75,6 +82,7 @@ struct Kernel {
   Launch (*launch)(const OpCall& call, const DeviceInfo& info) = nullptr;
   const void* entry = nullptr;  ///< the backend's own: a TileKernel, a cubin symbol
   bool regions = false;       ///< computes any rectangle of rows and units, so that it may be part of a group
+  bool keeps_rows = false;    ///< has Launch::row_scratch_bytes and, for hosts, TileKernel::rows_prologue
   uint32_t unit_granule = 1;  ///< units that it does best in multiples of
 };
 

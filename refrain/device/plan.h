@@ -58,9 +58,12 @@ struct Member {
   Range args;       ///< into Plan::args: the schema's
   Range constants;  ///< into Plan::constants, aligned to 16
   MemberRole role = MemberRole::tile;
-  uint32_t component = kNone;    ///< index within the group's components
-  uint32_t units = 1;            ///< of a row: a multiple of the component's
-  uint32_t private_arg = kNone;  ///< index within `args` of the prologue's value, which is not bound there
+  uint32_t component = kNone;       ///< index within the group's components
+  uint32_t units = 1;               ///< of a row: a multiple of the component's
+  uint32_t private_arg = kNone;     ///< index within `args` of the prologue's value, which is not bound there
+  size_t row_scratch_bytes = 0;     ///< as in Launch; not 0: the scratch below is this member's alone
+  size_t scratch_offset_bytes = 0;  ///< in the worker's scratch, aligned to 64
+  size_t scratch_bytes = 0;         ///< 0: the member has none
 };
 
 /// Members of a group that share tiles, since they hand values on unit by unit.
@@ -70,9 +73,10 @@ struct Component {
 };
 
 /// Kernels that run as one command. A block of rows has the tiles of the first component, then of the second,
-/// and so on; a tile runs the members of its component in their order. Scratch of a worker: with a prologue
-/// kGroupHeaderBytes for the walker's own use, then rows_per_block rows of the prologue's value, aligned to
-/// 64; then what the members need, shared by them.
+/// and so on; a tile runs the members of its component in their order. Scratch of a worker, each part aligned
+/// to 64: with a prologue the rows of its value; then those of each member with row_scratch_bytes; then what
+/// the other members overwrite in turn. Rows are rows_per_block of them, and before them lie
+/// kGroupHeaderBytes for the walker's own use.
 struct Group {
   Range members;               ///< into Plan::members, in order
   Range components;            ///< into Plan::components

@@ -84,7 +84,7 @@ class Lowering {
   struct Part {
     uint32_t units = 0;    ///< of a row; the least of its members'
     uint64_t flops = 0;    ///< of a row
-    uint32_t granule = 1;  ///< units that its kernels do best in multiples of
+    uint64_t granule = 1;  ///< units that its kernels do best in multiples of
   };
 
   void lower_group(const Command& command, device::Command& out) {
@@ -102,7 +102,6 @@ class Lowering {
     }
 
     const uint32_t value = private_temp(members);
-    size_t member_scratch_bytes = 0;
     uint32_t rows_per_block = UINT32_MAX;
     for (const Member& member : members) {
       const device::OpCall call = op_call(graph_, member.command, infos_);
@@ -123,7 +122,8 @@ class Lowering {
         argument.temp = kNone;
       }
       const device::Launch launch = lowered.kernel->launch(call, info_);
-      member_scratch_bytes = std::max(member_scratch_bytes, launch.scratch_bytes);
+      lowered.row_scratch_bytes = launch.row_scratch_bytes;
+      lowered.scratch_bytes = launch.scratch_bytes;
       if (member.command.op->iteration == device::Iteration::contraction) {
         // Rows that share one pass over the weights.
         rows_per_block = std::min(rows_per_block, launch.rows_per_block);
@@ -132,13 +132,13 @@ class Lowering {
       if (member.role == device::MemberRole::prologue) continue;
       Part& part = parts[member.component];
       const uint32_t ratio = member.units / part.units;
-      part.granule = std::lcm(part.granule, ceil_div(lowered.kernel->unit_granule, ratio));
+      part.granule = std::lcm(part.granule, uint64_t{ceil_div(lowered.kernel->unit_granule, ratio)});
       if (call.op->cost != nullptr) part.flops += call.op->cost(call).flops / launch.rows;
     }
     out.launch.rows_per_block = std::min(rows_per_block, out.launch.rows);
     if (value != kNone) group.value_row_bytes = lowered_.temp_bytes[value] / out.launch.rows;
     add_tiles(parts, group, out.launch);
-    out.launch.scratch_bytes = scratch_bytes(group, out.launch, member_scratch_bytes);
+    place_scratch(group, out.launch);
     if (members[0].command.live) {
       out.live_arg = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
       add_argument(members[0].command, members[0].command.bindings.count - 1);
@@ -168,7 +168,8 @@ class Lowering {
     const uint64_t passes = ceil_div(launch.rows_per_block, 16u);
     for (const Part& part : parts) {
       const uint64_t unit_flops = std::max<uint64_t>(part.flops / part.units * passes, 1);
-      const uint64_t wanted = align_up(std::max<uint64_t>(kTileFlops / unit_flops, 1), part.granule);
+      const uint64_t nearest = (kTileFlops + unit_flops / 2) / unit_flops;
+      const uint64_t wanted = ceil_div(std::max<uint64_t>(nearest, 1), part.granule) * part.granule;
       device::Component component;
       component.units = part.units;
       component.units_per_tile = static_cast<uint32_t>(std::min<uint64_t>(wanted, part.units));
@@ -178,12 +179,26 @@ class Lowering {
     }
   }
 
-  static size_t scratch_bytes(const device::Group& group, const device::Launch& launch,
-                              size_t members_bytes) {
-    size_t bytes = align_up(members_bytes, 64);
-    if (group.value_row_bytes != 0)
-      bytes += device::kGroupHeaderBytes + align_up(launch.rows_per_block * group.value_row_bytes, 64);
-    return bytes;
+  /// The parts of a worker's scratch: see device::Group.
+  void place_scratch(const device::Group& group, device::Launch& launch) {
+    const auto rows_bytes = [&](size_t row_bytes) {
+      return device::kGroupHeaderBytes + align_up(launch.rows_per_block * row_bytes, 64);
+    };
+    size_t end = group.value_row_bytes != 0 ? rows_bytes(group.value_row_bytes) : 0;
+    const std::span<device::Member> members = std::span(lowered_.members).subspan(group.members.first);
+    for (device::Member& member : members) {
+      if (member.row_scratch_bytes == 0) continue;
+      member.scratch_bytes = rows_bytes(member.row_scratch_bytes);
+      member.scratch_offset_bytes = end;
+      end += member.scratch_bytes;
+    }
+    size_t shared = 0;
+    for (device::Member& member : members) {
+      if (member.row_scratch_bytes != 0 || member.scratch_bytes == 0) continue;
+      member.scratch_offset_bytes = end;
+      shared = std::max(shared, align_up(member.scratch_bytes, 64));
+    }
+    launch.scratch_bytes = end + shared;
   }
 
   void add_scratch(device::Command& out) {

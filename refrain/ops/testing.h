@@ -138,7 +138,9 @@ class Call {
     const uint32_t tiles = ceil_div(live, launch.rows_per_block) * launch.tiles_per_block;
     const auto& entry = *static_cast<const device::TileKernel*>(kernel.entry);
     std::vector<Array<std::byte>> scratch;
-    for (uint32_t i = 0; i < walk.workers; ++i) scratch.emplace_back(launch.scratch_bytes, std::byte{0xA5});
+    const size_t group_bytes = walk.cuts != 0 ? align_up(live * launch.row_scratch_bytes, 64) : 0;
+    for (uint32_t i = 0; i < walk.workers; ++i)
+      scratch.emplace_back(std::max(launch.scratch_bytes, group_bytes), std::byte{0xA5});
     if (entry.prefetch != nullptr) entry.prefetch(tile_args(live, nullptr));
     for (uint32_t i = 0; i < walk.workers; ++i) {
       if (entry.prologue != nullptr) entry.prologue(tile_args(live, scratch[i].data()));
@@ -183,9 +185,16 @@ class Call {
       }
     }
     if (walk.backwards) std::ranges::reverse(regions);
+    std::vector<std::array<uint32_t, 2>> held(walk.workers);  // the rows that each worker has in its scratch
     for (size_t i = 0; i < regions.size(); ++i) {
       const auto& [row, row_end, unit, unit_end] = regions[i];
-      entry.region(tile_args(live, scratch[i % walk.workers].data()), row, row_end, unit, unit_end);
+      const uint32_t worker = i % walk.workers;
+      const device::TileArgs args = tile_args(live, scratch[worker].data());
+      if (entry.rows_prologue != nullptr && held[worker] != std::array{row, row_end}) {
+        entry.rows_prologue(args, row, row_end);
+        held[worker] = {row, row_end};
+      }
+      entry.region(args, row, row_end, unit, unit_end);
     }
   }
 

@@ -37,15 +37,6 @@ uint32_t estimated_ns(const Plan& plan, const Command& command, const Step& step
   return ns <= kMemberNs ? static_cast<uint32_t>(ns) : Work::kAlone;
 }
 
-bool may_prefetch(const Command& command, const Plan& plan) {
-  for (uint32_t i = 0; i < command.args.count && i < 64; ++i) {
-    const Argument& argument = plan.args[command.args.first + i];
-    if (argument.sealed && argument.view.bytes > 0 && (command.kernel->prefetches >> i & 1u) != 0)
-      return true;
-  }
-  return false;
-}
-
 }  // namespace
 
 CpuProgram::CpuProgram(const Plan& plan, const PrepareOptions& options, uint32_t epoch)
@@ -97,12 +88,13 @@ CpuProgram::CpuProgram(const Plan& plan, const PrepareOptions& options, uint32_t
       groups_.push_back(make_group_walk(plan, command, args_.data(), constants_.get()));
       step.tiles = group_tiles;
       step.prologue = group_prologue;
+      step.prefetch = may_prefetch(groups_.back()) ? group_prefetch : nullptr;
       step.constants = reinterpret_cast<const std::byte*>(&groups_.back());
     } else {
       const auto& kernel = *static_cast<const TileKernel*>(command.kernel->entry);
       step.tiles = kernel.tiles;
       step.prologue = kernel.prologue;
-      step.prefetch = kernel.prefetch != nullptr && may_prefetch(command, plan) ? kernel.prefetch : nullptr;
+      step.prefetch = may_prefetch(plan, *command.kernel, command.args) ? kernel.prefetch : nullptr;
       step.constants = constants_.get() + command.constants.first;
     }
     step.rows = command.launch.rows;

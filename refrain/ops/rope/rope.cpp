@@ -2,10 +2,12 @@
 #include "refrain/ops/rope/rope.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "refrain/core/checked.h"
 #include "refrain/ops/check.h"
+#include "refrain/ops/step_block.h"
 
 namespace refrain::ops {
 namespace {
@@ -38,6 +40,12 @@ void check(const device::OpCall& call) {
   expect_constant(call, "heads", static_cast<uint64_t>(input[1]), constants.heads);
   expect_constant(call, "head_dim", static_cast<uint64_t>(input[2]), constants.head_dim);
   expect_constant(call, "pairs", static_cast<uint64_t>(frequencies[0]), constants.pairs);
+}
+
+uint32_t rows_per_block(const RopeConstants& constants) {
+  // About 2^15 elements, some 10 us.
+  const uint64_t row_elements = uint64_t{constants.heads} * constants.head_dim;
+  return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / row_elements, 1, constants.rows));
 }
 
 device::Cost cost(const device::OpCall& call) {
@@ -82,19 +90,42 @@ void rope(CommandEncoder& encoder, const Rope& args) {
   dispatch(encoder, rope_schema, operands, constants);
 }
 
-uint32_t rope_rows_per_block(const RopeConstants& constants) {
-  // About 2^15 elements, some 10 us.
-  const uint64_t row_elements = uint64_t{constants.heads} * constants.head_dim;
-  return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / row_elements, 1, constants.rows));
-}
-
 device::Launch rope_launch(const device::OpCall& call, const device::DeviceInfo&) {
   const auto& constants = call.constants_as<RopeConstants>();
   device::Launch launch;
   launch.rows = constants.rows;
-  launch.rows_per_block = rope_rows_per_block(constants);
-  launch.scratch_bytes = align_up(size_t{2} * constants.pairs * sizeof(float), 64);
+  launch.rows_per_block = rows_per_block(constants);
+  launch.row_scratch_bytes = size_t{2} * constants.pairs * sizeof(float);
+  launch.scratch_bytes = align_up(launch.row_scratch_bytes, 64);
   return launch;
+}
+
+void rope_angles(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end) {
+  const auto& c = args.constants_as<RopeConstants>();
+  const StepRow* rows = args.arg<const StepRow>(kRows);
+  const float* frequencies = args.arg<const float>(kFrequencies);
+  float* cosines = reinterpret_cast<float*>(args.scratch);
+  for (size_t r = row_begin; r < row_end; ++r) {
+    const float position = static_cast<float>(rows[r].position);
+    float* sines = cosines + c.pairs;
+    for (size_t i = 0; i < c.pairs; ++i) {
+      const float angle = position * frequencies[i];
+      cosines[i] = std::cos(angle);
+      sines[i] = std::sin(angle);
+    }
+    cosines = sines + c.pairs;
+  }
+}
+
+void rope_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end,
+                void (*region)(const device::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t)) {
+  const auto& c = args.constants_as<RopeConstants>();
+  const uint32_t block = rows_per_block(c);
+  // Row by row, so that the angles stay in the nearest cache.
+  for (uint32_t r = begin * block; r < std::min(end * block, args.live_rows); ++r) {
+    rope_angles(args, r, r + 1);
+    region(args, r, r + 1, 0, c.heads);
+  }
 }
 
 }  // namespace refrain::ops

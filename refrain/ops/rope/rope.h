@@ -43,10 +43,13 @@ struct RopeConstants {
 };
 
 extern const device::OpSchema rope_schema;
-/// Rows of one tile.
-uint32_t rope_rows_per_block(const RopeConstants& constants);
-/// One tile a block of rows; scratch for the cosines and sines of one row.
+/// One tile a block of rows; scratch for the cosines and sines of a row.
 device::Launch rope_launch(const device::OpCall& call, const device::DeviceInfo& info);
+/// TileKernel::rows_prologue of every kernel: of each row F cosines, then F sines.
+void rope_angles(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end);
+/// TileKernel::tiles of a kernel with this region.
+void rope_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end,
+                void (*region)(const device::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t));
 void rope_reference(const device::TileArgs& args);
 std::span<const device::Kernel> rope_cpu_kernels();
 std::span<const device::Kernel> rope_cpu_avx2_kernels();

@@ -1,12 +1,10 @@
 // Rope, AVX2: eight pairs at a time. The products are rounded before they are subtracted, as in the portable
 // kernel, so both give the same bits.
 #include <algorithm>
-#include <cmath>
 
 #include "refrain/device/features.h"
 #include "refrain/ops/rope/rope.h"
 #include "refrain/ops/simd_avx2.h"
-#include "refrain/ops/step_block.h"
 
 namespace refrain::ops {
 namespace {
@@ -50,18 +48,10 @@ REFRAIN_AVX2 void region(const device::TileArgs& args, uint32_t row_begin, uint3
                          uint32_t unit_begin, uint32_t unit_end) {
   const auto& c = args.constants_as<RopeConstants>();
   const float* input = args.arg<const float>(0);
-  const StepRow* rows = args.arg<const StepRow>(1);
-  const float* frequencies = args.arg<const float>(2);
   float* output = args.arg<float>(3);
-  float* cosines = reinterpret_cast<float*>(args.scratch);
-  float* sines = cosines + c.pairs;
   for (size_t r = row_begin; r < row_end; ++r) {
-    const float position = static_cast<float>(rows[r].position);
-    for (size_t i = 0; i < c.pairs; ++i) {
-      const float angle = position * frequencies[i];
-      cosines[i] = std::cos(angle);
-      sines[i] = std::sin(angle);
-    }
+    const float* cosines = reinterpret_cast<const float*>(args.scratch) + (r - row_begin) * 2 * c.pairs;
+    const float* sines = cosines + c.pairs;
     for (size_t h = unit_begin; h < unit_end; ++h) {
       const size_t offset = (r * c.heads + h) * c.head_dim;
       if (c.interleaved != 0) {
@@ -75,12 +65,10 @@ REFRAIN_AVX2 void region(const device::TileArgs& args, uint32_t row_begin, uint3
 }
 
 void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
-  const auto& c = args.constants_as<RopeConstants>();
-  const uint32_t block = rope_rows_per_block(c);
-  region(args, begin * block, std::min(end * block, args.live_rows), 0, c.heads);
+  rope_tiles(args, begin, end, region);
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles, .region = region};
+constexpr device::TileKernel kTiles = {.tiles = tiles, .region = region, .rows_prologue = rope_angles};
 
 }  // namespace
 
@@ -94,6 +82,7 @@ std::span<const device::Kernel> rope_cpu_avx2_kernels() {
       .launch = rope_launch,
       .entry = &kTiles,
       .regions = true,
+      .keeps_rows = true,
   }};
   return kKernels;
 }

@@ -1,0 +1,223 @@
+// How the CPU walks a group: what members keep for a block of rows, what they share, what they load early.
+#include "refrain/device/cpu/group.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/device/validate/validate_device.h"
+#include "refrain/stream/device.h"
+#include "refrain/stream/encoder.h"
+
+namespace refrain::device::testing {
+namespace {
+
+constexpr uint32_t kRows = 10, kBlock = 4, kUnits = 6, kGranule = 3;  // the last block has two rows
+
+struct Shapes {
+  uint32_t rows = kRows;
+  uint32_t units = kUnits;
+};
+
+std::atomic<uint32_t> prologues{0}, prefetches{0};
+
+uint32_t* scratch_of(const TileArgs& args) { return reinterpret_cast<uint32_t*>(args.scratch); }
+
+// spread: output[r, u] = input[r, 0] + u, with scratch that other members may have as well.
+void spread(const TileArgs& args, uint32_t row, uint32_t row_end, uint32_t unit, uint32_t unit_end) {
+  for (; row < row_end; ++row) {
+    for (uint32_t u = unit; u < unit_end; ++u) {
+      std::fill_n(scratch_of(args), 64, 0xDDDDDDDDu);
+      args.arg<uint32_t>(2)[row * kUnits + u] = args.arg<uint32_t>(0)[row * kUnits] + u;
+    }
+  }
+}
+// turn: output[r, u] = input[r, u] + 1000 tags[r]; the product is kept for all units of a row.
+void turn_prologue(const TileArgs& args, uint32_t row, uint32_t row_end) {
+  ++prologues;
+  for (uint32_t r = row; r < row_end; ++r) scratch_of(args)[r - row] = 1000 * args.arg<uint32_t>(1)[r];
+}
+void turn(const TileArgs& args, uint32_t row, uint32_t row_end, uint32_t unit, uint32_t unit_end) {
+  for (uint32_t r = row; r < row_end; ++r) {
+    for (uint32_t u = unit; u < unit_end; ++u)
+      args.arg<uint32_t>(2)[r * kUnits + u] =
+          args.arg<uint32_t>(0)[r * kUnits + u] + scratch_of(args)[r - row];
+  }
+}
+void spread_tiles(const TileArgs& args, uint32_t begin, uint32_t end) { spread(args, begin, end, 0, kUnits); }
+void turn_tiles(const TileArgs& args, uint32_t begin, uint32_t end) {
+  for (uint32_t r = begin; r < end; ++r) {
+    turn_prologue(args, r, r + 1);
+    turn(args, r, r + 1, 0, kUnits);
+  }
+}
+void count_prefetch(const TileArgs& args) {
+  volatile uint32_t first = args.arg<uint32_t>(1)[0];
+  (void)first;
+  ++prefetches;
+}
+
+constexpr ArgumentSpec kSpreadArgs[] = {
+    {.name = "input", .access = Access::in, .rows = true},
+    {.name = "weight", .access = Access::in},
+    {.name = "output", .access = Access::out, .rows = true, .units = true}};
+constexpr ArgumentSpec kTurnArgs[] = {{.name = "input", .access = Access::in, .rows = true, .units = true},
+                                      {.name = "tags", .access = Access::in, .rows = true},
+                                      {.name = "output", .access = Access::out, .rows = true, .units = true}};
+
+uint32_t units(const OpCall& call) { return call.constants_as<Shapes>().units; }
+Cost cost(const OpCall&) { return {0, uint64_t{kRows} * kUnits * 65536}; }
+
+const OpSchema kSpreadOp{.name = "spread",
+                         .doc = "",
+                         .args = kSpreadArgs,
+                         .constants_bytes = sizeof(Shapes),
+                         .check = [](const OpCall&) {},
+                         .cost = cost,
+                         .iteration = Iteration::contraction,
+                         .units = units};
+const OpSchema kTurnOp{.name = "turn",
+                       .doc = "",
+                       .args = kTurnArgs,
+                       .constants_bytes = sizeof(Shapes),
+                       .check = [](const OpCall&) {},
+                       .cost = cost,
+                       .iteration = Iteration::per_head,
+                       .units = units};
+
+constexpr TileKernel kSpreadTiles{.prefetch = count_prefetch, .tiles = spread_tiles, .region = spread};
+constexpr TileKernel kTurnTiles{.tiles = turn_tiles, .region = turn, .rows_prologue = turn_prologue};
+
+const Kernel kKernels[] = {{.name = "spread_test",
+                            .op = &kSpreadOp,
+                            .numerics = "exact",
+                            .prefetches = 0b10,
+                            .accepts = [](const OpCall&) { return true; },
+                            .launch =
+                                [](const OpCall&, const DeviceInfo&) {
+                                  return Launch{
+                                      .rows = kRows, .rows_per_block = kBlock, .scratch_bytes = 256};
+                                },
+                            .entry = &kSpreadTiles,
+                            .regions = true,
+                            .unit_granule = kGranule},
+                           {.name = "turn_test",
+                            .op = &kTurnOp,
+                            .numerics = "exact",
+                            .accepts = [](const OpCall&) { return true; },
+                            .launch =
+                                [](const OpCall&, const DeviceInfo&) {
+                                  return Launch{.rows = kRows, .scratch_bytes = 64, .row_scratch_bytes = 4};
+                                },
+                            .entry = &kTurnTiles,
+                            .regions = true,
+                            .keeps_rows = true}};
+
+class CpuGroup : public ::testing::TestWithParam<uint32_t> {};
+
+TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
+  CpuOptions options;
+  options.threads = GetParam();
+  Device device(make_validate(make_cpu(options, kKernels)), {}, {});
+  const Buffer live = device.buffer(DType::u32, {1});
+  const auto buffer = [&](const Shape& shape) {
+    return device.buffer(DType::u32, shape).with_live_rows(live);
+  };
+  const Buffer x = buffer({kRows, kUnits}), weight = device.buffer(DType::u32, {1});
+  const Buffer tags[2] = {buffer({kRows}), buffer({kRows})};
+  const Buffer outputs[2] = {buffer({kRows, kUnits}), buffer({kRows, kUnits})};
+  CommandEncoder encoder = device.encoder();
+  for (int i = 0; i < 2; ++i) {
+    const Temp y = encoder.temp(DType::u32, {kRows, kUnits}, live);
+    dispatch(encoder, kSpreadOp, std::array<Operand, 3>{x, weight, y}, Shapes{});
+    dispatch(encoder, kTurnOp, std::array<Operand, 3>{y, tags[i], outputs[i]}, Shapes{});
+  }
+  auto [plan, report] = device.plan(encoder.finish(), {.check = true});
+  ASSERT_EQ(report.commands, 1u);
+  ASSERT_EQ(plan.data().components.size(), 2u);
+  ASSERT_EQ(plan.data().commands[0].launch.tiles_per_block, 2 * kUnits / kGranule)
+      << "the work asks for a unit a tile, the kernel for more";
+  const refrain::Program program = device.prepare(plan);
+
+  uint32_t step = 0;
+  for (const uint32_t count : {kRows, 1u, 5u, 0u, 8u, kRows + 3, 4u, 9u, kRows, kRows}) {
+    ++step;
+    live.span<uint32_t>()[0] = count;
+    for (uint32_t r = 0; r < kRows; ++r) {
+      x.span<uint32_t>()[r * kUnits] = 100 * step + 10 * r;
+      for (int i = 0; i < 2; ++i) tags[i].span<uint32_t>()[r] = step * 7 + r * 3 + static_cast<uint32_t>(i);
+    }
+    for (const Buffer& output : outputs) std::ranges::fill(output.span<uint32_t>(), 1u);
+    const uint32_t before = prologues;
+    device.wait(device.submit(program));
+    const uint32_t rows = std::min(count, kRows), blocks = (rows + kBlock - 1) / kBlock;
+    EXPECT_GE(prologues - before, 2 * blocks);
+    EXPECT_LE(prologues - before, 2 * blocks * GetParam()) << "once a worker and block for each member";
+    for (uint32_t i = 0; i < 2; ++i) {
+      for (uint32_t r = 0; r < kRows; ++r) {
+        for (uint32_t u = 0; u < kUnits; ++u) {
+          const uint32_t value = 100 * step + 10 * r + u + 1000 * (step * 7 + r * 3 + i);
+          ASSERT_EQ(outputs[i].span<uint32_t>()[r * kUnits + u], r < rows ? value : 1u)
+              << "step " << step << " row " << r << " unit " << u;
+        }
+      }
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Workers, CpuGroup, ::testing::Values(1u, 2u, 4u));
+
+TEST(CpuPrefetch, OnlyWhenAllThatItLoadsIsSealed) {
+  Plan plan;
+  const Allocation memory{.id = 1, .bytes = 64};
+  plan.args.resize(3);
+  for (Argument& argument : plan.args) argument.view = {&memory, 0, 64};
+  const Range args{0, 3};
+  Kernel kernel = kKernels[0];
+  EXPECT_FALSE(cpu::may_prefetch(plan, kernel, args));
+  plan.args[1].sealed = true;
+  EXPECT_TRUE(cpu::may_prefetch(plan, kernel, args));
+  kernel.prefetches = 0b11;
+  EXPECT_FALSE(cpu::may_prefetch(plan, kernel, args)) << "argument 0 may still be written";
+  plan.args[0].view = {};
+  EXPECT_TRUE(cpu::may_prefetch(plan, kernel, args)) << "what is not bound is not loaded";
+  kernel.prefetches = 0;
+  EXPECT_FALSE(cpu::may_prefetch(plan, kernel, args));
+  kernel = kKernels[1];
+  kernel.prefetches = 0b10;
+  EXPECT_FALSE(cpu::may_prefetch(plan, kernel, args)) << "it has no function for it";
+}
+
+TEST(CpuPrefetch, MembersOfAGroupLoadTheirWeights) {
+  Plan plan;
+  const Allocation memory{.id = 1, .bytes = 64};
+  std::array<uint32_t, 16> values{};
+  std::vector<void*> addresses(6, values.data());
+  plan.args.resize(6);
+  for (Argument& argument : plan.args) argument.view = {&memory, 0, 64};
+  plan.constants.resize(32);
+  plan.components = {{.units = 1}};
+  plan.groups = {{.members = {0, 2}, .components = {0, 1}}};
+  for (const uint32_t first : {0u, 3u}) {
+    Member& member = plan.members.emplace_back();
+    member.kernel = &kKernels[0];
+    member.args = {first, 3};
+    member.constants = {first / 3 * 16, sizeof(Shapes)};
+    member.component = 0;
+  }
+  Command command;
+  command.kind = CommandKind::group;
+  command.group = 0;
+  for (uint32_t sealed = 0; sealed <= 2; ++sealed) {
+    if (sealed > 0) plan.args[sealed == 1 ? 4 : 1].sealed = true;
+    const cpu::GroupWalk walk = cpu::make_group_walk(plan, command, addresses.data(), plan.constants.data());
+    EXPECT_EQ(may_prefetch(walk), sealed > 0);
+    const uint32_t before = prefetches;
+    cpu::group_prefetch({nullptr, reinterpret_cast<const std::byte*>(&walk), nullptr, kRows});
+    EXPECT_EQ(prefetches - before, sealed);
+  }
+}
+
+}  // namespace
+}  // namespace refrain::device::testing
