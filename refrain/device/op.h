@@ -133,8 +133,8 @@ struct OpSchema {
   /// All live rows, computed in double and rounded once on output. The oracle of the op's tests.
   void (*reference)(const TileArgs& args) = nullptr;
   Iteration iteration = Iteration::other;
-  /// Into how many equal units, each of which can be computed apart, one row of the work divides. Null: into
-  /// none.
+  /// Into how many equal units, each of which can be computed apart, one row of the work divides. From the
+  /// constants alone. Null: into none.
   uint32_t (*units)(const OpCall& call) = nullptr;
 };
 

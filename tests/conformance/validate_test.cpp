@@ -199,7 +199,8 @@ TEST_F(Validate, LiveCounts) {
 TEST_F(Validate, Scratch) {
   PlanBuilder builder = with_scratch();
   builder.plan.args[1].view.bytes = sizeof(WorkerRecord);
-  refuse(builder, {"command 0 'layer 5' (record_test): argument 1 (scratch)", "expected 128 bytes, got 64"});
+  refuse(builder,
+         {"command 0 'layer 5' (record_test): argument 1 (scratch)", "expected 2 times 64 bytes, got 64"});
   const std::vector<uint32_t> placement = {1};
   EXPECT_NE(device_->prepare(builder.plan, {.placement = placement}), nullptr) << "one worker needs one part";
   builder = with_scratch();

@@ -568,12 +568,15 @@ TEST(FuseLayer, ValidateSeesWhatIsWrongWithAGroup) {
     p.members[1].kernel = &whole;
   });
   refused("its component does not exist", [](device::Plan& p) { p.members[1].component = 7; });
-  refused("do not divide its own", [](device::Plan& p) { ++p.members[1].units; });
+  refused("units: not those of its op", [](device::Plan& p) { ++p.members[1].units; });
   refused("a prologue without its value", [](device::Plan& p) { p.members[0].private_arg = kNone; });
   refused("its prologue and value do not agree", [](device::Plan& p) {
     p.members[0].role = MemberRole::tile;
     p.members[0].component = 0;
-    p.members[0].units = p.components[p.groups[0].components.first].units;
+    p.members[0].private_arg = kNone;
+    p.components[p.groups[0].components.first] = {1, 1};
+    p.commands[1].launch.tiles_per_block = 1 + p.components[p.groups[0].components.first + 1].units;
+    p.components[p.groups[0].components.first + 1].units_per_tile = 1;
   });
   refused("are not where its schema expects them", [](device::Plan& p) { ++p.members[2].args.first; });
   refused("not bound", [](device::Plan& p) { p.args[p.members[1].args.first + 2].view = {}; });

@@ -88,6 +88,7 @@ class Checker {
     if (command.label >= plan_.labels.size() && !(plan_.labels.empty() && command.label == 0)) {
       fail("prepare: " + name(index) + ": label " + text(command.label) + " of " + text(plan_.labels.size()));
     }
+    if (command.kind > CommandKind::group) fail("prepare: " + name(index) + ": its kind does not exist");
     if (command.kind == CommandKind::kernel) check_kernel(index, command.kernel);
     if (!in_array(command.args, plan_.args))
       fail("prepare: " + name(index) + ": its arguments leave Plan::args");
@@ -97,6 +98,7 @@ class Checker {
     if (!in_array(command.deps, plan_.deps)) fail("prepare: " + name(index) + ": its deps leave Plan::deps");
     check_deps(index);
     if (command.kind == CommandKind::fence) {
+      if (command.args.count != 0) fail("prepare: " + name(index) + ": a fence with arguments");
       fence_ = true;
       return;
     }
@@ -169,21 +171,12 @@ class Checker {
   void check_group(uint32_t index) {
     const Command& command = plan_.commands[index];
     const std::string where = "prepare: " + name(index) + ": ";
+    if (command.launch.rows == 0) fail(where + "launch: no rows");
     if (command.group >= plan_.groups.size()) fail(where + "its group does not exist");
     const Group& group = plan_.groups[command.group];
     if (!in_array(group.members, plan_.members)) fail(where + "its members leave Plan::members");
     if (!in_array(group.components, plan_.components)) fail(where + "its components leave Plan::components");
-    uint64_t tiles = 0;
-    for (uint32_t c = 0; c < group.components.count; ++c) {
-      const Component& component = plan_.components[group.components.first + c];
-      if (component.units == 0 || component.units_per_tile == 0)
-        fail(where + "component " + text(c) + ": neither units nor units of a tile are 0");
-      tiles += (uint64_t{component.units} + component.units_per_tile - 1) / component.units_per_tile;
-    }
-    if (tiles != command.launch.tiles_per_block) {
-      fail(where + "launch: expected " + text(tiles) + " tiles of a block, got " +
-           text(command.launch.tiles_per_block));
-    }
+    check_components(where, group, command.launch);
     std::vector<bool> used(group.components.count);
     uint32_t argument = command.args.first;
     uint32_t prologues = 0;
@@ -191,35 +184,175 @@ class Checker {
       const Member& member = plan_.members[group.members.first + m];
       const std::string whose = where + "member " + text(m) + ": ";
       check_kernel(index, member.kernel);
-      if (!member.kernel->regions) fail(whose + "its kernel computes whole tiles only");
-      if (!in_array(member.constants, plan_.constants)) fail(whose + "its constants leave Plan::constants");
-      check_constants(index, member.constants, *member.kernel);
-      if (member.args.first != argument || member.args.count != member.kernel->op->args.size())
+      if (member.args.first != argument || member.args.count != member.kernel->op->args.size() ||
+          !in_array(member.args, plan_.args))
         fail(whose + "its arguments are not where its schema expects them");
       argument += member.args.count;
-      if (member.private_arg != kNone &&
-          (member.private_arg >= member.args.count || group.value_row_bytes == 0))
-        fail(whose + "its private argument does not exist");
+      check_member(index, group, member, whose);
       if (member.role == MemberRole::prologue) {
         ++prologues;
-        if (member.private_arg == kNone) fail(whose + "a prologue without its value");
-        continue;
+      } else {
+        used[member.component] = true;
       }
-      if (member.component >= group.components.count) fail(whose + "its component does not exist");
-      used[member.component] = true;
-      if (member.units % plan_.components[group.components.first + member.component].units != 0)
-        fail(whose + "the units of its component do not divide its own");
     }
     if (prologues != (group.value_row_bytes != 0 ? 1u : 0u))
       fail(where + "its prologue and value do not agree");
     if (std::ranges::find(used, false) != used.end()) fail(where + "a component has no members");
-    uint32_t expected = argument - command.args.first;
+    const uint32_t expected = argument - command.args.first;
     check_extras(index, expected);
     for (uint32_t m = 0; m < group.members.count; ++m) {
       const Member& member = plan_.members[group.members.first + m];
       check_bindings(index, member.args.first - command.args.first, *member.kernel, member.private_arg);
     }
     touch_extras(index, expected);
+    check_group_scratch(where, group, command.launch);
+    check_sharing(where, group);
+  }
+
+  void check_components(const std::string& where, const Group& group, const Launch& launch) const {
+    uint64_t tiles = 0;
+    for (uint32_t c = 0; c < group.components.count; ++c) {
+      const Component& component = plan_.components[group.components.first + c];
+      if (component.units == 0 || component.units_per_tile == 0)
+        fail(where + "component " + text(c) + ": neither units nor units of a tile are 0");
+      tiles += (uint64_t{component.units} + component.units_per_tile - 1) / component.units_per_tile;
+    }
+    if (tiles != launch.tiles_per_block)
+      fail(where + "launch: expected " + text(tiles) + " tiles of a block, got " +
+           text(launch.tiles_per_block));
+  }
+
+  // `whose`: begins messages.
+  void check_member(uint32_t index, const Group& group, const Member& member,
+                    const std::string& whose) const {
+    const OpSchema& op = *member.kernel->op;
+    if (!member.kernel->regions) fail(whose + "its kernel computes whole tiles only");
+    if (!in_array(member.constants, plan_.constants)) fail(whose + "its constants leave Plan::constants");
+    check_constants(index, member.constants, *member.kernel);
+    const Launch& launch = plan_.commands[index].launch;
+    const OpCall call{
+        &op, {}, std::span(plan_.constants).subspan(member.constants.first, member.constants.count)};
+    if (op.units == nullptr || member.units == 0 || member.units != op.units(call))
+      fail(whose + "units: not those of its op, got " + text(member.units));
+    for (uint32_t i = 0; i < op.args.size(); ++i) {
+      const size_t bytes = plan_.args[member.args.first + i].view.bytes;
+      const uint64_t parts = uint64_t{launch.rows} * member.units;
+      if (op.args[i].rows && op.args[i].units && bytes % parts != 0)
+        fail(whose + std::string(op.args[i].name) + ": " + text(bytes) + " bytes do not divide into " +
+             text(parts) + " units");
+    }
+    if (member.private_arg != kNone) check_private(group, launch, member, whose);
+    if (member.role == MemberRole::prologue) {
+      if (member.private_arg == kNone) fail(whose + "a prologue without its value");
+      if (member.component != kNone) fail(whose + "a prologue with a component");
+      return;
+    }
+    if (member.role != MemberRole::tile) fail(whose + "its role does not exist");
+    if (member.component >= group.components.count) fail(whose + "its component does not exist");
+    if (member.units % plan_.components[group.components.first + member.component].units != 0)
+      fail(whose + "the units of its component do not divide its own");
+  }
+
+  // The prologue's value is what it writes and the others read, and it writes nothing else: each worker runs it.
+  void check_private(const Group& group, const Launch& launch, const Member& member,
+                     const std::string& whose) const {
+    if (member.private_arg >= member.args.count || group.value_row_bytes == 0)
+      fail(whose + "its private argument does not exist");
+    if (member.args.count > kMaxPrivateArgs)
+      fail(whose + "more than " + text(kMaxPrivateArgs) + " arguments, one of them private");
+    const auto& specs = member.kernel->op->args;
+    const bool prologue = member.role == MemberRole::prologue;
+    if (specs[member.private_arg].access != (prologue ? Access::out : Access::in))
+      fail(whose + "its private argument is not " + (prologue ? "written" : "read"));
+    if (!prologue) return;
+    const uint64_t rows = launch.rows;
+    for (uint32_t i = 0; i < specs.size(); ++i) {
+      const size_t bytes = plan_.args[member.args.first + i].view.bytes;
+      if (i == member.private_arg || bytes == 0) continue;
+      if (specs[i].access == Access::out || specs[i].access == Access::inout)
+        fail(whose + "a prologue that writes " + std::string(specs[i].name) + ", too");
+      // What may be in place of an argument is of its size.
+      const bool like = i < 32 && (specs[member.private_arg].in_place >> i & 1u) != 0;
+      if (like && (bytes % rows != 0 || bytes / rows != group.value_row_bytes))
+        fail(whose + "value: " + text(group.value_row_bytes) + " bytes of a row, and " + text(bytes) +
+             " of " + text(rows) + " rows of " + std::string(specs[i].name));
+    }
+  }
+
+  // Parts of a worker's scratch: the value, then what members have for themselves or share.
+  void check_group_scratch(const std::string& where, const Group& group, const Launch& launch) const {
+    struct Part {
+      size_t begin, end;
+      bool shared;
+    };
+    std::vector<Part> parts;
+    const auto add = [&](const std::string& whose, size_t begin, size_t bytes, size_t row_bytes) {
+      if (begin % 64 != 0) fail(whose + "scratch: not aligned to 64");
+      if (!within(begin, bytes, launch.scratch_bytes))
+        fail(whose + "scratch: leaves the " + text(launch.scratch_bytes) + " bytes of a worker");
+      if (row_bytes != 0 &&
+          (bytes < kGroupHeaderBytes || (bytes - kGroupHeaderBytes) / row_bytes < launch.rows_per_block))
+        fail(whose + "scratch: " + text(bytes) + " bytes are too few for the rows of a block");
+      const Part part{begin, begin + bytes, row_bytes == 0};
+      for (const Part& other : parts) {
+        if (part.begin < other.end && other.begin < part.end && !(part.shared && other.shared))
+          fail(whose + "scratch: overlaps what another keeps");
+      }
+      parts.push_back(part);
+    };
+    if (group.value_row_bytes != 0) {
+      if (group.value_row_bytes > launch.scratch_bytes / launch.rows_per_block)
+        fail(where + "value: its rows leave the " + text(launch.scratch_bytes) + " bytes of a worker");
+      add(where + "value: ", 0, kGroupHeaderBytes + launch.rows_per_block * group.value_row_bytes,
+          group.value_row_bytes);
+    }
+    for (uint32_t m = 0; m < group.members.count; ++m) {
+      const Member& member = plan_.members[group.members.first + m];
+      const std::string whose = where + "member " + text(m) + ": ";
+      if ((member.row_scratch_bytes != 0) != member.kernel->keeps_rows)
+        fail(whose + "scratch: " + text(member.row_scratch_bytes) + " bytes of a row, and its kernel keeps " +
+             (member.kernel->keeps_rows ? "some" : "none"));
+      if (member.scratch_bytes != 0 || member.row_scratch_bytes != 0)
+        add(whose, member.scratch_offset_bytes, member.scratch_bytes, member.row_scratch_bytes);
+    }
+  }
+
+  // What two members touch, one of them writing, is the same bytes, by unit, in one component. Nobody writes
+  // what the prologue reads: others may not have run it yet.
+  void check_sharing(const std::string& where, const Group& group) const {
+    struct Bound {
+      uint32_t member;
+      const ArgumentSpec* spec;
+      const Argument* argument;
+    };
+    std::vector<Bound> bounds;
+    for (uint32_t m = 0; m < group.members.count; ++m) {
+      const Member& member = plan_.members[group.members.first + m];
+      for (uint32_t i = 0; i < member.args.count; ++i) {
+        const Argument& argument = plan_.args[member.args.first + i];
+        if (argument.view.bytes != 0 && argument.access != Access::status)
+          bounds.push_back({m, &member.kernel->op->args[i], &argument});
+      }
+    }
+    for (size_t a = 0; a < bounds.size(); ++a) {
+      for (size_t b = a + 1; b < bounds.size(); ++b) {
+        const Bound &x = bounds[a], &y = bounds[b];
+        const BufferView &first = x.argument->view, &second = y.argument->view;
+        const bool conflict = x.member != y.member && first.allocation == second.allocation &&
+                              first.offset_bytes < second.offset_bytes + second.bytes &&
+                              second.offset_bytes < first.offset_bytes + first.bytes &&
+                              (x.argument->access != Access::in || y.argument->access != Access::in);
+        if (!conflict) continue;
+        const Member& one = plan_.members[group.members.first + x.member];
+        const Member& other = plan_.members[group.members.first + y.member];
+        const bool by_unit = x.spec->rows && x.spec->units && y.spec->rows && y.spec->units &&
+                             first.offset_bytes == second.offset_bytes && first.bytes == second.bytes;
+        if (!by_unit || one.component != other.component || one.component == kNone) {
+          fail(where + "members " + text(x.member) + " (" + std::string(x.spec->name) + ") and " +
+               text(y.member) + " (" + std::string(y.spec->name) + ") share memory, not unit by unit");
+        }
+      }
+    }
   }
 
   void check_arguments(uint32_t index) {
@@ -312,17 +445,17 @@ class Checker {
     const Command& command = plan_.commands[index];
     const Argument& scratch = plan_.args[command.args.first + command.scratch_arg];
     const std::string where = name(index, command.scratch_arg);
-    if (scratch.access == Access::in || scratch.access == Access::status) {
+    if (scratch.access != Access::out && scratch.access != Access::inout) {
       fail("prepare: " + where + ": expected access out or inout");
     }
     if (command.launch.scratch_bytes % 64 != 0 || scratch.view.offset_bytes % 64 != 0) {
       fail("prepare: " + where + ": the part of each worker is not aligned to 64");
     }
-    const size_t needed = command.launch.scratch_bytes * check_.info.compute_units;
     // A placed command has one worker.
-    const size_t least = check_.options.placement.empty() ? needed : command.launch.scratch_bytes;
-    if (scratch.view.bytes < least) {
-      fail("prepare: " + where + ": expected " + text(least) + " bytes, got " + text(scratch.view.bytes));
+    const uint32_t parts = check_.options.placement.empty() ? check_.info.compute_units : 1;
+    if (scratch.view.bytes / parts < command.launch.scratch_bytes) {
+      fail("prepare: " + where + ": expected " + text(parts) + " times " +
+           text(command.launch.scratch_bytes) + " bytes, got " + text(scratch.view.bytes));
     }
   }
 
