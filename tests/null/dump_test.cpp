@@ -91,6 +91,7 @@ TEST(Dump, AGroupHasALineForEachComponent) {
        in blend.b arena [256, 352)
        out blend.output memory 3 [0, 96)
        out scratch arena [0, 256)
+width 1 levels 1
 arena 384 bytes
 )");
   EXPECT_NE(graph::dump(report).find("fused norm+project*2+blend: #0 #1 #2 #3\n"), std::string::npos);
