@@ -136,6 +136,9 @@ struct OpSchema {
   /// Into how many equal units, each of which can be computed apart, one row of the work divides. From the
   /// constants alone. Null: into none.
   uint32_t (*units)(const OpCall& call) = nullptr;
+  /// Touches memory that no argument names, though no weight. Each dispatch is then a fence before and behind it, and its
+  /// submission runs beside none of another queue.
+  bool unknown_access = false;
 };
 
 }  // namespace refrain::device

@@ -59,7 +59,9 @@ AccessSummary combined(std::vector<Entry> entries) {
 
 AccessSummary summarize(const device::Plan& plan, const device::BufferView& arena) {
   std::vector<Entry> entries;
+  bool unknown = false;
   for (const device::Command& command : plan.commands) {
+    unknown = unknown || (command.kernel != nullptr && command.kernel->op->unknown_access);
     for (uint32_t a = command.args.first; a < command.args.first + command.args.count; ++a) {
       const device::Argument& arg = plan.args[a];
       if (arg.access == device::Access::status || arg.view.allocation == nullptr) continue;
@@ -72,21 +74,13 @@ AccessSummary summarize(const device::Plan& plan, const device::BufferView& aren
     entries.push_back(
         {arena.allocation->id, arena.offset_bytes, arena.offset_bytes + plan.arena_bytes, true});
   }
-  return combined(std::move(entries));
-}
-
-AccessSummary summarize(const device::BufferView& view, bool write) {
-  if (view.allocation == nullptr || view.bytes == 0) return {};
-  return {{{view.allocation->id, view.offset_bytes, view.offset_bytes + view.bytes, write}}};
-}
-
-AccessSummary merge(const AccessSummary& a, const AccessSummary& b) {
-  std::vector<Entry> entries = a.entries;
-  entries.insert(entries.end(), b.entries.begin(), b.entries.end());
-  return combined(std::move(entries));
+  AccessSummary summary = combined(std::move(entries));
+  summary.unknown = unknown;
+  return summary;
 }
 
 bool conflicts(const AccessSummary& a, const AccessSummary& b) {
+  if (a.unknown || b.unknown) return true;
   auto x = a.entries.begin();
   auto y = b.entries.begin();
   while (x != a.entries.end() && y != b.entries.end()) {

@@ -22,20 +22,15 @@ struct AccessSummary {
     bool operator==(const Entry&) const = default;
   };
   std::vector<Entry> entries;  ///< by allocation, then begin; disjoint, touching ones differ in `write`
+  bool unknown = false;        ///< other bytes as well, any (OpSchema::unknown_access)
 };
 
 /// Exact and without the arena, unless its memory is given: an arena that two queues share is then written
 /// memory like any other. Status words are left out. O(n log n).
 AccessSummary summarize(const device::Plan& plan, const device::BufferView& arena = {});
 
-/// The union of both; for what a submission writes beside its plan, or for several plans in a row.
-AccessSummary merge(const AccessSummary& a, const AccessSummary& b);
-
-/// `view` alone.
-AccessSummary summarize(const device::BufferView& view, bool write);
-
-/// True when the two share a byte that at least one of them writes: the later must wait for the earlier.
-/// O(n + m).
+/// True when the two share a byte that at least one of them writes, or may do so unknown: the later must wait
+/// for the earlier. O(n + m).
 bool conflicts(const AccessSummary& a, const AccessSummary& b);
 
 }  // namespace refrain::graph

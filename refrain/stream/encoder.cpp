@@ -305,6 +305,7 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
       binding.info = kLiveCount;
       binding.view = *live;
     }
+    if (op.unknown_access) barrier();
     r.graph.constants.resize(mark.constants + align_up(dispatch.constants.size(), 16));
     std::ranges::copy(dispatch.constants, r.graph.constants.begin() + static_cast<ptrdiff_t>(mark.constants));
     graph::Command& command = r.graph.commands.emplace_back();
@@ -315,6 +316,7 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
                          static_cast<uint32_t>(dispatch.constants.size())};
     command.live = live != nullptr;
     command.label = r.label;
+    if (op.unknown_access) barrier();
   } catch (...) {
     r.restore(mark);
     throw;

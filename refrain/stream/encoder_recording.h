@@ -99,13 +99,15 @@ struct CommandEncoder::Recording {
 
   /// How much there is of everything that a dispatch adds to.
   struct Mark {
-    size_t bindings, constants, resources, infos;
+    size_t commands, bindings, constants, resources, infos;
   };
   Mark mark() const {
-    return {graph.bindings.size(), graph.constants.size(), graph.resources.size(), graph.infos.size()};
+    return {graph.commands.size(), graph.bindings.size(), graph.constants.size(), graph.resources.size(),
+            graph.infos.size()};
   }
   /// Takes back what was added since.
   void restore(const Mark& mark) noexcept {
+    graph.commands.resize(mark.commands);
     graph.bindings.resize(mark.bindings);
     graph.constants.resize(mark.constants);
     if (graph.resources.size() != mark.resources) {

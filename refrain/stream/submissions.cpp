@@ -32,6 +32,7 @@ bool overlap(const Touch& a, const Touch& b) {
 
 /// True when `range` conflicts with `summary`, whose entries are sorted and disjoint.
 bool touches(const graph::AccessSummary& summary, const Touch& range) {
+  if (summary.unknown) return true;
   auto entry = std::ranges::partition_point(summary.entries, [&](const Touch& e) {
     return e.allocation < range.allocation || (e.allocation == range.allocation && e.end <= range.begin);
   });

@@ -202,5 +202,86 @@ TEST_F(Registry, Misuse) {
   EXPECT_EQ(device_.kernels().table()->size(), std::size(kKernels) + 1);
 }
 
+// y = x + 1 through pointers, which no argument shows.
+struct HiddenConstants {
+  const float* from = nullptr;
+  float* to = nullptr;
+};
+constexpr OpSchema kHidden{.name = "hidden",
+                           .doc = "",
+                           .args = {},
+                           .constants_bytes = sizeof(HiddenConstants),
+                           .unknown_access = true};
+void hidden_tiles(const TileArgs& args, uint32_t, uint32_t) {
+  const auto& c = args.constants_as<HiddenConstants>();
+  for (size_t i = 0; i < 256; ++i) c.to[i] = c.from[i] + 1;
+}
+
+class UnknownAccess : public Registry {
+ protected:
+  UnknownAccess() {
+    device_.kernels().add(scale_kernel());
+    device_.kernels().add({.name = "hidden", .op = &kHidden, .entry = {nullptr, nullptr, hidden_tiles}});
+    float* x = x_.span<float>().data();
+    std::fill_n(x, 256, 3.0f);
+    hidden_ = {y_.span<float>().data(), z_.span<float>().data()};
+  }
+  Program program(uint32_t queue, const std::function<void(CommandEncoder&)>& record) {
+    CommandEncoder encoder = device_.encoder();
+    record(encoder);
+    PrepareOptions options;
+    options.queue = queue;
+    return device_.prepare(device_.plan(encoder.finish()).first, options);
+  }
+  void hide(CommandEncoder& encoder) const { dispatch(encoder, kHidden, std::array<Operand, 0>{}, hidden_); }
+
+  Buffer y_ = device_.buffer(DType::f32, {64, 4}), z_ = device_.buffer(DType::f32, {64, 4}),
+         w_ = device_.buffer(DType::f32, {64, 4});
+  HiddenConstants hidden_;
+};
+
+TEST_F(UnknownAccess, IsAFenceInARecording) {
+  const Program step = program(0, [&](CommandEncoder& encoder) {
+    scale(encoder, x_, y_, 2);
+    hide(encoder);
+    scale(encoder, z_, w_, 10);
+  });
+  std::vector<device::CommandKind> kinds;
+  for (const device::Command& command : step.plan().data().commands) kinds.push_back(command.kind);
+  using enum device::CommandKind;
+  EXPECT_EQ(kinds, (std::vector{kernel, fence, kernel, fence, kernel}));
+  for (int i = 0; i < 100; ++i) {
+    device_.wait(device_.submit(step), std::chrono::seconds(10));
+    for (const float value : w_.span<float>()) ASSERT_EQ(value, 70);
+    for (float& value : w_.span<float>()) value = 0;
+    std::fill_n(hidden_.to, 256, 0.0f);
+  }
+  const Counters before = device_.counters();
+  device_.wait(device_.submit(step), std::chrono::seconds(10));
+  EXPECT_EQ(device_.counters().fences_submitted, before.fences_submitted + 2);
+}
+
+TEST_F(UnknownAccess, RunsBesideNoOtherQueue) {
+  const Program hides = program(0, [&](CommandEncoder& encoder) { hide(encoder); });
+  const Program writes = program(1, [&](CommandEncoder& encoder) { scale(encoder, x_, y_, 2); });
+  const Program reads = program(2, [&](CommandEncoder& encoder) { scale(encoder, z_, w_, 10); });
+  const Point host = device_.host_point();
+  device_.submit(writes, {}, std::array{host});
+  const Point hidden = device_.submit(hides);
+  const Point last = device_.submit(reads);
+  EXPECT_EQ(device_.counters().waits_derived, 2u);
+  EXPECT_NE(refusal([&] { (void)z_.span<const float>(); }), "nothing was thrown") << "it may be written";
+  EXPECT_FALSE(device_.reached(hidden));
+  device_.signal(host);
+  device_.wait(last, std::chrono::seconds(10));
+  for (const float value : w_.span<float>()) EXPECT_EQ(value, 70);
+}
+
+TEST_F(UnknownAccess, ARefusedDispatchLeavesNoFence) {
+  CommandEncoder encoder = device_.encoder();
+  EXPECT_NE(refusal([&] { encoder.dispatch({&kHidden, {}, {}}); }), "nothing was thrown");
+  EXPECT_TRUE(encoder.finish().commands.empty());
+}
+
 }  // namespace
 }  // namespace refrain::null_tests

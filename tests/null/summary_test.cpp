@@ -98,11 +98,6 @@ TEST(Summary, RandomPlansAgreeWithTheDefinition) {
     conflicts += expected;
     ASSERT_EQ(graph::conflicts(a_summary, b_summary), expected) << i;
     ASSERT_EQ(graph::conflicts(b_summary, a_summary), expected) << i;
-    Bytes both = a_bytes;
-    for (size_t m = 0; m < kAllocations; ++m) {
-      for (size_t k = 0; k < kBytes; ++k) both[m][k] = std::max(both[m][k], b_bytes[m][k]);
-    }
-    ASSERT_NO_FATAL_FAILURE(expect_equal(graph::merge(a_summary, b_summary), both));
   }
   EXPECT_GT(conflicts, 2000);
   EXPECT_LT(conflicts, 18000);
@@ -120,16 +115,6 @@ TEST(Summary, TheArenaCountsWhenItsMemoryIsGiven) {
   EXPECT_EQ(whole.entries, (std::vector<AccessSummary::Entry>{{10, 0, 8, false}, {11, 64, 96, true}}));
   EXPECT_TRUE(graph::conflicts(whole, whole));
   EXPECT_FALSE(graph::conflicts(graph::summarize(plan), graph::summarize(plan)));
-}
-
-TEST(Summary, OneView) {
-  const Memory memory;
-  const device::BufferView view{&memory.allocations[0], 4, 4};
-  EXPECT_TRUE(graph::conflicts(graph::summarize(view, true), graph::summarize(view, false)));
-  EXPECT_FALSE(graph::conflicts(graph::summarize(view, false), graph::summarize(view, false)));
-  EXPECT_FALSE(
-      graph::conflicts(graph::summarize({&memory.allocations[0], 0, 4}, true), graph::summarize(view, true)));
-  EXPECT_TRUE(graph::summarize({&memory.allocations[0], 4, 0}, true).entries.empty());
 }
 
 }  // namespace
