@@ -1,5 +1,6 @@
 // Time of a step of a model, fused and not: one row and 64 rows, one thread and two, taken in turn, the other
-// one first every other time. CPU time of all threads stands beside, for machines that others use as well.
+// one first every other time. CPU time of all threads stands beside, for machines that others use as well; its
+// clock may move in jumps longer than a step, so it is read around several steps and has no least.
 //
 //   bench_fused_step [MODEL] [THREADS...]
 #include <algorithm>
@@ -20,10 +21,8 @@ using namespace refrain;
 using model::ProgramFamily;
 using model::StepRow;
 
-struct Times {
-  double wall_us = 0;
-  double cpu_us = 0;
-};
+// A turn takes as many steps as fill this time, so that jumps of the CPU clock, up to 10 ms, are a part of it.
+constexpr double kTurnUs = 50000;
 
 double cpu_us() {
   timespec time{};
@@ -31,18 +30,16 @@ double cpu_us() {
   return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_nsec) / 1e3;
 }
 
-Times step_times(ProgramFamily& family, uint32_t rows, uint32_t position) {
+double step_us(ProgramFamily& family, uint32_t rows, uint32_t position) {
   std::vector<StepRow> batch;
   std::vector<uint32_t> outputs;
   for (uint32_t r = 0; r < rows; ++r) batch.push_back({5 + r, position + r, 0, 0});
   outputs.push_back(rows - 1);
   const model::StepSequence sequence = family.sequence(0, position + rows);
-  const double cpu_begin = cpu_us();
   const auto begin = std::chrono::steady_clock::now();
   family.submit({batch, std::span(&sequence, 1), outputs});
   family.wait();
-  return {std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count(),
-          cpu_us() - cpu_begin};
+  return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
 }
 
 double median(std::vector<double> list) {
@@ -50,12 +47,19 @@ double median(std::vector<double> list) {
   return list[list.size() / 2];
 }
 
-/// Medians, and the median of the ratios of each pair.
-void print(const char* clock, const std::vector<double> (&us)[2]) {
+double median_ratio(const std::vector<double> (&us)[2]) {
   std::vector<double> ratios;
   for (size_t i = 0; i < us[0].size(); ++i) ratios.push_back(us[1][i] / us[0][i]);
-  std::printf("  %s plain %9.1f us (least %9.1f)  fused %9.1f us (least %9.1f)  ratio %.3f\n", clock,
-              median(us[0]), std::ranges::min(us[0]), median(us[1]), std::ranges::min(us[1]), median(ratios));
+  return median(std::move(ratios));
+}
+
+/// Medians, and the median of the ratios of each pair.
+void print(const std::vector<double> (&wall)[2], const std::vector<double> (&cpu)[2]) {
+  std::printf("  wall plain %9.1f us (least %9.1f)  fused %9.1f us (least %9.1f)  ratio %.3f\n",
+              median(wall[0]), std::ranges::min(wall[0]), median(wall[1]), std::ranges::min(wall[1]),
+              median_ratio(wall));
+  std::printf("  cpu  plain %9.1f us %19sfused %9.1f us %19sratio %.3f\n", median(cpu[0]), "", median(cpu[1]),
+              "", median_ratio(cpu));
 }
 
 }  // namespace
@@ -81,20 +85,21 @@ int main(int count, char** arguments) {
     std::printf("%u threads: %zu commands in %zu levels recorded, %zu in %zu fused\n", workers,
                 report.recorded_commands, report.recorded_levels, report.commands, report.fused_levels);
     for (const uint32_t rows : {1u, 64u}) {
+      for (const auto& family : families) step_us(*family, rows, 64);  // the first touches memory
+      const int steps = std::max(1, static_cast<int>(kTurnUs / step_us(*families[0], rows, 64)));
       // In turn, so that both meet the same neighbours on the machine.
       std::vector<double> wall[2], cpu[2];
       const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(6);
-      for (int round = 0; round < 21 || (round < 1000 && std::chrono::steady_clock::now() < end); ++round) {
+      for (int round = 0; round < 21 || std::chrono::steady_clock::now() < end; ++round) {
         for (const int turn : {0, 1}) {
           const int fuse = turn ^ (round & 1);
-          const Times times = step_times(*families[fuse], rows, 64);
-          wall[fuse].push_back(times.wall_us);
-          cpu[fuse].push_back(times.cpu_us);
+          const double begin_us = cpu_us();
+          for (int step = 0; step < steps; ++step) wall[fuse].push_back(step_us(*families[fuse], rows, 64));
+          cpu[fuse].push_back((cpu_us() - begin_us) / steps);
         }
       }
-      std::printf(" R = %u\n", rows);
-      print("wall", wall);
-      print("cpu ", cpu);
+      std::printf(" R = %u, %d steps a turn\n", rows, steps);
+      print(wall, cpu);
     }
   }
 }
