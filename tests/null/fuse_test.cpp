@@ -413,23 +413,25 @@ TEST_F(Fuse, AGroupReadsAndWritesWhatItsMembersDo) {
   EXPECT_EQ(device::title(plan.data(), command), "rms_norm+matmul+add");
 }
 
-/// A Qwen3 layer with what surrounds it, from plain ops.
+/// A Qwen3 layer, or some, with what surrounds them, from plain ops.
 struct Layer {
-  explicit Layer(Device opened = Device(device::make_null(null_table()), ops::cpu_layouts(), {}))
+  explicit Layer(Device opened = Device(device::make_null(null_table()), ops::cpu_layouts(), {}),
+                 uint32_t layers = 1)
       : device(std::move(opened)) {
     const format::ModelFolder folder = format::ModelFolder::open("models/tales-qwen3-4bit");
     config = model::read_config(folder.path(), folder.config());
-    config.layers = 1;
+    config.layers = layers;
     model::WeightLoader loader(device, folder, nullptr);
     architecture = model::load_qwen3(config, loader);
   }
-  ComputeGraph record(int64_t rows) {
+  /// So many times the whole of it, one behind the other.
+  ComputeGraph record(int64_t rows, uint32_t times = 1) {
     const model::KvCache cache(device, config, 1, 64);
     const model::StepBlock step(device, {static_cast<uint32_t>(rows), 1, cache.geometry().pages});
     const Buffer status = device.buffer(DType::u32, {2});
     const Buffer logits = device.buffer(DType::f32, {rows, config.vocab}).with_live_rows(step.live_outputs);
     CommandEncoder encoder = device.encoder();
-    architecture->record(encoder, {step, cache, status, logits});
+    for (uint32_t i = 0; i < times; ++i) architecture->record(encoder, {step, cache, status, logits});
     ComputeGraph graph = encoder.finish();
     graph::expand(graph, graph::Mode::exact);
     return graph;
@@ -517,6 +519,19 @@ TEST(FuseLayer, IsWhatOneWouldFuseByHand) {
     const std::vector<uint32_t> levels = graph::derive_order(graph::accesses(fused)).levels;
     EXPECT_EQ(levels, (std::vector<uint32_t>{1, 2, 3, 4, 5, 6, 7, 8}));
     EXPECT_EQ(report.recorded_levels, 1u + 13u + 3u);
+  }
+}
+
+TEST(FuseLayer, IsFiveCommandsAtAnyDepth) {
+  // 240 layers are 4,320 commands: past the reach of a group, and with more of all that is alike than it tries.
+  constexpr uint32_t kLayers = 6, kTimes = 40;
+  Layer layers(Device(device::make_null(null_table()), ops::cpu_layouts(), {}), kLayers);
+  for (const int64_t rows : {1, 64}) {
+    ComputeGraph graph = layers.record(rows, kTimes);
+    const graph::FuseReport report = graph::fuse(graph, null_table(), layers.device.info());
+    EXPECT_EQ(report.misses, std::vector<std::string>());
+    EXPECT_EQ(report.fusions.size(), kTimes * (4 * kLayers + 1));
+    EXPECT_EQ(graph.commands.size(), kTimes * (5 * kLayers + 3));
   }
 }
 
