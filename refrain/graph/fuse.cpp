@@ -63,7 +63,7 @@ class Fuser {
   Fuser(ComputeGraph& graph, std::span<const device::Kernel> kernels, const device::DeviceInfo& info)
       : graph_(graph),
         count_(static_cast<uint32_t>(graph.commands.size())),
-        order_(derive_order(accesses(graph))),
+        order_(derive_order(accesses(graph), /*reduced=*/false)),
         contraction_(order_),
         nodes_(count_),
         values_(graph.temps.size()) {

@@ -157,13 +157,13 @@ void HazardTracker::reset() {
   count_ = 0;
 }
 
-Order derive_order(const AccessList& accesses) {
+Order derive_order(const AccessList& accesses, bool reduced) {
   const size_t count = accesses.commands.size();
   Order order;
   order.deps_of.reserve(count);
   order.levels.reserve(count);
   order.deps.reserve(2 * count);
-  order.before = Reachability(count);
+  if (reduced) order.before = Reachability(count);
 
   HazardTracker tracker(count, accesses.ranges.size());
   std::vector<uint64_t> pending((count + 63) / 64);  // candidates not yet found redundant, as bits
@@ -187,15 +187,17 @@ Order derive_order(const AccessList& accesses) {
 
     // Latest first: an edge is redundant exactly when a later kept one already reaches its target.
     const auto first = static_cast<uint32_t>(order.deps.size());
-    const uint64_t* reached = order.before.row(i);
     uint32_t level = 0;
     for (size_t w = highest + 1; w-- > lowest;) {
       while (pending[w] != 0) {
         const auto dep =
             static_cast<uint32_t>(w * 64 + 63) - static_cast<uint32_t>(std::countl_zero(pending[w]));
-        order.before.add(i, dep);
         order.deps.push_back(dep);
         level = std::max(level, order.levels[dep]);
+        pending[w] &= ~(uint64_t{1} << (dep % 64));
+        if (!reduced) continue;
+        order.before.add(i, dep);
+        const uint64_t* const reached = order.before.row(i);
         for (size_t v = lowest; v <= w; ++v) pending[v] &= ~reached[v];
       }
     }

@@ -126,10 +126,10 @@ class Reachability {
 /// The order that the accesses ask for.
 struct Order {
   std::vector<device::Range> deps_of;  ///< of each command, into `deps`
-  std::vector<uint32_t> deps;    ///< transitive reduction, each command's ascending: every edge is necessary
-  std::vector<uint32_t> levels;  ///< 1 + the greatest level of the deps; a fence: that greatest level
-  Reachability before;           ///< transitive closure
-  size_t conflicts = 0;          ///< direct dependencies before the reduction, those on fences excluded
+  std::vector<uint32_t> deps;          ///< each command's ascending; reduced: every edge is necessary
+  std::vector<uint32_t> levels;        ///< 1 + the greatest level of the deps; a fence: that greatest level
+  Reachability before;                 ///< transitive closure; empty unless reduced
+  size_t conflicts = 0;                ///< direct dependencies before the reduction, those on fences excluded
 
   std::span<const uint32_t> deps_of_command(size_t command) const {
     return std::span(deps).subspan(deps_of[command].first, deps_of[command].count);
@@ -137,7 +137,7 @@ struct Order {
 };
 
 /// The order by HazardTracker, reduced; a fence follows everything before it and precedes everything after
-/// it. O(accesses * log) plus O(commands^2 / 64) for the reduction.
-Order derive_order(const AccessList& accesses);
+/// it. O(accesses * log) plus O(commands^2 / 64) for the reduction, whose closure takes commands^2 / 8 bytes.
+Order derive_order(const AccessList& accesses, bool reduced = true);
 
 }  // namespace refrain::graph

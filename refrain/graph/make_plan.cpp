@@ -93,6 +93,7 @@ std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<co
   watch.lap("reorder");
   const MemoryPlan memory = plan_memory(lowered, values, options.reuse_memory);
   watch.lap("memory");
+  values.before = Reachability();  // so that there is one closure at a time
   list = accesses(lowered, &memory);
   const Order order = derive_order(list);
   if (order.deps != values.deps) throw Error("[plan] sharing memory changed the order of commands");

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
 #include <random>
 #include <set>
 
@@ -43,6 +45,26 @@ TEST(Hazards, RandomListsAgreeWithTheDefinition) {
 TEST(Hazards, LongListsAgreeWithTheDefinition) {
   std::mt19937 rng(7);
   for (int i = 0; i < 40; ++i) ASSERT_EQ(disagreement(random_accesses(rng, 200)), "") << "list " << i;
+}
+
+TEST(Hazards, WithoutReductionTheOrderIsTheSame) {
+  std::mt19937 rng(11);
+  size_t more = 0;
+  for (int i = 0; i < 3000; ++i) {
+    const AccessList list = random_accesses(rng, 24);
+    const Order reduced = graph::derive_order(list), direct = graph::derive_order(list, /*reduced=*/false);
+    ASSERT_EQ(direct.levels, reduced.levels) << "list " << i;
+    ASSERT_EQ(direct.conflicts, reduced.conflicts) << "list " << i;
+    Relation stored(list.commands.size());
+    for (size_t c = 0; c < stored.size(); ++c) {
+      const Edges edges = deps(direct, c);
+      ASSERT_TRUE(std::ranges::adjacent_find(edges, std::greater_equal<>()) == edges.end()) << "list " << i;
+      for (const uint32_t dep : edges) stored[c][dep] = true;
+    }
+    ASSERT_EQ(closure(std::move(stored)), closure(list)) << "list " << i;
+    more += direct.deps.size() - reduced.deps.size();
+  }
+  EXPECT_GT(more, 0u);
 }
 
 TEST(Hazards, TheOracleCanDisagree) {
