@@ -34,7 +34,7 @@ constexpr size_t kReach = 1024;
 struct Node {
   Iteration iteration = Iteration::other;
   uint32_t units = 0;      ///< 0: never fused
-  uint32_t fences = 0;     ///< before it
+  size_t fences = 0;       ///< before it
   uint32_t input = kNone;  ///< the argument that a contraction reads whole rows of, if there is exactly one
   int64_t rows = 0;
   uint64_t flops = 0;   ///< of one row
@@ -69,11 +69,10 @@ class Fuser {
         values_(graph.temps.size()) {
     for (const uint32_t level : order_.levels)
       report_.recorded_levels = std::max<size_t>(report_.recorded_levels, level);
-    uint32_t fences = 0;
     for (uint32_t i = 0; i < count_; ++i) {
       describe(i, kernels, info);
-      nodes_[i].fences = fences;
-      fences += graph.commands[i].fence();
+      nodes_[i].fences = fences_.size();
+      if (graph.commands[i].fence()) fences_.push_back(i);
     }
     for (uint32_t i = 0; i < count_; ++i) {
       if (nodes_[i].input == kNone) continue;
@@ -257,6 +256,9 @@ class Fuser {
     }
     if (prologue) parts.clear();
     if (std::string reason = units_refusal(grown, candidate, parts); !reason.empty()) return reason;
+    const size_t fences = std::min(node.fences, nodes_[first].fences);
+    if (std::max(node.fences, nodes_[first].fences) != fences)
+      return fmt::format("{} lies between", name(fences_[fences]));
     if (contraction_.distance(first, candidate) > kReach)
       return fmt::format("it is more than {} commands away", kReach);
     if (const uint32_t other = contraction_.join(first, candidate); other != kNone)
@@ -348,15 +350,19 @@ class Fuser {
     const uint32_t first = grown.first();
     const std::vector<uint32_t>& siblings = readers_.at(key(binding(first, nodes_[first].input)));
     size_t tries = 0;
-    for (auto next = std::ranges::upper_bound(siblings, first);
-         next != siblings.end() && tries < kMostMembers; ++next) {
+    for (auto next = std::ranges::upper_bound(siblings, first); next != siblings.end(); ++next) {
       if (nodes_[*next].grouped) continue;
-      ++tries;
-      const std::string reason = join(grown, *next);
+      const std::string reason = try_join(grown, *next, tries);
       if (reason.empty()) continue;
       refuse(*next, grown, reason);
-      if (nodes_[*next].fences != nodes_[first].fences) break;
+      if (grown.full() || tries > kMostMembers || nodes_[*next].fences != nodes_[first].fences) break;
     }
+  }
+
+  /// join() for one of at most kMostMembers candidates; the next one is refused for that.
+  std::string try_join(Grown& grown, uint32_t candidate, size_t& tries) {
+    if (++tries > kMostMembers) return fmt::format("{} others have been tried", kMostMembers);
+    return join(grown, candidate);
   }
 
   void add_prologue(Grown& grown) {
@@ -383,6 +389,13 @@ class Fuser {
     return {};
   }
 
+  /// True for what may take on the values of a product.
+  bool takes_on(uint32_t command) const {
+    const Node& node = nodes_[command];
+    return node.units != 0 && !node.grouped && node.iteration != Iteration::contraction &&
+           node.iteration != Iteration::other && !node.feeds_contraction;
+  }
+
   void add_epilogues(Grown& grown) {
     std::set<uint32_t> candidates;
     const auto add_users = [&](uint32_t member) {
@@ -390,24 +403,27 @@ class Fuser {
         const Binding& bound = binding(member, b);
         if (bound.temp == kNone || bound.access == Access::in || member == grown.prologue) continue;
         const std::vector<uint32_t>& users = values_[bound.temp].users;
-        const auto next = std::ranges::upper_bound(users, member);
+        auto next = std::ranges::upper_bound(users, member);
         const auto left = static_cast<size_t>(users.end() - next);
-        candidates.insert(next, next + static_cast<ptrdiff_t>(std::min(left, kMostMembers)));
+        const auto far =
+            next + static_cast<ptrdiff_t>(std::min(left, kReach));  // from there on, out of reach
+        for (size_t found = 0; next != far && found <= kMostMembers; ++next) {
+          if (!takes_on(*next)) continue;
+          candidates.insert(*next);
+          ++found;
+        }
       }
     };
     for (const Member& member : grown.members) add_users(member.command);
     // In recorded order, so whatever could join before a candidate has been decided when it is its turn.
-    for (size_t tries = 0; !candidates.empty() && tries < kMostMembers;) {
+    size_t tries = 0;
+    while (!candidates.empty()) {
       const uint32_t candidate = *candidates.begin();
       candidates.erase(candidates.begin());
-      const Node& node = nodes_[candidate];
-      if (node.units == 0 || node.grouped || node.iteration == Iteration::contraction ||
-          node.iteration == Iteration::other || node.feeds_contraction || grown.has(candidate)) {
-        continue;
-      }
-      ++tries;
-      if (const std::string reason = join(grown, candidate); !reason.empty()) {
+      if (grown.has(candidate)) continue;
+      if (const std::string reason = try_join(grown, candidate, tries); !reason.empty()) {
         refuse(candidate, grown, reason);
+        if (grown.full() || tries > kMostMembers) break;
       } else {
         add_users(candidate);
       }
@@ -449,6 +465,7 @@ class Fuser {
   const Order order_;
   Contraction contraction_;
   std::vector<Node> nodes_;
+  std::vector<uint32_t> fences_;
   std::vector<Value> values_;                              // of each temp
   std::map<Key, std::vector<uint32_t>> readers_;           // contractions with this input, ascending
   std::map<uint32_t, Grown> groups_;                       // by first member

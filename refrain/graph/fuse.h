@@ -30,7 +30,8 @@ struct FuseReport {
 ///   - no path of dependencies, fences and groups formed before included, leaves the group and comes back;
 ///   - the units of members that hand on values divide, and a unit is not too much of the work for
 ///     one worker;
-///   - the group is not full (64 members) and not far away (1024 commands).
+///   - the group is not full (64 members), not far away (1024 commands), and has not tried 64 others of its kind
+///     before (siblings, or whatever takes values on): the next one is a miss that says so.
 /// All other values stay what they were, so a value may be read outside, too. A group stands where its first
 /// member stood, behind what its later members follow; everything else keeps the recorded order. Besides
 /// derive_order, O(commands) with a constant for the largest group.

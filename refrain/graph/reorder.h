@@ -33,7 +33,7 @@ Reordering order_by_levels(const AccessList& accesses, const Order& order, std::
 /// examined (64 positions with i itself; those already taken are passed over): one that conflicts neither
 /// with the group nor with the ones passed by is taken into the group, any other is passed by. Then a new
 /// group begins with command i. Unlike there, a fence ends the group and the look-ahead, so that nothing
-/// crosses it. O(n * 64 * ranges * ranges of one memory among 64 commands).
+/// crosses it. O(n * 64 * ranges * different ranges of one memory in a group).
 Reordering order_by_lookahead(const AccessList& accesses);
 
 /// Bytes that each command touches: its cost when nothing better is known, as most commands are bound by

@@ -124,6 +124,20 @@ TEST_F(FuseLimits, ThousandsOfFences) {
   EXPECT_EQ(report.misses[0], "#2 project does not join project at #0: #1 fence lies between");
 }
 
+TEST_F(FuseLimits, AFenceIsNamedBeforeWhatFollowsIt) {
+  const PlanReport report = plan([&](CommandEncoder& e) {
+    const Temp y = temp(e), z = temp(e);
+    project(e, x_, y);
+    dispatch(e, kScale, std::array{Operand(x_), Operand(y), Operand(z)}, RowConstants{7, 6, 6, 6});
+    e.barrier();
+    e.barrier();
+    blend(e, y, z, temp(e));
+  });
+  EXPECT_TRUE(report.fusions.empty());
+  ASSERT_EQ(report.misses.size(), 2u);
+  EXPECT_EQ(report.misses[1], "#4 blend does not join project at #0: #2 fence lies between");
+}
+
 TEST_F(FuseLimits, AFullGroupSaysSo) {
   const PlanReport report = plan([&](CommandEncoder& e) {
     for (uint32_t i = 0; i < 64; ++i) project(e, x_, temp(e));
@@ -134,6 +148,35 @@ TEST_F(FuseLimits, AFullGroupSaysSo) {
   ASSERT_EQ(report.fusions.size(), 2u);
   EXPECT_EQ(report.fusions[1], "project+blend: #64 #65");
   EXPECT_EQ(report.misses, Names{"#64 project does not join project*64 at #0: it has 64 members"});
+}
+
+TEST_F(FuseLimits, ReadersThatMayNotJoinCostNoTries) {
+  // A hundred products of the value come before the sum of it.
+  const PlanReport report = plan([&](CommandEncoder& e) {
+    const Temp y = temp(e), z = temp(e);
+    project(e, x_, y);
+    for (uint32_t i = 0; i < 100; ++i) project(e, y, z);
+    blend(e, y, y, temp(e));
+  });
+  ASSERT_FALSE(report.fusions.empty());
+  EXPECT_EQ(report.fusions[0], "project+blend: #0 #101");
+}
+
+TEST_F(FuseLimits, WhoIsNotTriedIsNamed) {
+  for (const uint32_t refused : {63u, 64u}) {
+    const PlanReport report = plan([&](CommandEncoder& e) {
+      const Temp y = temp(e), z = temp(e);
+      project(e, x_, y);
+      for (uint32_t i = 0; i < refused; ++i)
+        dispatch(e, kScale, std::array{Operand(x_), Operand(y), Operand(z)}, RowConstants{7, 6, 6, 6});
+      for (uint32_t i = 0; i < 3; ++i) blend(e, y, y, temp(e));
+    });
+    EXPECT_EQ(report.fusions.empty(), refused == 64);
+    ASSERT_EQ(report.misses.size(), refused + 1);
+    EXPECT_EQ(report.misses[refused],
+              refused == 63 ? "#65 blend does not join project+blend at #0: 64 others have been tried"
+                            : "#65 blend does not join project at #0: 64 others have been tried");
+  }
 }
 
 TEST_F(FuseLimits, WhatIsFarIsLeft) {
