@@ -14,8 +14,10 @@ namespace {
 constexpr size_t kAlignment = 64;
 
 // Places that a temp is refused before it goes behind all others, so that planning a wide graph takes no longer
-// for each of its temps. Models have some dozens at a time.
+// for each of its temps; and those that all temps together may be refused in any case: graphs of up to 2,048
+// temps, which models are, share memory as if there were no limit.
 constexpr size_t kMostTries = 256;
+constexpr size_t kMostTriesTogether = size_t{1} << 22;
 
 /// True when all of `users` are ordered before `command`.
 bool all_before(const std::vector<uint32_t>& users, uint32_t command, const Reachability& before) {
@@ -50,6 +52,7 @@ MemoryPlan plan_memory(const LoweredGraph& graph, const Order& order, bool reuse
     return (next == cell.begin() || all_before(users[*std::prev(next)], first_user(temp), order.before)) &&
            (next == cell.end() || all_before(users[temp], first_user(*next), order.before));
   };
+  const size_t most_tries = std::max(kMostTries, kMostTriesTogether / std::max<size_t>(count, 1));
   for (const uint32_t temp : by_size) {
     if (users[temp].empty()) continue;
     const size_t bytes = align_up(graph.temp_bytes[temp], kAlignment);
@@ -60,7 +63,7 @@ MemoryPlan plan_memory(const LoweredGraph& graph, const Order& order, bool reuse
         if (place.first >= offset + bytes) break;
         if (apart(cell, temp)) continue;
         offset = std::max(offset, place.first + place.second);
-        if (++tries == kMostTries) {
+        if (++tries == most_tries) {
           offset = plan.arena_bytes;
           break;
         }

@@ -106,7 +106,6 @@ TEST(Memory, ScratchIsForEveryWorker) {
 }
 
 TEST(Memory, ValuesOfAWideGraphHaveBytesOfTheirOwn) {
-  // More at a time than the pass tries places for one of them.
   Device device = null_device();
   CommandEncoder encoder = device.encoder();
   const Buffer a = device.buffer(DType::u32, {4}), b = device.buffer(DType::u32, {4});
@@ -119,6 +118,38 @@ TEST(Memory, ValuesOfAWideGraphHaveBytesOfTheirOwn) {
   const ComputeGraph graph = encoder.finish();
   EXPECT_EQ(memory_faults(graph, device.info(), /*reuse=*/true), "");
   EXPECT_EQ(memory_faults(graph, device.info(), /*reuse=*/false), "");
+}
+
+TEST(Memory, PastTheLimitOfTriesValuesAreApart) {
+  // 4,000 values at a time, of which one is refused 1,048 places at most.
+  Device device = null_device();
+  CommandEncoder encoder = device.encoder();
+  const Buffer a = device.buffer(DType::u32, {16});
+  for (int i = 0; i < 4000; ++i)
+    dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(encoder.temp(DType::u32, {16}))},
+             MixConstants{1, 16, 0, 16});
+  PlanOptions options;
+  options.check = false;
+  // make_plan refuses a plan in which sharing orders commands.
+  EXPECT_EQ(device.plan(encoder.finish(), options).second.arena_bytes, 4000u * 64);
+}
+
+TEST(Memory, ChainsBesideEachOtherNeedTwoValuesEach) {
+  // However many there are: values of one chain never share with those of another.
+  constexpr int kChains = 300, kLength = 6;
+  Device device = null_device();
+  CommandEncoder encoder = device.encoder();
+  const Buffer a = device.buffer(DType::u32, {16});
+  for (int i = 0; i < kChains; ++i) {
+    Temp last;
+    for (int k = 0; k < kLength; ++k) {
+      const Temp next = encoder.temp(DType::u32, {16});
+      dispatch(encoder, kMix, std::array{k == 0 ? Operand(a) : Operand(last), Operand(), Operand(next)},
+               MixConstants{1, 16, 0, 16});
+      last = next;
+    }
+  }
+  EXPECT_EQ(device.plan(encoder.finish()).second.arena_bytes, size_t{kChains} * 2 * 64);
 }
 
 TEST(Memory, ActivationsAreF32InExactMode) {
