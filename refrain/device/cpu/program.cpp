@@ -163,19 +163,22 @@ void CpuProgram::keep_stamps() const {
   }
 }
 
-void CpuProgram::fail(uint32_t step, const char* what) const {
+void CpuProgram::fail(uint32_t step, const char* what) const noexcept {
   const Command& command = plan_.commands[step];
   const std::lock_guard lock(kept_mutex_);
-  if (!failure_.empty()) return;
-  failure_ = "command " + std::to_string(step) + " (" + title(plan_, command) + ")";
-  if (command.label < plan_.labels.size() && !plan_.labels[command.label].empty())
-    failure_ += " '" + plan_.labels[command.label] + "'";
-  failure_ += std::string(" threw: ") + what;
+  if (failed()) return;
+  try {
+    failure_ = "command " + std::to_string(step) + " (" + title(plan_, command) + ")";
+    if (command.label < plan_.labels.size() && !plan_.labels[command.label].empty())
+      failure_ += " '" + plan_.labels[command.label] + "'";
+    failure_ += std::string(" threw: ") + what;
+  } catch (const std::bad_alloc&) {
+    failure_.clear();
+  }
   failed_.store(true, std::memory_order_relaxed);
 }
 
-std::string CpuProgram::take_failure() const {
-  if (!failed()) return {};
+std::string CpuProgram::take_failure() const noexcept {
   const std::lock_guard lock(kept_mutex_);
   failed_.store(false, std::memory_order_relaxed);
   return std::exchange(failure_, {});

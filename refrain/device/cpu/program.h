@@ -67,11 +67,12 @@ class CpuProgram final : public Program {
   void spans(std::span<TickSpan> spans) const;
 
   /// Notes that a step has thrown; the first counts. Any worker.
-  void fail(uint32_t step, const char* what) const;
+  void fail(uint32_t step, const char* what) const noexcept;
   /// True once a step of this replay has thrown: the rest need not run.
   bool failed() const { return failed_.load(std::memory_order_relaxed); }
-  /// Why the replay that has just ended failed, empty when it did not; forgets it. Called as above.
-  std::string take_failure() const;
+  /// Why the replay that has just ended failed, empty when there was no memory to say it; forgets the failure.
+  /// Called as above.
+  std::string take_failure() const noexcept;
 
   const uint32_t queue;
   const std::string label;

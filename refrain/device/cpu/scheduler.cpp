@@ -62,14 +62,21 @@ uint64_t Scheduler::submit(const CpuProgram& program, const Submission& submissi
 bool Scheduler::reached(const Point& point) const { return completed(point.queue) >= point.value; }
 
 // The next submission of a queue has failed, and with it all later ones.
-void Scheduler::fail(uint32_t index, const std::string& what) {
-  Queue& queue = queues_[index];
+void Scheduler::fail(Queue& queue, std::shared_ptr<const Failure> failure) noexcept {
   queue.failed_from = queue.completed.load(std::memory_order_relaxed) + 1;
-  const CpuProgram& program = *queue.ring[(queue.failed_from - 1) % queue.ring.size()]->program;
-  queue.failure = "cpu: " + what;
-  queue.cause = "submission " + std::to_string(queue.failed_from) + " of queue " + std::to_string(index) +
-                (program.label.empty() ? "" : " '" + program.label + "'") + " failed: " + what;
+  queue.failure = std::move(failure);
   any_failed_.store(true, std::memory_order_relaxed);
+}
+
+// Why what runs has failed; null when memory is short, as a worker has nobody to tell that.
+std::shared_ptr<const Scheduler::Failure> Scheduler::running_failure() const noexcept try {
+  const uint64_t value = completed(running_queue_) + 1;
+  std::string name = "submission " + std::to_string(value) + " of queue " + std::to_string(running_queue_);
+  if (!running_->label.empty()) name += " '" + running_->label + "'";
+  return std::make_shared<const Failure>(Failure{std::move(name), running_->take_failure()});
+} catch (const std::bad_alloc&) {
+  (void)running_->take_failure();
+  return nullptr;
 }
 
 // Ends, without running them, the submissions of failed queues and those that wait for one that failed.
@@ -87,9 +94,7 @@ void Scheduler::end_failed() {
             return point.queue != kHostQueue && point.value >= queues_[point.queue].failed_from;
           });
           if (failed == entry.waits.end()) break;
-          const std::string cause = queues_[failed->queue].cause;
-          fail(index, "did not run: " + cause);
-          queue.cause = cause;
+          fail(queue, queues_[failed->queue].failure);
         }
         ++queue.started;
         queue.completed.store(queue.started, std::memory_order_release);
@@ -105,7 +110,11 @@ void Scheduler::check_failure(const Point& point) const {
   if (point.queue == kHostQueue) return;
   const Queue& queue = queues_[point.queue];
   if (point.value < queue.failed_from) return;
-  throw DeviceError(point.value == queue.failed_from ? queue.failure : "cpu: did not run: " + queue.cause);
+  static const Failure kUnknown{"a submission", {}};
+  const Failure& failure = queue.failure != nullptr ? *queue.failure : kUnknown;
+  const bool ran = point.value == queue.failed_from && queue.ran;
+  throw DeviceError((ran ? "cpu: " : "cpu: did not run: " + failure.submission + " failed: ") +
+                    (failure.what.empty() ? "there was no memory to say why" : failure.what));
 }
 
 // If the team is free: of the heads of queues whose points have all been reached, one of the highest priority;
@@ -155,7 +164,10 @@ void Scheduler::complete() {
     const std::lock_guard lock(mutex_);
     if (running_->timestamps) running_->keep_stamps();
     Queue& queue = queues_[running_queue_];
-    if (const std::string failure = running_->take_failure(); !failure.empty()) fail(running_queue_, failure);
+    if (running_->failed()) {
+      queue.ran = true;
+      fail(queue, running_failure());
+    }
     queue.completed.store(queue.completed.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     running_ = nullptr;
     next = take_next();

@@ -43,6 +43,11 @@ class Scheduler {
     size_t offset_bytes = 0;  // in Entry::bytes
     size_t size_bytes = 0;
   };
+  // Of a submission that ran.
+  struct Failure {
+    std::string submission;  // "submission 3 of queue 0 'decode'"
+    std::string what;        // empty: there was no memory for it
+  };
   // A submission. Kept and used again, so that its vectors keep their capacity.
   struct Entry {
     const CpuProgram* program = nullptr;
@@ -57,16 +62,17 @@ class Scheduler {
     uint64_t submitted = 0;
     uint64_t started = 0;
     std::atomic<uint64_t> completed{0};
-    uint64_t failed_from = UINT64_MAX;  // this submission and all after it have failed
-    std::string failure;                // of that one
-    std::string cause;                  // the failure that it follows from
+    uint64_t failed_from = UINT64_MAX;       // this submission and all after it have failed
+    bool ran = false;                        // that one did, so it failed by itself
+    std::shared_ptr<const Failure> failure;  // that they follow from; null: there was no memory for it
   };
 
   Entry& new_entry(Queue& queue);
   bool reached(const Point& point) const;
   Entry* take_next();
   void end_failed();
-  void fail(uint32_t index, const std::string& what);
+  void fail(Queue& queue, std::shared_ptr<const Failure> failure) noexcept;
+  std::shared_ptr<const Failure> running_failure() const noexcept;
   void check_failure(const Point& point) const;
   void start_entry(const Entry& entry);
 
