@@ -28,7 +28,7 @@ struct Launch {
   uint32_t rows = 1;  ///< capacity: a larger live count is taken as this
   uint32_t rows_per_block = 1;
   uint32_t tiles_per_block = 1;
-  size_t scratch_bytes = 0;  ///< for each worker; a multiple of 64
+  size_t scratch_bytes = 0;  ///< for each worker; plans round it up to a multiple of 64
   /// In a group, where not 0: scratch for each row of the group's blocks, in place of scratch_bytes; it keeps
   /// what TileKernel::rows_prologue has left there, while other scratch is lost from one region to the next.
   size_t row_scratch_bytes = 0;

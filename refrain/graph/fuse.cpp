@@ -171,6 +171,9 @@ class Fuser {
       node.refusal = "no kernel accepts it";
     } else if (!kernel->regions) {
       node.refusal = fmt::format("kernel {} computes whole tiles only", kernel->name);
+    } else if (const uint32_t rows = kernel->launch(call, info).rows; rows != node.rows) {
+      node.refusal =
+          fmt::format("kernel {} walks {} rows, not the {} of its arguments", kernel->name, rows, node.rows);
     }
     if (node.iteration == Iteration::contraction && node.units != 0) node.input = input_of(index);
   }

@@ -23,6 +23,9 @@ std::string describe(const device::OpCall& call) {
   return text;
 }
 
+// No memory has as much, and the sum over a group's members and all workers does not overflow.
+constexpr size_t kMostScratchBytes = size_t{1} << 46;
+
 // Operations of a tile for one row: what streams 65536 weights, some 10 us where they come from memory.
 constexpr uint64_t kTileFlops = uint64_t{2} * 65536;
 
@@ -66,10 +69,33 @@ class Lowering {
         fmt::format("[{}] device {}: no kernel accepts {}", call.op->name, info_.backend, describe(call)));
   }
 
+  /// How `kernel` walks the call. Users' kernels say so, too, hence the checks.
+  device::Launch launch_of(const device::Kernel& kernel, const device::OpCall& call) const {
+    device::Launch launch = kernel.launch(call, info_);
+    const auto expect = [&](bool holds, const char* what, const char* wanted, uint64_t got) {
+      if (holds) return;
+      throw InvalidArgument(fmt::format("[{}] kernel {}: launch: {}: expected {}, got {}", call.op->name,
+                                        kernel.name, what, wanted, got));
+    };
+    expect(launch.rows_per_block != 0, "rows_per_block", "at least 1", 0);
+    expect(launch.tiles_per_block != 0, "tiles_per_block", "at least 1", 0);
+    const uint64_t tiles = uint64_t{ceil_div(launch.rows, launch.rows_per_block)} * launch.tiles_per_block;
+    expect(tiles < UINT32_MAX - 1, "tiles", "fewer than 2^32 - 2", tiles);
+    expect(launch.scratch_bytes <= kMostScratchBytes, "scratch_bytes", "what fits into memory",
+           launch.scratch_bytes);
+    const size_t row_bytes = launch.row_scratch_bytes;
+    expect((row_bytes != 0) == kernel.keeps_rows, "row_scratch_bytes",
+           kernel.keeps_rows ? "some for rows_prologue" : "0 without rows_prologue", row_bytes);
+    expect(row_bytes <= kMostScratchBytes / std::max(launch.rows, 1u), "row_scratch_bytes",
+           "what fits into memory", row_bytes);
+    launch.scratch_bytes = align_up(launch.scratch_bytes, 64);
+    return launch;
+  }
+
   void lower_plain(const Command& command, device::Command& out) {
     const device::OpCall call = op_call(graph_, command, infos_);
     out.kernel = &select(call);
-    out.launch = out.kernel->launch(call, info_);
+    out.launch = launch_of(*out.kernel, call);
     out.constants = command.constants;
     for (uint32_t i = 0; i < command.bindings.count; ++i) add_argument(command, i);
     if (command.live) out.live_arg = command.bindings.count - 1;
@@ -121,7 +147,7 @@ class Lowering {
         argument.view = {};
         argument.temp = kNone;
       }
-      const device::Launch launch = lowered.kernel->launch(call, info_);
+      const device::Launch launch = launch_of(*lowered.kernel, call);
       lowered.row_scratch_bytes = launch.row_scratch_bytes;
       lowered.scratch_bytes = launch.scratch_bytes;
       if (member.command.op->iteration == device::Iteration::contraction) {
@@ -196,7 +222,7 @@ class Lowering {
     for (device::Member& member : members) {
       if (member.row_scratch_bytes != 0 || member.scratch_bytes == 0) continue;
       member.scratch_offset_bytes = end;
-      shared = std::max(shared, align_up(member.scratch_bytes, 64));
+      shared = std::max(shared, member.scratch_bytes);
     }
     launch.scratch_bytes = end + shared;
   }

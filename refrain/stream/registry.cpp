@@ -85,6 +85,7 @@ void KernelRegistry::add(const UserKernel& kernel) {
   row.launch = kernel.launch != nullptr ? kernel.launch : launch_rows;
   row.entry = &owned.entry;
   row.regions = kernel.entry.region != nullptr;
+  row.keeps_rows = kernel.entry.rows_prologue != nullptr;
   holder->table.insert(holder->table.begin() + static_cast<std::ptrdiff_t>(user_kernels_), row);
   ++user_kernels_;
   table_ = std::shared_ptr<const KernelTable>(holder, &holder->table);

@@ -28,9 +28,11 @@ struct UserKernel {
   uint64_t prefetches = 0;        ///< as device::Kernel::prefetches
   /// True for the calls that it can run; null: all that pass the schema's check.
   bool (*accepts)(const device::OpCall& call) = nullptr;
-  /// How the work divides; null: one tile for each row of the first argument that has rows, else one tile.
+  /// How the work divides; null: one tile for each row of the first argument that has rows, else one tile. A
+  /// plan throws InvalidArgument for what cannot be walked.
   device::Launch (*launch)(const device::OpCall& call, const device::DeviceInfo& info) = nullptr;
-  /// `tiles` is required. With `region`, for an op whose schema has units, it can be part of a group. What it
+  /// `tiles` is required. With `region`, for an op whose schema has units, it can be part of a group if
+  /// the rows of its launch are those of its arguments; `rows_prologue` asks for row_scratch_bytes. What it
   /// throws fails the submission.
   device::TileKernel entry;
 };

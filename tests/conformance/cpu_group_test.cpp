@@ -114,12 +114,18 @@ const Kernel kKernels[] = {{.name = "spread_test",
                             .regions = true,
                             .keeps_rows = true}};
 
+/// The second of them as a user's.
+UserKernel turn_kernel() {
+  return {.name = "turn_test", .op = &kTurnOp, .launch = kKernels[1].launch, .entry = kTurnTiles};
+}
+
 class CpuGroup : public ::testing::TestWithParam<uint32_t> {};
 
 TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
   CpuOptions options;
   options.threads = GetParam();
-  Device device(make_validate(make_cpu(options, kKernels)), {}, {});
+  Device device(make_validate(make_cpu(options, std::span(kKernels, 1))), {}, {});
+  device.kernels().add(turn_kernel());
   const Buffer live = device.buffer(DType::u32, {1});
   const auto buffer = [&](const Shape& shape) {
     return device.buffer(DType::u32, shape).with_live_rows(live);
@@ -164,6 +170,28 @@ TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
       }
     }
   }
+}
+
+TEST(CpuGroupOfUsers, ALaunchOfOtherRowsIsNoMember) {
+  Device device(make_validate(make_cpu({}, std::span(kKernels, 1))), {}, {});
+  UserKernel turn = turn_kernel();
+  turn.launch = [](const OpCall&, const DeviceInfo&) {
+    return Launch{
+        .rows = kRows * kUnits, .rows_per_block = kUnits, .scratch_bytes = 64, .row_scratch_bytes = 4};
+  };
+  device.kernels().add(turn);
+  CommandEncoder encoder = device.encoder();
+  const Temp y = encoder.temp(DType::u32, {kRows, kUnits});
+  const Buffer x = device.buffer(DType::u32, {kRows, kUnits}), weight = device.buffer(DType::u32, {1});
+  const Buffer tags = device.buffer(DType::u32, {kRows}), output = device.buffer(DType::u32, {kRows, kUnits});
+  dispatch(encoder, kSpreadOp, std::array<Operand, 3>{x, weight, y}, Shapes{});
+  dispatch(encoder, kTurnOp, std::array<Operand, 3>{y, tags, output}, Shapes{});
+  const PlanReport report = device.plan(encoder.finish()).second;
+  EXPECT_EQ(report.commands, 2u);
+  ASSERT_EQ(report.misses.size(), 1u);
+  EXPECT_NE(report.misses[0].find("kernel turn_test walks 60 rows, not the 10 of its arguments"),
+            std::string::npos)
+      << report.misses[0];
 }
 
 INSTANTIATE_TEST_SUITE_P(Workers, CpuGroup, ::testing::Values(1u, 2u, 4u));

@@ -34,7 +34,7 @@ constexpr const char* kGolden =
    1 level 1   mix_scratch "first" rows 1/1 x 1 tiles after
        in a memory 2 [0, 128)
        out output arena [128, 256)
-       out scratch arena [256, 328)
+       out scratch arena [256, 384)
    2 level 1   fence "first" after 0 1
    3 level 2   update "second" rows 1/1 x 1 tiles after 2
        in a arena [128, 256)
@@ -54,8 +54,8 @@ TEST(Dump, GoldenPlan) {
   EXPECT_EQ(graph::dump(plan.data()), kGolden);
   EXPECT_EQ(graph::dump(report),
             "recorded_commands 4\nrecorded_levels 3\nfused_levels 3\ncommands 4\nedges 4\nconflicts "
-            "1\nlevels 3\nmoved 0\nbarriers_before 2\nbarriers 2\ntemp_bytes 328\nscratch_bytes "
-            "72\narena_bytes 384\n");
+            "1\nlevels 3\nmoved 0\nbarriers_before 2\nbarriers 2\ntemp_bytes 384\nscratch_bytes "
+            "128\narena_bytes 384\n");
 }
 
 TEST(Dump, EqualPlansGiveEqualText) {

@@ -113,6 +113,38 @@ TEST_F(Registry, TheFirstThatAcceptsIsTaken) {
   EXPECT_EQ(kernel_of(device_, x_.slice(0, 1)), "narrow");
 }
 
+TEST_F(Registry, ALaunchThatCannotBeWalkedIsRefused) {
+  static device::Launch wanted;
+  UserKernel kernel = scale_kernel();
+  kernel.launch = [](const OpCall&, const device::DeviceInfo&) { return wanted; };
+  device_.kernels().add(kernel);
+  const auto refused = [&](const device::Launch& launch, const std::string& why) {
+    wanted = launch;
+    EXPECT_EQ(refusal([&] { kernel_of(device_, x_); }), "[scale] kernel scale_f32: launch: " + why);
+  };
+  refused({.rows = 64, .rows_per_block = 0}, "rows_per_block: expected at least 1, got 0");
+  refused({.rows = 64, .tiles_per_block = 0}, "tiles_per_block: expected at least 1, got 0");
+  refused({.rows = 64, .tiles_per_block = 1u << 26}, "tiles: expected fewer than 2^32 - 2, got 4294967296");
+  refused({.rows = 64, .scratch_bytes = size_t{1} << 63},
+          "scratch_bytes: expected what fits into memory, got 9223372036854775808");
+  refused({.rows = 64, .row_scratch_bytes = 4}, "row_scratch_bytes: expected 0 without rows_prologue, got 4");
+  wanted = {.rows = 64, .rows_per_block = 64, .scratch_bytes = 100};
+  EXPECT_EQ(kernel_of(device_, x_), "scale_f32");
+  UserKernel keeps = scale_kernel("keeps");
+  keeps.accepts = [](const OpCall& call) { return call.args[0].shape[0] == 1; };
+  keeps.launch = kernel.launch;
+  keeps.entry.rows_prologue = [](const TileArgs&, uint32_t, uint32_t) {};
+  Device other = cpu();
+  other.kernels().add(keeps);
+  const Buffer one = other.buffer(DType::f32, {1, 4});
+  EXPECT_EQ(refusal([&] { kernel_of(other, one); }),
+            "[scale] kernel keeps: launch: row_scratch_bytes: expected some for rows_prologue, got 0");
+  wanted.row_scratch_bytes = size_t{1} << 47;
+  EXPECT_EQ(refusal([&] { kernel_of(other, one); }),
+            "[scale] kernel keeps: launch: row_scratch_bytes: expected what fits into memory, got "
+            "140737488355328");
+}
+
 TEST_F(Registry, ABuiltInOpMayGetAnotherKernel) {
   const auto kernel_of_mix = [&] {
     const Buffer a = device_.buffer(DType::u32, {4});
