@@ -100,7 +100,6 @@ void Memory::release(const Allocation* allocation) noexcept {
   const auto found = blocks_.find(allocation);
   if (found == blocks_.end()) return;
   used_bytes_ -= found->second->owned_bytes;
-  locked_bytes_ -= found->second->locked.bytes();
   block = std::move(found->second);
   blocks_.erase(found);
 }
@@ -115,21 +114,14 @@ void Memory::advise(const BufferView& view, Advice advice) {
     if (found == blocks_.end()) return;
     Block& block = *found->second;
     owned = block.owned_bytes != 0;
-    if (advice == Advice::evictable) {
-      locked_bytes_ -= block.locked.bytes();
-      block.locked.unlock(begin, begin + view.bytes);
-      locked_bytes_ += block.locked.bytes();
-    }
+    if (advice == Advice::evictable) block.locked.unlock(begin, begin + view.bytes);
   }
   // Without the mutex, as a file may be read here; what is locked after it is in memory already. Imported
   // memory may be read only.
   advise_range(address, view.bytes, advice, owned);
   if (advice != Advice::resident) return;
   const std::lock_guard lock(mutex_);
-  Block& block = *blocks_.at(view.allocation);
-  locked_bytes_ -= block.locked.bytes();
-  block.locked.lock(begin, begin + view.bytes);
-  locked_bytes_ += block.locked.bytes();
+  blocks_.at(view.allocation)->locked.lock(begin, begin + view.bytes);
 }
 
 MemoryUsage Memory::usage() const {
@@ -137,8 +129,8 @@ MemoryUsage Memory::usage() const {
   MemoryUsage usage{used_bytes_, budget_bytes_};
   for (const auto& [allocation, block] : blocks_) {
     usage.resident_bytes += resident_bytes(allocation->host, std::max(block->owned_bytes, allocation->bytes));
+    usage.locked_bytes += block->locked.bytes();
   }
-  usage.locked_bytes = locked_bytes_;
   return usage;
 }
 

@@ -38,7 +38,6 @@ class Memory {
   std::unordered_map<const Allocation*, std::unique_ptr<Block>> blocks_;
   uint64_t last_id_ = 0;
   size_t used_bytes_ = 0;
-  size_t locked_bytes_ = 0;
 };
 
 }  // namespace refrain::device::cpu
