@@ -14,7 +14,12 @@ bool accept_all(const device::OpCall&) { return true; }
 device::Launch launch_rows(const device::OpCall& call, const device::DeviceInfo&) {
   for (size_t i = 0; i < call.args.size(); ++i) {
     if (!call.op->args[i].rows || !call.args[i].bound || call.args[i].shape.rank() == 0) continue;
-    return {static_cast<uint32_t>(call.args[i].shape[0]), 1, 1, 0};
+    const int64_t rows = call.args[i].shape[0];
+    if (rows > UINT32_MAX) {
+      throw InvalidArgument(fmt::format("[{}] {}: expected at most {} rows, got {}", call.op->name,
+                                        call.op->args[i].name, UINT32_MAX, rows));
+    }
+    return {static_cast<uint32_t>(rows), 1, 1, 0};
   }
   return {};
 }

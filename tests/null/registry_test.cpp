@@ -234,6 +234,19 @@ TEST_F(Registry, Misuse) {
   EXPECT_EQ(device_.kernels().table()->size(), std::size(kKernels) + 1);
 }
 
+TEST_F(Registry, MoreRowsThanALaunchCountsAreRefused) {
+  device_.kernels().add(scale_kernel());
+  CommandEncoder encoder = device_.encoder();
+  const Shape shape{(int64_t{1} << 32) + 1, 1};
+  const Temp first = encoder.temp(DType::u8, shape), second = encoder.temp(DType::u8, shape);
+  scale(encoder, device_.buffer(DType::u8, {1, 1}), first, 1);
+  EXPECT_EQ(refusal([&] {
+              scale(encoder, first, second, 1);
+              (void)device_.plan(encoder.finish());
+            }),
+            "[scale] input: expected at most 4294967295 rows, got 4294967297");
+}
+
 // y = x + 1 through pointers, which no argument shows.
 struct HiddenConstants {
   const float* from = nullptr;
