@@ -150,7 +150,7 @@ Program Device::prepare(const Plan& plan, const PrepareOptions& options) {
 }
 
 Point Device::submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits) {
-  return checked().submit(program, updates, waits);
+  return checked().submit(program, updates, waits, DeviceState::Limit::to_check);
 }
 
 void Device::wait(const Point& point, std::chrono::nanoseconds timeout) { checked().wait(point, timeout); }

@@ -38,7 +38,9 @@ struct DeviceOptions {
   std::vector<int32_t> queue_priorities = {};
   /// Check every call to the backend against its contract. Unset: in debug builds of the library.
   std::optional<bool> validate = std::nullopt;
-  /// Most submissions of a queue in flight; 0: no bound. One more waits for the oldest, at most `patience`.
+  /// Most submissions of a queue in flight; 0: no bound. One more waits for the oldest, at most `patience`. A
+  /// recording takes its place before it is planned, so that it is never lost: threads that commit at the same
+  /// time may each go beyond by one, and so may the second part of a split.
   uint32_t in_flight_limit = 1024;
   std::chrono::nanoseconds patience = std::chrono::minutes(1);
   LogCallback log;

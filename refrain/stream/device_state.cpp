@@ -170,7 +170,6 @@ Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_opt
   const device::BufferView& arena = backend_options.arena;
   for (const device::Argument& arg : data.args) {
     if (arg.view.allocation == nullptr || arg.view.bytes == 0) continue;
-    state->bound.push_back(arg.view.allocation);
     // No order is derived between the arena and what else is bound.
     if (arg.view.allocation == arena.allocation && arg.view.offset_bytes < arena.offset_bytes + arena.bytes &&
         arena.offset_bytes < arg.view.offset_bytes + arg.view.bytes) {
@@ -178,8 +177,8 @@ Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_opt
           "[prepare] arena: expected memory of its own, got a buffer that a command is bound to");
     }
   }
-  std::ranges::sort(state->bound, std::less<>());
-  state->bound.erase(std::ranges::unique(state->bound).begin(), state->bound.end());
+  for (const std::shared_ptr<const void>& resource : *plan.resources_) state->kept.push_back(resource.get());
+  std::ranges::sort(state->kept, std::less<>());
   state->touches = graph::summarize(data, arena);
   state->fences = static_cast<uint64_t>(
       std::ranges::count(data.commands, device::CommandKind::fence, &device::Command::kind));

@@ -24,9 +24,9 @@ struct Program::State {
   uint32_t queue = 0;
   Buffer arena;
   std::shared_ptr<device::Backend> backend;
-  std::vector<const device::Allocation*> bound;  // by address: what the program itself keeps alive
-  graph::AccessSummary touches;                  // the arena included
-  uint64_t commands = 0;                         // fences excluded
+  std::vector<const void*> kept;  // by address: the handles that the program itself keeps alive
+  graph::AccessSummary touches;   // the arena included
+  uint64_t commands = 0;          // fences excluded
   uint64_t fences = 0;
   bool timestamps = false;
   std::string label;
@@ -58,9 +58,13 @@ struct DeviceState : std::enable_shared_from_this<DeviceState> {
   /// The plan in two parts, if it is long enough: submitted one after the other, with one arena, they do what
   /// it does.
   std::vector<Plan> split(const Plan& plan) const;
-  Point submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits);
-  /// Returns once `queue` has a place for a submission, which another thread may take; throws TimeoutError
-  /// when it has none at `deadline`.
+  enum class Limit : uint8_t {
+    checked,   ///< by make_room(), before what is submitted was spent on it: it may be one more now
+    to_check,  ///< waits for a place
+  };
+  Point submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits,
+               Limit limit);
+  /// Returns once `queue` has a place for a submission; throws TimeoutError when it has none at `deadline`.
   void make_room(uint32_t queue, std::chrono::steady_clock::time_point deadline);
   std::chrono::steady_clock::time_point deadline() const;
   /// Throws InvalidArgument when a submission in flight writes these bytes, or reads them if `write`.
@@ -88,7 +92,7 @@ struct DeviceState : std::enable_shared_from_this<DeviceState> {
     uint64_t value = 0;
     std::shared_ptr<Program::State> program;
     std::vector<std::shared_ptr<const AllocationHandle>>
-        updated;  // memory of updates that the program does not bind
+        updated;  // memory of updates that the program does not keep
     std::vector<graph::AccessSummary::Entry> update_ranges;
     std::array<Awaited, 4>
         awaited{};         // the latest of each timeline, of the first few: to explain a full queue

@@ -117,19 +117,16 @@ CommandEncoder::CommandEncoder(std::shared_ptr<DeviceState> device)
 
 CommandEncoder::~CommandEncoder() { drop(); }
 
-CommandEncoder::CommandEncoder(CommandEncoder&& other) noexcept
-    : device_(std::move(other.device_)),
-      recording_(std::move(other.recording_)),
-      state_(std::exchange(other.state_, EncoderState::moved_from)),
-      lent_(std::exchange(other.lent_, false)) {}
+CommandEncoder::CommandEncoder(CommandEncoder&& other) { *this = std::move(other); }
 
-CommandEncoder& CommandEncoder::operator=(CommandEncoder&& other) noexcept {
+CommandEncoder& CommandEncoder::operator=(CommandEncoder&& other) {
   if (this == &other) return *this;
+  check_own("move");
+  other.check_own("move");
   drop();
   device_ = std::move(other.device_);
   recording_ = std::move(other.recording_);
   state_ = std::exchange(other.state_, EncoderState::moved_from);
-  lent_ = std::exchange(other.lent_, false);
   return *this;
 }
 
@@ -284,6 +281,12 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
   }
 
   const Recording::Mark mark = r.mark();
+  if (mark.constants + dispatch.constants.size() > UINT32_MAX || mark.bindings + count >= UINT32_MAX) {
+    throw InvalidArgument(fmt::format(
+        "[{}] constants: expected less than 4 GiB in one recording, and as many arguments, got {} "
+        "bytes and {} arguments",
+        op.name, mark.constants + dispatch.constants.size(), mark.bindings + count));
+  }
   try {
     const device::BufferView* live = nullptr;  // of the row arguments so far
     for (size_t i = 0; i < count; ++i) {
@@ -408,7 +411,7 @@ Point CommandEncoder::submit(const CommitOptions& options, Program* timed) {
   prepare.timestamps = timed != nullptr;
   const auto [plan, report] = device_->plan(take(EncoderState::failed, options.label), options.plan);
   const Program program = device_->prepare(plan, prepare, true);
-  const Point point = device_->submit(program, {}, options.waits);
+  const Point point = device_->submit(program, {}, options.waits, DeviceState::Limit::checked);
   if (timed != nullptr) *timed = program;
   state_ = EncoderState::committed;
   const std::lock_guard lock(device_->mutex);

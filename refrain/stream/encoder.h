@@ -99,7 +99,7 @@ enum class EncoderState : uint8_t {
   moved_from,
 };
 
-/// Made by Device::encoder, or lent by EncoderSession::begin_stage. Used by one thread at a time. In any
+/// Made by Device::encoder, or lent by a session, which alone ends it. Used by one thread at a time. In any
 /// state but recording it is spent: every call but state() throws InvalidArgument. Dropping it drops the
 /// recording, of which the device's log is told when it held commands.
 class CommandEncoder {
@@ -125,8 +125,9 @@ class CommandEncoder {
 
   explicit CommandEncoder(std::shared_ptr<DeviceState> device);
   ~CommandEncoder();
-  CommandEncoder(CommandEncoder&&) noexcept;
-  CommandEncoder& operator=(CommandEncoder&&) noexcept;
+  /// These throw InvalidArgument, and move nothing, when either one is lent.
+  CommandEncoder(CommandEncoder&& other);             // NOLINT(performance-noexcept-move-constructor)
+  CommandEncoder& operator=(CommandEncoder&& other);  // NOLINT(performance-noexcept-move-constructor)
 
   /// A value of this recording. `dtype` may be DType::activation, which the plan's mode decides.
   Temp temp(DType dtype, Shape shape);

@@ -1,5 +1,9 @@
 #include "refrain/stream/executor.h"
 
+#include <fmt/format.h>
+
+#include <utility>
+
 #include "refrain/core/error.h"
 #include "refrain/stream/device_state.h"
 
@@ -20,23 +24,30 @@ class Stopwatch {
 
 }  // namespace
 
-GraphSession::GraphSession(const Device& device) : device_(device), encoder_(device_.encoder()) {
-  encoder_.lent_ = true;
+GraphSession::GraphSession(const Device& device)
+    : device_(device), encoder_(std::make_unique<CommandEncoder>(device_.encoder())) {
+  encoder_->lent_ = true;
 }
 
-CommandEncoder& GraphSession::encoder() {
-  encoder_.recording("encoder");
-  return encoder_;
+CommandEncoder& GraphSession::recording(const char* call) {
+  if (encoder_ == nullptr) {
+    throw InvalidArgument(
+        fmt::format("[executor] {}: expected a session that records, got one that was moved from", call));
+  }
+  encoder_->recording(call);
+  return *encoder_;
 }
+
+CommandEncoder& GraphSession::encoder() { return recording("encoder"); }
 
 Report GraphSession::finish(const FinishOptions& options) {
-  encoder_.recording("finish");
+  CommandEncoder& encoder = recording("finish");
   DeviceState& state = device_.live();
-  encoder_.check_options(options.queue, options.waits);
+  encoder.check_options(options.queue, options.waits);
   state.make_room(options.queue, state.deadline());  // while the recording can still be kept
   Report report;
   Stopwatch watch;
-  auto [plan, plan_report] = state.plan(encoder_.take(EncoderState::failed, options.label), options.plan);
+  auto [plan, plan_report] = state.plan(encoder.take(EncoderState::failed, options.label), options.plan);
   const std::vector<Plan> plans = options.split ? state.split(plan) : std::vector{plan};
   report.plan = std::move(plan_report);
   report.plan_time = watch.lap();
@@ -51,10 +62,10 @@ Report GraphSession::finish(const FinishOptions& options) {
   for (const Plan& part : plans) {
     report.parts.push_back(state.prepare(part, prepare, false));
     report.prepare_time += watch.lap();
-    report.point = state.submit(report.parts.back(), {}, options.waits);
+    report.point = state.submit(report.parts.back(), {}, options.waits, DeviceState::Limit::checked);
     report.submit_time += watch.lap();
   }
-  encoder_.state_ = EncoderState::committed;
+  encoder.state_ = EncoderState::committed;
   const std::lock_guard lock(state.mutex);
   ++state.counters.commits;
   return report;

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -37,15 +38,17 @@ class GraphSession {
  public:
   explicit GraphSession(const Device& device);
 
-  /// Where ops are recorded. It cannot be committed or finished: finish() does that.
+  /// Where ops are recorded. It cannot be committed, finished or moved: finish() ends it.
   CommandEncoder& encoder();
   /// Plans, prepares and submits what was recorded. Throws as CommandEncoder::commit; what it throws for the
   /// second part of a split does not stop the first, which has been submitted.
   Report finish(const FinishOptions& options = {});
 
  private:
+  CommandEncoder& recording(const char* call);
+
   Device device_;
-  CommandEncoder encoder_;
+  std::unique_ptr<CommandEncoder> encoder_;  // lent, hence not moved; null once this was moved from
 };
 
 /// Runs recordings on one device.

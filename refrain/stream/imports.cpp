@@ -14,15 +14,12 @@ std::string quoted(const std::string& label, uintptr_t begin, size_t bytes) {
   return fmt::format("'{}' [{:#x}, +{})", label, begin, bytes);
 }
 
-/// `memory`, and beside it the owner of a part of it.
-std::shared_ptr<const AllocationHandle> with_owner(std::shared_ptr<const AllocationHandle> memory,
-                                                   std::shared_ptr<const void> owner) {
-  if (owner == nullptr) return memory;
-  const AllocationHandle* handle = memory.get();
-  return {std::make_shared<const std::pair<std::shared_ptr<const void>, std::shared_ptr<const void>>>(
-              std::move(owner), std::move(memory)),
-          handle};
-}
+/// What a part keeps in place of its allocation: the whole, which gives it back.
+struct Part final : AllocationHome {
+  explicit Part(std::shared_ptr<const AllocationHandle> of) : whole(std::move(of)) {}
+  void take_back(const device::Allocation*) noexcept override {}
+  const std::shared_ptr<const AllocationHandle> whole;
+};
 
 }  // namespace
 
@@ -57,7 +54,12 @@ ImportedMemory Imports::get(DeviceState& device, std::span<const std::byte> byte
           "[import_memory] memory: {} overlaps the import {} in part: import all of it once and take views",
           quoted(label, begin, bytes.size()), quoted(known->label(), first, size)));
     }
-    return {with_owner(std::move(known), std::move(owner)), begin - first};
+    if (owner == nullptr) return {known, begin - first};
+    // A handle of its own, so that recordings and submissions that use both keep both owners.
+    return {std::make_shared<const AllocationHandle>(backend_, &known->allocation(), std::move(owner),
+                                                     std::make_shared<Part>(known), device.weak_from_this(),
+                                                     label),
+            begin - first};
   }
   const size_t alignment = backend_->info.buffer_alignment_bytes;
   if (begin % alignment != 0) {

@@ -36,10 +36,10 @@ struct PoolUsage {
 /// Any thread may use it; copies are the same pool, and buffers may outlive it.
 class BufferPool {
  public:
+  /// Throws InvalidArgument for PoolInit::zero on a device whose memory the host cannot reach.
   explicit BufferPool(Device device, const PoolOptions& options = {});
 
-  /// As Device::buffer; free memory is released before the device refuses. Throws DeviceError at limit_bytes. PoolInit::zero needs memory that the host can
-  /// reach: InvalidArgument otherwise.
+  /// As Device::buffer; free memory is released before the device refuses. Throws DeviceError at limit_bytes.
   Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
   /// Releases free memory, the largest first, until at most `keep_bytes` are left.
   void trim(size_t keep_bytes = 0);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "refrain/core/deadline.h"
@@ -32,6 +33,12 @@ EncoderSession::EncoderSession(Device device, std::string label)
   device_.live();
 }
 
+EncoderSession& EncoderSession::operator=(EncoderSession&& other) noexcept {
+  if (this == &other) return *this;
+  std::destroy_at(this);
+  return *std::construct_at(this, std::move(other));
+}
+
 void EncoderSession::throw_failure() const {
   if (failure_ == Failure::lost) throw DeviceLost(failure_message_);
   if (failure_ == Failure::invalid) throw InvalidArgument(failure_message_);
@@ -39,7 +46,7 @@ void EncoderSession::throw_failure() const {
 }
 
 void EncoderSession::fail(Failure kind, const std::string& label, const std::string& what) {
-  encoder_.clear();
+  encoder_.reset();
   state_.value = SessionState::failed;
   failure_ = kind;
   failure_message_ = fmt::format("[session] stage '{}' failed: {}", label, what);
@@ -88,23 +95,19 @@ CommandEncoder& EncoderSession::begin_stage(std::string_view label, const StageO
   settle();
   stage_label_ = label_.empty() ? std::string(label) : fmt::format("{} / {}", label_, label);
   stage_options_ = options;
-  encoder_.clear();
-  encoder_.push_back(device_.encoder());
-  encoder_[0].lent_ = true;
+  encoder_ = std::make_unique<CommandEncoder>(device_.encoder());
+  encoder_->lent_ = true;
   state_.value = SessionState::recording;
-  return encoder_[0];
+  return *encoder_;
 }
 
 CommandEncoder& EncoderSession::stage() {
   expect(SessionState::recording, "stage");
-  return encoder_[0];
+  return *encoder_;
 }
 
 Point EncoderSession::submit_stage(const char* call) {
   expect(SessionState::recording, call);
-  if (encoder_[0].state() != EncoderState::recording) {
-    fail(Failure::invalid, stage_label_, "its encoder was moved from");
-  }
   CommitOptions options;
   options.label = stage_label_;
   options.queue = stage_options_.queue;
@@ -114,18 +117,18 @@ Point EncoderSession::submit_stage(const char* call) {
   Stage stage;
   stage.label = stage_label_;
   try {
-    stage.point = encoder_[0].submit(options, stage_options_.timestamps ? &stage.timed : nullptr);
+    stage.point = encoder_->submit(options, stage_options_.timestamps ? &stage.timed : nullptr);
   } catch (const DeviceLost& error) {
     fail(Failure::lost, stage_label_, error.what());
   } catch (const InvalidArgument& error) {
     fail(Failure::invalid, stage_label_, error.what());
   } catch (const TimeoutError& error) {
-    if (encoder_[0].state() == EncoderState::recording) throw;  // the queue is full; the stage stays open
+    if (encoder_->state() == EncoderState::recording) throw;  // the queue is full; the stage stays open
     fail(Failure::refused, stage_label_, error.what());
   } catch (const std::exception& error) {  // a user's kernel may throw what it likes when it is chosen
     fail(Failure::refused, stage_label_, error.what());
   }
-  encoder_.clear();
+  encoder_.reset();
   state_.value = SessionState::idle;
   ++submitted_;
   if (stage.timed) {
@@ -147,7 +150,7 @@ Point EncoderSession::fence_stage() {
 
 void EncoderSession::drop_stage() {
   expect(SessionState::recording, "drop_stage");
-  encoder_.clear();
+  encoder_.reset();
   state_.value = SessionState::idle;
 }
 
@@ -187,8 +190,10 @@ void EncoderSession::await(std::chrono::nanoseconds timeout) {
       device_.wait(stage.point, std::max(left, std::chrono::nanoseconds(0)));
       keep_times(stage);
     } catch (const TimeoutError&) {
-      settle();  // a later stage, on another queue, may have failed
-      throw TimeoutError(fmt::format("[session] wait: stage '{}' has not completed within {} ms", stage.label,
+      settle();  // a later stage, on another queue, may have failed; or this one has completed just now
+      if (pending_.empty()) return;
+      throw TimeoutError(fmt::format("[session] wait: stage '{}' has not completed within {} ms",
+                                     pending_.front().label,
                                      std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()));
     } catch (const DeviceLost& error) {
       fail(Failure::lost, std::string(stage.label), error.what());

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -34,11 +35,11 @@ class EncoderSession {
   /// `label` goes before the labels of the stages: "prefill / layer 3".
   explicit EncoderSession(Device device, std::string label = {});
   EncoderSession(EncoderSession&&) noexcept = default;
-  EncoderSession& operator=(EncoderSession&&) noexcept = default;
+  EncoderSession& operator=(EncoderSession&& other) noexcept;
   ~EncoderSession() = default;
 
-  /// Opens a stage and lends its encoder, which records and cannot be committed or finished: until the stage
-  /// ends. Only from idle. Throws InvalidArgument for an empty label or an option that is refused.
+  /// Opens a stage and lends its encoder, which records and cannot be committed, finished or moved: until the
+  /// stage ends. Only from idle. Throws InvalidArgument for an empty label or an option that is refused.
   CommandEncoder& begin_stage(std::string_view label, const StageOptions& options = {});
   /// The open stage's encoder.
   CommandEncoder& stage();
@@ -84,10 +85,6 @@ class EncoderSession {
     SessionState value = SessionState::idle;
     State() = default;
     State(State&& other) noexcept : value(std::exchange(other.value, SessionState::moved_from)) {}
-    State& operator=(State&& other) noexcept {
-      if (this != &other) value = std::exchange(other.value, SessionState::moved_from);
-      return *this;
-    }
   };
 
   void expect(SessionState state, const char* call) const;
@@ -101,7 +98,7 @@ class EncoderSession {
   Device device_;
   std::string label_;
   State state_;
-  std::vector<CommandEncoder> encoder_;  // the open stage's, or none
+  std::unique_ptr<CommandEncoder> encoder_;  // the open stage's, or none; lent, hence not moved
   std::string stage_label_;
   StageOptions stage_options_;
   std::vector<Stage> pending_;  // not known to have completed, in the order of submission

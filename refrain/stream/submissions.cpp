@@ -107,7 +107,7 @@ DeviceState::InFlight DeviceState::describe(const Program& program, std::span<co
     }
     backend_updates[i] = {to, update.from};
     entry.update_ranges.push_back({to.allocation->id, to.offset_bytes, to.offset_bytes + to.bytes, true});
-    if (!std::ranges::binary_search(state.bound, to.allocation, std::less<>()))
+    if (!std::ranges::binary_search(state.kept, update.to.memory().get(), std::less<const void*>()))
       entry.updated.push_back(update.to.memory());
   }
   return entry;
@@ -227,7 +227,7 @@ std::string DeviceState::obstacle(uint32_t queue) const {
 }
 
 Point DeviceState::submit(const Program& program, std::span<const Update> updates,
-                          std::span<const Point> waits) {
+                          std::span<const Point> waits, Limit limit) {
   check_live();
   if (!program) throw InvalidArgument("[submit] program: expected a prepared program, got none");
   Program::State& state = *program.state_;
@@ -249,7 +249,9 @@ Point DeviceState::submit(const Program& program, std::span<const Update> update
     const std::optional<Point> point = guarded([&]() -> std::optional<Point> {
       const std::lock_guard lock(mutex);
       auto& entries = in_flight[state.queue];
-      if (entries.size() >= options.in_flight_limit && in_the_way(state.queue) != 0) return std::nullopt;
+      if (limit == Limit::to_check && entries.size() >= options.in_flight_limit &&
+          in_the_way(state.queue) != 0)
+        return std::nullopt;
       uint64_t derived = 0;
       for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
         if (queue == state.queue) continue;

@@ -56,6 +56,7 @@ class ControlledBackend final : public device::Backend {
   std::vector<std::pair<device::Advice, device::BufferView>> advised;
   std::function<void()> before_completed;  ///< called by completed()
   std::function<void()> at_poll;           ///< called by a wait() of no time, before it looks
+  std::function<void()> at_prepare;        ///< called by prepare(), once
 
   const device::Allocation* allocate(const device::BufferSpec& spec) override {
     if (spec.bytes > (size_t{1} << 40)) throw DeviceError("controlled: out of memory");
@@ -78,6 +79,7 @@ class ControlledBackend final : public device::Backend {
   std::unique_ptr<device::Program> prepare(const device::Plan&,
                                            const device::PrepareOptions& options) override {
     prepared = options;
+    if (const auto call = std::exchange(at_prepare, nullptr)) call();
     return std::make_unique<Counted>(programs_, options.queue);
   }
   device::Point submit(const device::Submission& submission) override {

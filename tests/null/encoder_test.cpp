@@ -2,6 +2,7 @@
 #include "refrain/stream/encoder.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <functional>
 #include <limits>
@@ -95,6 +96,26 @@ TEST_F(Encoder, ConstantsAreAlignedWhateverTheirSize) {
     EXPECT_EQ(graph.commands[i].constants.first, i * 16);
     EXPECT_EQ(graph.constants[graph.commands[i].constants.first + 4], std::byte{5});
   }
+}
+
+// Where constants are, plans say in 32 bits.
+TEST_F(Encoder, ConstantsOfFourGigabytesAreRefused) {
+  constexpr size_t kMany = UINT32_MAX - 8;
+  void* zeros = mmap(nullptr, kMany, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(zeros, MAP_FAILED);
+  const OpSchema few{.name = "few", .doc = "", .args = {}, .constants_bytes = 16};
+  const OpSchema many{.name = "many", .doc = "", .args = {}, .constants_bytes = kMany};
+  const std::span constants(static_cast<const std::byte*>(zeros), kMany);
+  encoder_.dispatch({&few, {}, constants.first(16)});
+  EXPECT_EQ(
+      refusal([&] {
+        encoder_.dispatch({&many, {}, constants});
+      }),
+      "[many] constants: expected less than 4 GiB in one recording, and as many arguments, got 4294967303 "
+      "bytes and 0 arguments");
+  encoder_.dispatch({&few, {}, constants.first(16)});
+  EXPECT_EQ(encoder_.finish().constants.size(), 32u);
+  munmap(zeros, kMany);
 }
 
 TEST_F(Encoder, TheLiveCountIsTheLastBinding) {

@@ -331,6 +331,10 @@ TEST_F(Executor, ASessionIsSpentByFinishAlone) {
   EXPECT_NE(refusal([&] { session.encoder().commit(); }), "nothing was thrown");
   EXPECT_NE(refusal([&] { session.encoder().finish(); }), "nothing was thrown");
   EXPECT_NE(refusal([&] { session.finish({.queue = 9}); }), "nothing was thrown");
+  const std::string lent =
+      "[encoder] move: expected an encoder of your own, got a session's stage; end it there";
+  EXPECT_EQ(refusal([&] { CommandEncoder stolen = std::move(session.encoder()); }), lent);
+  EXPECT_EQ(refusal([&] { session.encoder() = device_.encoder(); }), lent);
   device_.wait(session.finish().point, 10s);
   const std::string spent = ": expected one that records, got one that was committed; make a new encoder";
   EXPECT_EQ(refusal([&] { session.encoder(); }), "[encoder] encoder" + spent);
@@ -339,7 +343,10 @@ TEST_F(Executor, ASessionIsSpentByFinishAlone) {
   GraphSession dropped = executor_.begin();
   chain(dropped.encoder(), 3);
   GraphSession moved = std::move(dropped);
-  EXPECT_NE(refusal([&] { dropped.encoder(); }), "nothing was thrown");  // NOLINT
+  const std::string gone = ": expected a session that records, got one that was moved from";
+  EXPECT_EQ(refusal([&] { dropped.encoder(); }), "[executor] encoder" + gone);  // NOLINT
+  EXPECT_EQ(refusal([&] { dropped.finish(); }), "[executor] finish" + gone);    // NOLINT
+  moved.encoder().barrier();
   EXPECT_EQ(device_.counters().submissions, 1u);
 }
 

@@ -118,6 +118,31 @@ TEST_F(ImportMemory, BytesWithinAnImportAreAViewOfIt) {
   backend_->complete(1, 2);
 }
 
+TEST_F(ImportMemory, EveryOwnerIsKeptWhileWorkIsInFlight) {
+  Device device(backend_, {}, {});
+  const Buffer all = device.import_memory(block_->words.data(), DType::u32, {64}, nullptr, "all");
+  auto owner = std::make_shared<int>(1), updated = std::make_shared<int>(2);
+  Buffer part = device.import_memory(block_->words.data() + 16, DType::u32, {16}, owner, "part");
+  Buffer word = device.import_memory(block_->words.data() + 40, DType::u32, {1}, updated, "word");
+  CommandEncoder encoder = device.encoder();
+  dispatch(encoder, kMix, std::array{Operand(all.slice(0, 16)), Operand(), Operand(part)},
+           MixConstants{1, 16, 0, 16});
+  Program program = device.prepare(device.plan(encoder.finish()).first);
+  const uint32_t value = 1;
+  {
+    const Update update{word, std::as_bytes(std::span(&value, 1))};
+    device.submit(program, std::span(&update, 1));
+  }
+  part = {}, word = {}, program = {};
+  EXPECT_EQ(owner.use_count(), 2) << "bound";
+  EXPECT_EQ(updated.use_count(), 2) << "updated, of memory that the program binds through another import";
+  backend_->complete(0, 1);
+  run(device, all.slice(0, 16), all.slice(0, 16));
+  EXPECT_EQ(owner.use_count(), 1);
+  EXPECT_EQ(updated.use_count(), 1);
+  backend_->complete(0, 2);
+}
+
 TEST_F(ImportMemory, OverlapInPartIsRefused) {
   Device device(backend_, {}, {});
   const Buffer low = device.import_memory(block_->words.data(), DType::u32, {32}, block_, "low");

@@ -127,6 +127,39 @@ TEST_F(InFlight, AFullQueueLosesNoRecording) {
   backend_->complete(0, 2);
 }
 
+// A place that is found is kept, whatever is submitted while the recording is planned and prepared.
+TEST_F(InFlight, ACommitKeepsItsPlace) {
+  Device device(backend_, {}, limited(1, 1ms));
+  const Buffer a = device.buffer(DType::u32, {16});
+  const Program made = program(device);
+  CommandEncoder encoder = device.encoder();
+  dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 16, 0, 16});
+  backend_->at_prepare = [&] { device.submit(made); };
+  EXPECT_EQ(encoder.commit().value, 2u);
+  EXPECT_NE(refusal<TimeoutError>([&] { device.submit(made); }), "nothing was thrown");
+  backend_->complete(0, 1);
+  EXPECT_NE(refusal<TimeoutError>([&] { device.submit(made); }), "nothing was thrown") << "one is too many";
+  backend_->complete(0, 2);
+  EXPECT_EQ(device.submit(made).value, 3u);
+  backend_->complete(0, 3);
+}
+
+TEST_F(InFlight, BothPartsOfASplitHaveOnePlace) {
+  Device device(backend_, {}, limited(1, 1ms));
+  const Buffer a = device.buffer(DType::u32, {16});
+  GraphSession session(device);
+  for (int i = 0; i < 200; ++i) {
+    dispatch(session.encoder(), kMix, std::array{Operand(a), Operand(), Operand(a)},
+             MixConstants{1, 16, 0, 16});
+  }
+  FinishOptions options;
+  options.split = true;
+  const Report report = session.finish(options);
+  EXPECT_EQ(report.parts.size(), 2u);
+  EXPECT_EQ(report.point.value, 2u) << "not the first alone";
+  backend_->complete(0, 2);
+}
+
 TEST_F(InFlight, AFullQueueLosesNoStageAndNoSession) {
   Device device(backend_, {}, limited(1, 1ms));
   const Buffer a = device.buffer(DType::u32, {16});
