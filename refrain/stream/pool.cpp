@@ -17,6 +17,8 @@ namespace refrain {
 
 // Keeps the backend, not the device: what comes back when the device is gone is released.
 struct BufferPool::State final : AllocationHome {
+  using Free = std::multimap<size_t, const device::Allocation*>;  // by bytes
+
   State(std::shared_ptr<device::Backend> device_backend, const PoolOptions& pool_options)
       : backend(std::move(device_backend)), options(pool_options) {}
 
@@ -52,25 +54,36 @@ struct BufferPool::State final : AllocationHome {
     return allocation;
   }
 
+  /// Takes out free memory, to be released, until at most `keep_bytes` are left. With the mutex held.
+  Free excess(size_t keep_bytes) {
+    Free taken;
+    while (free_bytes > keep_bytes) {
+      auto node = free.extract(std::prev(free.end()));
+      free_bytes -= node.key();
+      taken.insert(std::move(node));
+    }
+    return taken;
+  }
+
+  void release(const Free& taken) {
+    for (const auto& [bytes, allocation] : taken) backend->release(allocation);
+  }
+
   /// True when there was something to release.
   bool trim(size_t keep_bytes) {
-    std::multimap<size_t, const device::Allocation*> released;
+    Free taken;
     {
       const std::lock_guard lock(mutex);
-      while (free_bytes > keep_bytes) {
-        auto node = free.extract(std::prev(free.end()));
-        free_bytes -= node.key();
-        released.insert(std::move(node));
-      }
+      taken = excess(keep_bytes);
     }
-    for (const auto& [bytes, allocation] : released) backend->release(allocation);
-    return !released.empty();
+    release(taken);
+    return !taken.empty();
   }
 
   const std::shared_ptr<device::Backend> backend;
   const PoolOptions options;
   std::mutex mutex;
-  std::multimap<size_t, const device::Allocation*> free;  // by bytes
+  Free free;
   size_t free_bytes = 0;
   size_t out_bytes = 0;
   uint64_t fresh = 0;
@@ -102,6 +115,7 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
   while (allocation == nullptr) {
     device.reap();
     bool full = false;
+    State::Free excess;
     {
       const std::lock_guard lock(state_->mutex);
       allocation = state_->take(*bytes);
@@ -111,7 +125,11 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
       }
       const size_t taken = state_->out_bytes;
       full = limit != 0 && (*bytes > limit || taken > limit - *bytes);
-      if (!full) state_->out_bytes += *bytes;  // before it is allocated, so that no other thread counts on it
+      if (!full) {
+        // Before it is allocated, so that no other thread counts on it.
+        state_->out_bytes += *bytes;
+        if (limit != 0) excess = state_->excess(limit - state_->out_bytes);
+      }
     }
     if (full) {
       if (*bytes > limit || std::chrono::steady_clock::now() >= deadline) {
@@ -121,7 +139,7 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
       std::this_thread::sleep_for(std::chrono::microseconds(50));
       continue;
     }
-    if (limit != 0) state_->trim(limit - usage().out_bytes);
+    state_->release(excess);
     const auto allocate = [&] {
       return device.guarded([&] { return device.backend->allocate({*bytes, nullptr, std::string(label)}); });
     };

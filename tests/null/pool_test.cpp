@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
+#include <atomic>
 #include <functional>
 #include <set>
 #include <thread>
@@ -166,6 +167,34 @@ TEST(Pool, CapTrimAndLimit) {
   EXPECT_EQ(pool.usage().free_bytes, 100u) << "the largest goes first";
   pool.trim();
   EXPECT_EQ(device.memory().used_bytes, 0u);
+}
+
+TEST(Pool, ThreadsShareTheLimit) {
+  constexpr size_t kLimit = 256;
+  Device device(std::make_shared<ControlledBackend>(kKernels), {}, {});
+  BufferPool pool(device, {.init = PoolInit::unspecified, .limit_bytes = kLimit});
+  std::atomic<size_t> most{0};
+  std::vector<std::thread> threads;
+  for (int64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      Buffer held;
+      for (int64_t i = 0; i < 60000; ++i) {
+        try {
+          const Buffer other = pool.buffer(DType::u8, {20 + (i * 37 + t * 11) % 100});
+          const PoolUsage usage = pool.usage();
+          const size_t all = usage.out_bytes + usage.free_bytes;
+          for (size_t seen = most; seen < all && !most.compare_exchange_weak(seen, all);) {
+          }
+          if (i % 3 == 0) held = other;
+        } catch (const DeviceError&) {
+          held = {};
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_LE(most, kLimit);
+  EXPECT_GT(pool.usage().reused, 0u);
 }
 
 TEST(Pool, PatienceWaitsForSubmissions) {
