@@ -110,10 +110,11 @@ void Callbacks::watch(uint32_t queue) {
 }
 
 void Callbacks::host_changed() noexcept {
-  const bool lost = device_.lost;
-  const std::exception_ptr error = lost ? outcome({device_.backend.get(), device::kHostQueue, 0}) : nullptr;
   const std::lock_guard lock(calls_->mutex);
   if (host_pending_.empty()) return;
+  const bool lost = device_.lost;
+  // Given up with the mutex held, so that the thread of the calls has the last share.
+  const std::exception_ptr error = lost ? outcome({device_.backend.get(), device::kHostQueue, 0}) : nullptr;
   Entries reached;
   move_reached(host_pending_, lost ? UINT64_MAX : device_.backend->completed(device::kHostQueue), reached);
   for (Entry& entry : reached) entry.error = error;
