@@ -101,25 +101,29 @@ class HazardTracker {
   uint32_t fence_ = device::kNone;
 };
 
-/// A set of pairs (later, earlier) of commands: one row of bits a command.
+/// A set of pairs (later, earlier) of commands: for each command a row of bits, of those before it.
 class Reachability {
  public:
-  explicit Reachability(size_t commands = 0) : words_((commands + 63) / 64), bits_(commands * words_) {}
+  explicit Reachability(size_t commands = 0) : bits_(begin_of(commands)) {}
   bool reaches(size_t later, size_t earlier) const {
-    return (bits_[later * words_ + earlier / 64] >> (earlier % 64) & 1) != 0;
+    return earlier < later && (row(later)[earlier / 64] >> (earlier % 64) & 1) != 0;
   }
   /// `later` now reaches `earlier` and all that `earlier` reaches.
   void add(size_t later, size_t earlier) {
-    uint64_t* const to = bits_.data() + later * words_;
-    const uint64_t* const from = bits_.data() + earlier * words_;
+    uint64_t* const to = bits_.data() + begin_of(later);
+    const uint64_t* const from = row(earlier);
     for (size_t w = 0; w <= earlier / 64; ++w) to[w] |= from[w];
-    bits_[later * words_ + earlier / 64] |= uint64_t{1} << (earlier % 64);
+    to[earlier / 64] |= uint64_t{1} << (earlier % 64);
   }
-  /// Bit j % 64 of word j / 64: reaches(later, j).
-  const uint64_t* row(size_t later) const { return bits_.data() + later * words_; }
+  /// Bit j % 64 of word j / 64, up to word later / 64: reaches(later, j).
+  const uint64_t* row(size_t later) const { return bits_.data() + begin_of(later); }
 
  private:
-  size_t words_;
+  /// Rows of i / 64 + 1 words before that of `command`.
+  static size_t begin_of(size_t command) {
+    const size_t words = command / 64 + 1;
+    return 32 * words * (words - 1) + command % 64 * words;
+  }
   std::vector<uint64_t> bits_;
 };
 
@@ -137,7 +141,7 @@ struct Order {
 };
 
 /// The order by HazardTracker, reduced; a fence follows everything before it and precedes everything after
-/// it. O(accesses * log) plus O(commands^2 / 64) for the reduction, whose closure takes commands^2 / 8 bytes.
+/// it. O(accesses * log) plus O(commands^2 / 64) for the reduction, whose closure takes commands^2 / 16 bytes.
 Order derive_order(const AccessList& accesses, bool reduced = true);
 
 }  // namespace refrain::graph
