@@ -312,8 +312,7 @@ class Checker {
       if ((member.row_scratch_bytes != 0) != member.kernel->keeps_rows)
         fail(whose + "scratch: " + text(member.row_scratch_bytes) + " bytes of a row, and its kernel keeps " +
              (member.kernel->keeps_rows ? "some" : "none"));
-      if (member.scratch_bytes != 0 || member.row_scratch_bytes != 0)
-        add(whose, member.scratch_offset_bytes, member.scratch_bytes, member.row_scratch_bytes);
+      add(whose, member.scratch_offset_bytes, member.scratch_bytes, member.row_scratch_bytes);
     }
   }
 
