@@ -3,26 +3,18 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <thread>
 
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
+#include "tests/refusal.h"
 
 namespace refrain::null_tests {
 namespace {
 
 using namespace std::chrono_literals;
 
-template <class Expected = InvalidArgument>
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Expected& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
+using test::refusal;
 
 class DeviceTest : public testing::Test {
  protected:

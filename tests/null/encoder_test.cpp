@@ -8,20 +8,14 @@
 #include <limits>
 
 #include "tests/null/random_graph.h"
+#include "tests/refusal.h"
 
 namespace refrain::null_tests {
 namespace {
 
 using Action = std::function<void()>;
 
-std::string refusal(const Action& action) {
-  try {
-    action();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
+using test::refusal;
 
 class Encoder : public testing::Test {
  protected:

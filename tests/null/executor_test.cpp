@@ -11,21 +11,14 @@
 #include "refrain/device/fault/fault_device.h"
 #include "refrain/device/validate/validate_device.h"
 #include "tests/null/random_graph.h"
+#include "tests/refusal.h"
 
 namespace refrain::null_tests {
 namespace {
 
 using namespace std::chrono_literals;
 
-template <class Expected = InvalidArgument>
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Expected& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
+using test::refusal;
 
 /// Passes all on to a CPU device, notes the calls that matter here, and stops in them as a test says.
 class Observed final : public device::Backend {

@@ -13,21 +13,14 @@
 #include "refrain/device/validate/validate_device.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
+#include "tests/refusal.h"
 
 namespace refrain::null_tests {
 namespace {
 
 using namespace std::chrono_literals;
 
-template <class Expected = InvalidArgument>
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Expected& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
+using test::refusal;
 
 std::string address(const void* memory) {
   std::ostringstream text;

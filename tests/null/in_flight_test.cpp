@@ -2,28 +2,20 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <functional>
 #include <thread>
 
 #include "refrain/stream/executor.h"
 #include "refrain/stream/session.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
+#include "tests/refusal.h"
 
 namespace refrain::null_tests {
 namespace {
 
 using namespace std::chrono_literals;
 
-template <class Expected = InvalidArgument>
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Expected& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
+using test::refusal;
 
 DeviceOptions limited(uint32_t limit, std::chrono::nanoseconds patience) {
   DeviceOptions options;

@@ -10,18 +10,12 @@
 #include "refrain/device/cpu/cpu_device.h"
 #include "refrain/device/validate/validate_device.h"
 #include "tests/null/random_graph.h"
+#include "tests/refusal.h"
 
 namespace refrain::null_tests {
 namespace {
 
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
+using test::refusal;
 
 struct ScaleConstants {
   float factor = 1;

@@ -13,21 +13,14 @@
 #include "refrain/format/json.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
+#include "tests/refusal.h"
 
 namespace refrain::null_tests {
 namespace {
 
 using namespace std::chrono_literals;
 
-template <class Expected = InvalidArgument>
-std::string refusal(const std::function<void()>& action) {
-  try {
-    action();
-  } catch (const Expected& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
+using test::refusal;
 
 constexpr OpSchema kBoom{"boom", "", kUpdateArgs, 0, nullptr};
 void explode(const TileArgs&, uint32_t, uint32_t) { throw std::runtime_error("exploded"); }
