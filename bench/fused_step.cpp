@@ -12,13 +12,13 @@
 #include <string>
 #include <vector>
 
-#include "refrain/model/program_family.h"
+#include "refrain/model/model_runner.h"
 #include "refrain/refrain.h"
 
 namespace {
 
 using namespace refrain;
-using model::ProgramFamily;
+using model::ModelRunner;
 using model::StepRow;
 
 // A turn takes as many steps as fill this time, so that jumps of the CPU clock, up to 10 ms, are a part of it.
@@ -30,15 +30,15 @@ double cpu_us() {
   return static_cast<double>(time.tv_sec) * 1e6 + static_cast<double>(time.tv_nsec) / 1e3;
 }
 
-double step_us(ProgramFamily& family, uint32_t rows, uint32_t position) {
+double step_us(ModelRunner& runner, uint32_t rows, uint32_t position) {
   std::vector<StepRow> batch;
   std::vector<uint32_t> outputs;
   for (uint32_t r = 0; r < rows; ++r) batch.push_back({5 + r, position + r, 0, 0});
   outputs.push_back(rows - 1);
-  const model::StepSequence sequence = family.sequence(0, position + rows);
+  const model::StepSequence sequence = runner.sequence(0, position + rows);
   const auto begin = std::chrono::steady_clock::now();
-  family.submit({batch, std::span(&sequence, 1), outputs});
-  family.wait();
+  runner.submit({batch, std::span(&sequence, 1), outputs});
+  runner.wait();
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
 }
 
@@ -74,18 +74,18 @@ int main(int count, char** arguments) {
     options.threads = workers;
     options.validate = false;
     const model::Model model = model::Model::load(Device::open("cpu", options), folder);
-    std::unique_ptr<ProgramFamily> families[2];
+    std::unique_ptr<ModelRunner> families[2];
     for (const bool fuse : {false, true}) {
-      model::FamilyOptions family;
-      family.context_tokens = 256;
-      family.plan.fuse = fuse;
-      families[fuse] = std::make_unique<ProgramFamily>(model, family);
+      model::RunnerOptions runner;
+      runner.context_tokens = 256;
+      runner.plan.fuse = fuse;
+      families[fuse] = std::make_unique<ModelRunner>(model, runner);
     }
     const PlanReport& report = families[1]->report(0);
     std::printf("%u threads: %zu commands in %zu levels recorded, %zu in %zu fused\n", workers,
                 report.recorded_commands, report.recorded_levels, report.commands, report.fused_levels);
     for (const uint32_t rows : {1u, 64u}) {
-      for (const auto& family : families) step_us(*family, rows, 64);  // the first touches memory
+      for (const auto& runner : families) step_us(*runner, rows, 64);  // the first touches memory
       const int steps = std::max(1, static_cast<int>(kTurnUs / step_us(*families[0], rows, 64)));
       // In turn, so that both meet the same neighbours on the machine.
       std::vector<double> wall[2], cpu[2];

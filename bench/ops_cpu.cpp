@@ -42,7 +42,7 @@ Call call_of(const Format& format, const Size& size, const Array<float>& input, 
   return call;
 }
 
-void product(benchmark::State& state, const device::Kernel& kernel, const Format& format, const Size& size) {
+void product(benchmark::State& state, const backend::Kernel& kernel, const Format& format, const Size& size) {
   constexpr size_t kStreamedBytes = size_t{192} << 20;
   Random random;
   const PackedWeight weight =
@@ -70,7 +70,7 @@ void product(benchmark::State& state, const device::Kernel& kernel, const Format
 }
 
 void add_benchmarks() {
-  std::vector<const device::Kernel*> kernels;
+  std::vector<const backend::Kernel*> kernels;
 #if defined(__x86_64__)
   append_runnable(kernels, matmul_cpu_avx2_kernels());
   append_runnable(kernels, quantized_matmul_cpu_avx2_kernels());
@@ -83,7 +83,7 @@ void add_benchmarks() {
                             {"affine8/64", DType::bf16, 8, 64}};
   const Size sizes[] = {
       {1, 2048, 2048}, {1, 1024, 3072}, {8, 2048, 2048}, {64, 2048, 2048}, {64, 1024, 3072}};
-  for (const device::Kernel* kernel : kernels) {
+  for (const backend::Kernel* kernel : kernels) {
     for (const Format& format : formats) {
       Random random;
       const PackedWeight probe =

@@ -10,13 +10,13 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/null/null_device.h"
+#include "refrain/backend/null/null_backend.h"
+#include "refrain/device/device.h"
 #include "refrain/model/kv_cache.h"
 #include "refrain/model/step.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/ops.h"
-#include "refrain/stream/device.h"
 
 namespace {
 
@@ -68,7 +68,7 @@ void measure(Device& device, const std::string& name, const std::function<void(C
 
 /// The plain ops of Qwen3 0.6B. All layers share their weights, which changes no plan: nothing writes them.
 void measure_model() {
-  Device device(device::make_null(ops::null_kernels()), ops::cpu_layouts(), {});
+  Device device(backend::make_null(ops::null_kernels()), ops::cpu_layouts(), {});
   model::Config config;
   config.layers = 28;
   config.heads = 16;
@@ -152,7 +152,7 @@ void measure_model() {
 }
 
 void measure_forms(uint32_t commands) {
-  Device device(device::make_null(ops::null_kernels()), ops::cpu_layouts(), {});
+  Device device(backend::make_null(ops::null_kernels()), ops::cpu_layouts(), {});
   constexpr int64_t kRows = 4, kWidth = 16;
   const Weight w = weight(device, {kWidth, kWidth}, {Use::matvec, Use::matmul});
   const Buffer x = device.buffer(DType::f32, {kRows, kWidth});

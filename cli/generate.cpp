@@ -93,14 +93,14 @@ void run(const GenerateCommand& command) {
   const auto [model, load_ms] = load_model(command.model);
   const model::Config& config = model.config();
 
-  model::FamilyOptions family_options;
+  model::RunnerOptions runner_options;
   const uint64_t wanted_tokens = uint64_t{prompt.size()} + command.tokens;
-  family_options.context_tokens =
+  runner_options.context_tokens =
       static_cast<uint32_t>(std::clamp<uint64_t>(wanted_tokens, 1, config.context_tokens));
-  if (tokenizer) family_options.allowed_ids = spelled_ids(*tokenizer, config.vocab);
-  model::ProgramFamily family(model, family_options);
+  if (tokenizer) runner_options.allowed_ids = spelled_ids(*tokenizer, config.vocab);
+  model::ModelRunner runner(model, runner_options);
 
-  model::check_generate(family, prompt, command.sampling);  // before anything goes to stdout
+  model::check_generate(runner, prompt, command.sampling);  // before anything goes to stdout
 
   Printer printer(print_ids, tokenizer);
   if (command.echo && print_ids) {
@@ -118,14 +118,14 @@ void run(const GenerateCommand& command) {
   };
   options.cancel = &interrupted;
   std::signal(SIGINT, on_interrupt);
-  const model::GenerateResult result = model::generate(family, prompt, options);
+  const model::GenerateResult result = model::generate(runner, prompt, options);
   std::signal(SIGINT, SIG_DFL);
   printer.finish();
 
   if (::isatty(STDOUT_FILENO) != 0 && !print_ids) fmt::print(stderr, "\n");
   if (result.reason == model::StopReason::context) {
     fmt::print(stderr, "refrain: note: stopped at the end of the context, {} tokens\n",
-               family.context_tokens());
+               runner.context_tokens());
   }
   if (command.model.shows_progress()) {
     fmt::print(stderr, "load {:.1f} ms; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n",

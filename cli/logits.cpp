@@ -38,10 +38,10 @@ std::string npy_header(size_t rows, size_t columns) {
 void run(const LogitsCommand& command) {
   const std::vector<uint32_t> ids = read_ids(command.ids);
   const model::Model model = load_model(command.model).model;
-  model::FamilyOptions options;
+  model::RunnerOptions options;
   options.context_tokens =
       static_cast<uint32_t>(std::clamp<uint64_t>(ids.size(), 1, model.config().context_tokens));
-  model::ProgramFamily family(model, options);
+  model::ModelRunner runner(model, options);
 
   const size_t rows = std::min<size_t>(command.last, ids.size());
   const std::string header = npy_header(rows, model.config().vocab);
@@ -52,7 +52,7 @@ void run(const LogitsCommand& command) {
     at += bytes.size();
   };
   append(std::as_bytes(std::span(header)));
-  model::evaluate(family, ids, ids.size() - rows,
+  model::evaluate(runner, ids, ids.size() - rows,
                   [&](size_t, std::span<const float> logits) { append(std::as_bytes(logits)); });
   file.commit();
 }

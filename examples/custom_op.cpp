@@ -8,7 +8,7 @@
 #include <vector>
 
 using namespace refrain;
-using device::Access;
+using backend::Access;
 
 // output[r][c] = max(input[r][c], 0)^2: the activation of a few models.
 struct SquaredReluConstants {
@@ -16,11 +16,11 @@ struct SquaredReluConstants {
 };
 
 // The first dimension counts rows. `units`: an element of a row needs and touches nothing of its neighbours.
-constexpr device::ArgumentSpec kArgs[] = {
+constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "input", .access = Access::in, .rows = true, .units = true},
     {.name = "output", .access = Access::out, .rows = true, .in_place = 1, .units = true}};
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   if (call.args[0].dtype != DType::f32 || call.args[1].dtype != DType::f32)
     throw InvalidArgument("[squared_relu] input, output: expected f32");
   if (call.args[0].shape != call.args[1].shape || call.args[0].shape.rank() != 2)
@@ -29,17 +29,17 @@ void check(const device::OpCall& call) {
 
 // `iteration` and `units` let passes fuse it with a product before it. Without these two, and without `region`
 // below, it would work as well, as a command of its own.
-constexpr device::OpSchema kSquaredRelu{
+constexpr backend::OpSchema kSquaredRelu{
     .name = "squared_relu",
     .doc = "output = max(input, 0)^2, element by element; may be in place.",
     .args = kArgs,
     .constants_bytes = sizeof(SquaredReluConstants),
     .check = check,
-    .iteration = device::Iteration::elementwise,
-    .units = [](const device::OpCall& call) { return call.constants_as<SquaredReluConstants>().columns; }};
+    .iteration = backend::Iteration::elementwise,
+    .units = [](const backend::OpCall& call) { return call.constants_as<SquaredReluConstants>().columns; }};
 
 // Any rectangle of rows and units: what a group asks for.
-void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
             uint32_t unit_end) {
   const size_t columns = args.constants_as<SquaredReluConstants>().columns;
   for (size_t row = row_begin; row < row_end; ++row) {
@@ -51,7 +51,7 @@ void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, 
 }
 
 // On its own, one tile is one row: any worker, any order, each once.
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   region(args, begin, end, 0, args.constants_as<SquaredReluConstants>().columns);
 }
 

@@ -16,7 +16,7 @@ int main(int argc, char** argv) {
     std::vector<uint32_t> prompt = tokenizer.encode(argv[2]);
     if (const auto bos = tokenizer.bos()) prompt.insert(prompt.begin(), *bos);
 
-    model::ProgramFamily family(model, {});
+    model::ModelRunner runner(model, {});
     text::StreamDecoder decoder(tokenizer);
     model::GenerateOptions options;
     options.sampling = {.temperature = 0.8f, .top_k = 40, .top_p = 0.95f, .seed = 1};
@@ -26,7 +26,7 @@ int main(int argc, char** argv) {
       std::fflush(stdout);
       return true;
     };
-    const model::GenerateResult result = model::generate(family, prompt, options);
+    const model::GenerateResult result = model::generate(runner, prompt, options);
     std::printf("%s\n", decoder.finish().c_str());
     std::fprintf(stderr, "%u tokens in %.3f s\n", result.generated_tokens, result.prompt_s + result.decode_s);
   } catch (const Error& error) {

@@ -4,13 +4,13 @@
 #include <memory>
 #include <vector>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/null/null_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/null/null_device.h"
-#include "refrain/device/validate/validate_device.h"
+#include "refrain/device/device.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
-#include "refrain/stream/device.h"
 
 namespace refrain {
 namespace {
@@ -23,8 +23,8 @@ constexpr bool kValidateUnlessTold = true;
 
 /// A backend and the kernel table that it refers to, as one owner.
 struct OpenBackend {
-  std::vector<device::Kernel> kernels;
-  std::unique_ptr<device::Backend> backend;
+  std::vector<backend::Kernel> kernels;
+  std::unique_ptr<backend::Backend> backend;
 };
 
 }  // namespace
@@ -33,14 +33,14 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
   auto opened = std::make_shared<OpenBackend>();
   if (name == "auto" || name == "cpu") {
     opened->kernels = ops::cpu_kernels();
-    device::CpuOptions cpu;
+    backend::CpuOptions cpu;
     cpu.threads = options.threads;
     cpu.queue_priorities = options.queue_priorities;
     if (options.portable_kernels) cpu.features = 0;
-    opened->backend = device::make_cpu(cpu, opened->kernels);
+    opened->backend = backend::make_cpu(cpu, opened->kernels);
   } else if (name == "null") {
     opened->kernels = ops::null_kernels();
-    opened->backend = device::make_null(opened->kernels);
+    opened->backend = backend::make_null(opened->kernels);
   } else if (name == "cuda" || name.starts_with("cuda:")) {
     throw DeviceError(fmt::format("device {}: this build has no CUDA backend; expected auto or cpu", name));
   } else {
@@ -52,9 +52,9 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
                     options.queue_priorities.size()));
   }
   if (options.validate.value_or(kValidateUnlessTold))
-    opened->backend = device::make_validate(std::move(opened->backend));
-  device::Backend* backend = opened->backend.get();
-  return Device(std::shared_ptr<device::Backend>(std::move(opened), backend), ops::cpu_layouts(), options);
+    opened->backend = backend::make_validate(std::move(opened->backend));
+  backend::Backend* backend = opened->backend.get();
+  return Device(std::shared_ptr<backend::Backend>(std::move(opened), backend), ops::cpu_layouts(), options);
 }
 
 }  // namespace refrain

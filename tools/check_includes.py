@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Checks that includes go one way: top -> model -> ops -> stream -> graph -> device -> core.
+"""Checks that includes go one way: top -> model -> ops -> device -> graph -> backend -> core.
 
 Top is cli, python, examples, bench, refrain/refrain.h and refrain/open.cpp; `format` and `text` use core only. A
-backend's folder (device/NAME) is included by itself, by refrain/open.cpp, by tests and by benchmarks. Tests and
+backend's folder (backend/NAME) is included by itself, by refrain/open.cpp, by tests and by benchmarks. Tests and
 benchmarks may include all of it, test headers too.
 Usage: check_includes.py [ROOT]. Prints one line per violation; exit status 1 if there is any.
 """
@@ -16,14 +16,14 @@ from source_files import source_files
 # What a layer may include besides itself.
 ALLOWED = {
     "core": set(),
-    "device": {"core"},
-    "graph": {"device", "core"},
-    "stream": {"graph", "device", "core"},
-    "ops": {"stream", "graph", "device", "core", "format"},
+    "backend": {"core"},
+    "graph": {"backend", "core"},
+    "device": {"graph", "backend", "core"},
+    "ops": {"device", "graph", "backend", "core", "format"},
     "format": {"core"},
     "text": {"core"},
-    "model": {"ops", "stream", "graph", "device", "core", "format", "text"},
-    "top": {"model", "ops", "stream", "graph", "device", "core", "format", "text"},
+    "model": {"ops", "device", "graph", "backend", "core", "format", "text"},
+    "top": {"model", "ops", "device", "graph", "backend", "core", "format", "text"},
 }
 TOP_FOLDERS = ("cli", "python", "examples", "bench")
 TEST_FILE = re.compile(r"(_test\.(cpp|cu|h)|^test_.*\.(cpp|h)|^testing\.h)$")
@@ -42,12 +42,12 @@ def may_include_all(path):
 
 
 def layer(path):
-    """The layer of a file and, inside refrain/device, the backend that it belongs to (else None)."""
+    """The layer of a file and, inside refrain/backend, the backend that it belongs to (else None)."""
     parts = path.parts
     if parts[0] in TOP_FOLDERS or (parts[0] == "refrain" and len(parts) == 2):
         return "top", None
     if parts[0] == "refrain" and parts[1] in ALLOWED and parts[1] != "top":
-        return parts[1], parts[2] if parts[1] == "device" and len(parts) > 3 else None
+        return parts[1], parts[2] if parts[1] == "backend" and len(parts) > 3 else None
     if parts[0] == "tests":
         return "tests", None
     return None, None

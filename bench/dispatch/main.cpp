@@ -10,7 +10,7 @@
 #include "bench/dispatch/recording.h"
 #include "bench/dispatch/report.h"
 #include "bench/dispatch/runner.h"
-#include "refrain/device/cpu/machine.h"
+#include "refrain/backend/cpu/machine.h"
 
 namespace {
 
@@ -23,8 +23,8 @@ constexpr uint32_t kReplays = 40;
 void print_machine() {
   std::string load;
   std::getline(std::ifstream("/proc/loadavg"), load);
-  std::printf("# %s, %zu CPUs; load average %s\n", refrain::device::cpu::model_name("").c_str(),
-              refrain::device::cpu::affinity_cpus().size(), load.c_str());
+  std::printf("# %s, %zu CPUs; load average %s\n", refrain::backend::cpu::model_name("").c_str(),
+              refrain::backend::cpu::affinity_cpus().size(), load.c_str());
 }
 
 /// Medians over rounds in which each runner has its turn. False when one has lost or doubled a command.

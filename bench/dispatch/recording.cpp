@@ -8,9 +8,9 @@
 
 #include "bench/dispatch/report.h"
 #include "bench/dispatch/task_graph.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/null/null_device.h"
-#include "refrain/stream/device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/null/null_backend.h"
+#include "refrain/device/device.h"
 
 namespace refrain::bench {
 namespace {
@@ -24,28 +24,30 @@ struct Constants {
   float eps;
 };
 
-constexpr device::ArgumentSpec kArgs[] = {{"input", device::Access::in, true},
-                                          {"weight", device::Access::in},
-                                          {"residual", device::Access::in, true},
-                                          {"output", device::Access::out, true}};
-const device::OpSchema& four() {
-  static const device::OpSchema op = [] {
-    device::OpSchema schema;
+constexpr backend::ArgumentSpec kArgs[] = {{"input", backend::Access::in, true},
+                                           {"weight", backend::Access::in},
+                                           {"residual", backend::Access::in, true},
+                                           {"output", backend::Access::out, true}};
+const backend::OpSchema& four() {
+  static const backend::OpSchema op = [] {
+    backend::OpSchema schema;
     schema.name = "four";
     schema.args = kArgs;
     schema.constants_bytes = sizeof(Constants);
-    schema.check = [](const device::OpCall&) {};
+    schema.check = [](const backend::OpCall&) {};
     return schema;
   }();
   return op;
 }
 
-device::Kernel kernel() {
-  device::Kernel kernel;
+backend::Kernel kernel() {
+  backend::Kernel kernel;
   kernel.name = "four_null";
   kernel.op = &four();
-  kernel.accepts = [](const device::OpCall&) { return true; };
-  kernel.launch = [](const device::OpCall&, const device::DeviceInfo&) { return device::Launch{8, 1, 1, 0}; };
+  kernel.accepts = [](const backend::OpCall&) { return true; };
+  kernel.launch = [](const backend::OpCall&, const backend::DeviceInfo&) {
+    return backend::Launch{8, 1, 1, 0};
+  };
   return kernel;
 }
 
@@ -91,7 +93,7 @@ class Recording {
 }  // namespace
 
 void measure_recording() {
-  Device device(device::make_null({}), {}, {});
+  Device device(backend::make_null({}), {}, {});
   Recording recording(device);
   std::vector<double> dispatch_ns, barrier_ns, temp_ns;
   for (int round = 0; round < 400; ++round) {
@@ -116,14 +118,14 @@ void measure_recording() {
 // CPU, with one thread, kept awake: by default a worker sleeps after 20 us without work, so whether a figure had a
 // wake in it would hang on the machine's mood while planning. What a wake costs is measure_submission's.
 void measure_commit() {
-  const device::TileKernel tiles{.tiles = [](const device::TileArgs&, uint32_t, uint32_t) {}};
-  device::Kernel table = kernel();
+  const backend::TileKernel tiles{.tiles = [](const backend::TileArgs&, uint32_t, uint32_t) {}};
+  backend::Kernel table = kernel();
   table.entry = &tiles;
-  device::CpuOptions one_thread;
+  backend::CpuOptions one_thread;
   one_thread.threads = 1;
   one_thread.spin = std::chrono::milliseconds(10);
-  Device null(device::make_null({&table, 1}), {}, {});
-  Device cpu(device::make_cpu(one_thread, {&table, 1}), {}, {});
+  Device null(backend::make_null({&table, 1}), {}, {});
+  Device cpu(backend::make_cpu(one_thread, {&table, 1}), {}, {});
   for (Device* device : {&null, &cpu}) {
     Recording recording(*device);
     for (const size_t commands : {0, 1, 10}) {
@@ -148,8 +150,8 @@ void measure_commit() {
 }
 
 void measure_null_replay() {
-  const device::Kernel table = kernel();
-  Device device(device::make_null({&table, 1}), {}, {});
+  const backend::Kernel table = kernel();
+  Device device(backend::make_null({&table, 1}), {}, {});
   Recording recording(device);
   CommandEncoder encoder = recording.begin();
   for (size_t i = 0; i < kCommands; ++i) recording.add(encoder, i);
@@ -169,16 +171,16 @@ void measure_null_replay() {
 // A submission of nothing, so that all of the time is that of the queue and of the wake.
 void measure_submission() {
   for (const uint32_t threads : {1u, 2u}) {
-    device::CpuOptions options;
+    backend::CpuOptions options;
     options.threads = threads;
-    const auto device = device::make_cpu(options, {});
+    const auto device = backend::make_cpu(options, {});
     const auto program = device->prepare({}, {});
     const auto submit = [&] { return device->submit({program.get(), {}, {}}); };
     constexpr int kAhead = 1000;
     std::vector<double> ahead, awake, cold;
     for (int round = 0; round < 51; ++round) {
       const auto begin = Clock::now();
-      device::Point last;
+      backend::Point last;
       for (int i = 0; i < kAhead; ++i) last = submit();
       device->wait(last, std::chrono::hours(1));
       ahead.push_back(ns(Clock::now() - begin) / kAhead);

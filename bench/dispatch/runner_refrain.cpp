@@ -3,15 +3,15 @@
 #include <chrono>
 
 #include "bench/dispatch/runner.h"
-#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
 
 namespace refrain::bench {
 namespace {
 
-void touch(const device::TileArgs& args, uint32_t, uint32_t) { ++args.arg<Cell>(0)->value; }
+void touch(const backend::TileArgs& args, uint32_t, uint32_t) { ++args.arg<Cell>(0)->value; }
 
-constexpr device::ArgumentSpec kArgs[] = {{"cell", device::Access::inout}};
-constexpr device::TileKernel kTiles{.tiles = touch};
+constexpr backend::ArgumentSpec kArgs[] = {{"cell", backend::Access::inout}};
+constexpr backend::TileKernel kTiles{.tiles = touch};
 
 class RefrainRunner final : public Runner {
  public:
@@ -23,16 +23,16 @@ class RefrainRunner final : public Runner {
     kernel_.name = "touch";
     kernel_.op = &op_;
     kernel_.entry = &kTiles;
-    device::CpuOptions options;
+    backend::CpuOptions options;
     options.threads = threads;
-    device_ = device::make_cpu(options, {&kernel_, 1});
-    const device::Allocation* memory =
+    device_ = backend::make_cpu(options, {&kernel_, 1});
+    const backend::Allocation* memory =
         device_->allocate({cells.size() * sizeof(Cell), cells.data(), "cells"});
     for (uint32_t i = 0; i < graph.deps.size(); ++i) {
-      device::Command command;
+      backend::PlanCommand command;
       command.kernel = &kernel_;
       command.args = {i, 1};
-      plan_.args.push_back({{memory, i * sizeof(Cell), sizeof(Cell)}, device::Access::inout, false});
+      plan_.args.push_back({{memory, i * sizeof(Cell), sizeof(Cell)}, backend::Access::inout, false});
       const std::vector<uint32_t>& deps = graph.deps[i];
       command.deps = {static_cast<uint32_t>(plan_.deps.size()), static_cast<uint32_t>(deps.size())};
       plan_.deps.insert(plan_.deps.end(), deps.begin(), deps.end());
@@ -45,17 +45,17 @@ class RefrainRunner final : public Runner {
   }
 
   void replay(uint32_t times) override {
-    device::Point last;
+    backend::Point last;
     for (uint32_t i = 0; i < times; ++i) last = device_->submit({program_.get(), {}, {}});
     device_->wait(last, std::chrono::hours(1));
   }
 
  private:
-  device::OpSchema op_;
-  device::Kernel kernel_;
-  device::Plan plan_;
-  std::unique_ptr<device::Backend> device_;
-  std::unique_ptr<device::Program> program_;
+  backend::OpSchema op_;
+  backend::Kernel kernel_;
+  backend::PlanData plan_;
+  std::unique_ptr<backend::Backend> device_;
+  std::unique_ptr<backend::Executable> program_;
 };
 
 }  // namespace

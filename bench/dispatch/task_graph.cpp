@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <random>
 
-#include "refrain/device/null/null_device.h"
+#include "refrain/backend/null/null_backend.h"
 #include "refrain/format/model_folder.h"
 #include "refrain/format/safetensors.h"
 #include "refrain/format/test_folder.h"
@@ -96,7 +96,7 @@ TaskGraph qwen3_28_layers() {
   files.write("config.json", "{\"model_type\": \"qwen3\"}");
   write_weights(files.path() / "model.safetensors", c);
 
-  Device device(device::make_null(ops::cpu_kernels(), 0, 2), ops::cpu_layouts(), {});
+  Device device(backend::make_null(ops::cpu_kernels(), 0, 2), ops::cpu_layouts(), {});
   const format::ModelFolder folder = format::ModelFolder::open(files.path());
   model::WeightLoader loader(device, folder, nullptr);
   const auto architecture = model::load_qwen3(c, loader);
@@ -109,7 +109,7 @@ TaskGraph qwen3_28_layers() {
   const auto [plan, report] = device.plan(encoder.finish(), {.fuse = false});
 
   TaskGraph graph{"qwen3_28_layers", {}};
-  for (const device::Command& command : plan.data().commands) {
+  for (const backend::PlanCommand& command : plan.data().commands) {
     const auto deps = std::span(plan.data().deps).subspan(command.deps.first, command.deps.count);
     graph.deps.emplace_back(deps.begin(), deps.end());
   }

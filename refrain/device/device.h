@@ -1,138 +1,212 @@
-// The contract between the front (stream/, which checks) and a backend (which trusts).
-//
-// The front hands a backend one immutable Plan; the backend turns it into a Program once and runs it many
-// times. No command is a virtual call. A backend checks nothing: validate/ wraps any backend and checks the
-// contract. Errors that only the device can see: DeviceError (refused, the device lives), DeviceLost
-// (sticky).
+// The user's device: buffers, weights, encoders, plans, programs, submissions.
 #pragma once
 
 #include <chrono>
-#include <cstddef>
 #include <cstdint>
+#include <exception>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
-#include "refrain/device/plan.h"
+#include "refrain/backend/backend.h"
+#include "refrain/core/log.h"
+#include "refrain/core/tensor_source.h"
+#include "refrain/device/buffer.h"
+#include "refrain/device/encoder.h"
+#include "refrain/device/registry.h"
+#include "refrain/device/weight.h"
+#include "refrain/graph/plan_options.h"
 
-namespace refrain::device {
+namespace refrain {
 
-struct BufferSpec {
-  size_t bytes = 0;  ///< > 0
-  /// Memory of the host to use in place (read-only mappings included), aligned to
-  /// info.buffer_alignment_bytes and no part of another allocation that lives; null: allocate, zeroed.
-  void* host = nullptr;
-  std::string label;
+using graph::PlanOptions;
+using graph::PlanReport;
+
+struct DeviceOptions {
+  uint32_t threads = 0;  ///< workers of a CPU device; 0: the device decides
+  bool portable_kernels =
+      false;  ///< leave vector extensions unused (the bits of the portable numerics classes)
+  /// Of queue 0, 1 and so on; queues past the end have 0. Among submissions that can run, one of the highest
+  /// priority goes first, and queues of equal priority take turns. Nothing that runs is interrupted, and
+  /// nothing ages: a queue of lower priority waits as long as those above have work. A hint, which devices may
+  /// ignore. Throws InvalidArgument for more entries than the device has queues.
+  std::vector<int32_t> queue_priorities = {};
+  /// Check every call to the backend against its contract. Unset: in debug builds of the library.
+  std::optional<bool> validate = std::nullopt;
+  /// Most submissions of a queue in flight; 0: no bound. One more waits for the oldest, at most `patience`. A
+  /// recording takes its place before it is planned, so that it is never lost: threads that commit at the same
+  /// time may each go beyond by one, and so may the second part of a split.
+  uint32_t in_flight_limit = 1024;
+  std::chrono::nanoseconds patience = std::chrono::minutes(1);
+  LogCallback log;
 };
 
-struct MemoryUsage {
-  size_t used_bytes = 0;    ///< allocated here, imports excluded
-  size_t budget_bytes = 0;  ///< what the machine offers
-  /// Of allocations and imports, what lies in physical memory now. A page may be shared with other memory.
-  size_t resident_bytes = 0;
-  size_t locked_bytes = 0;  ///< of these, what cannot be paged out until it is evictable again
+/// What happened on one device since it was opened. Each counts what has taken effect: a call that throws
+/// counts nothing unless it says so. Take differences; nothing resets.
+struct Counters {
+  uint64_t allocations = 0;          ///< requests to the backend for memory, imports included
+  uint64_t encoders = 0;             ///< recordings begun
+  uint64_t dispatches_recorded = 0;  ///< counted when a recording ends; replays do not count
+  uint64_t commits = 0;              ///< recordings submitted by commit or as a stage of a session
+  uint64_t plans = 0;
+  uint64_t programs_prepared = 0;
+  uint64_t submissions = 0;
+  uint64_t commands_submitted = 0;  ///< of all submissions, replays included, fences excluded
+  uint64_t fences_submitted = 0;    ///< of all submissions, replays included: barrier()
+  uint64_t updates = 0;             ///< of all submissions
+  uint64_t update_bytes = 0;
+  uint64_t waits_given = 0;    ///< points that callers gave to submissions
+  uint64_t waits_derived = 0;  ///< points that submissions wait for since they touch what another queue uses
+  uint64_t host_waits = 0;     ///< waits of the host, those included that throw
+  uint64_t timeouts = 0;       ///< of host_waits, those that ran out of time
+  uint64_t failures = 0;       ///< submissions known to have failed
+  uint64_t throttled = 0;      ///< times that a submission waited for a place in its queue
 };
 
-enum class Advice : uint8_t {
-  resident,   ///< brought into memory, and kept there as far as the system allows
-  will_need,  ///< brought into memory
-  evictable,  ///< the opposite of both; the bytes stay as they are
-};
-
-/// A backend's own form of a Plan. Immutable apart from its replay state; used by one queue.
-class Program {
+/// A planned graph with what it is bound to. Copies share it.
+class Plan {
  public:
-  virtual ~Program() = default;
+  Plan() = default;  ///< none; may not be prepared
+
+  explicit operator bool() const { return data_ != nullptr; }
+  /// Throws InvalidArgument for a Plan() that is none, as arena_bytes() does.
+  const backend::PlanData& data() const;
+  size_t arena_bytes() const { return data().arena_bytes; }
+
+ private:
+  friend struct DeviceState;
+  std::shared_ptr<backend::Backend> backend_;  // whose kernels and memory the plan names
+  std::shared_ptr<const backend::PlanData> data_;
+  std::shared_ptr<const KernelTable> kernels_;
+  std::shared_ptr<const std::vector<std::shared_ptr<const void>>> resources_;
 };
 
 struct PrepareOptions {
   uint32_t queue = 0;
-  BufferView arena = {};    ///< plan.arena_bytes or more, zeroed; shared by the programs of one queue
-  bool once = false;        ///< will be submitted one time
+  /// Scratch shared by the programs of one queue, plan.arena_bytes() or more, that no command is bound to;
+  /// none: the program gets its own.
+  Buffer arena = {};
   bool timestamps = false;  ///< keep the begin and end of each command
-  /// Worker of each command, for tests of ordering: all tiles of command i run on worker placement[i].
-  std::span<const uint32_t> placement = {};
-  std::string_view label = {};  ///< names the program's submissions in errors; valid during the call
+  std::string label = {};   ///< names its submissions in errors; empty: the label that commit was given
 };
 
-class Backend;
+/// A plan made ready for one queue; submitted any number of times. Holds everything that it uses. Copies
+/// share it.
+class Program {
+ public:
+  struct State;
+  Program() = default;  ///< none; may not be submitted
 
-/// A moment: when `queue` of `backend` has completed `value` submissions. Values only grow. A submission that
-/// failed has been reached as well.
-struct Point {
-  const Backend* backend = nullptr;
-  uint32_t queue = 0;
-  uint64_t value = 0;
+  explicit operator bool() const { return state_ != nullptr; }
+  /// These throw InvalidArgument for a Program() that is none.
+  const Plan& plan() const;
+  const std::string& label() const;
+
+ private:
+  friend class Device;
+  friend struct DeviceState;
+  std::shared_ptr<State> state_;
 };
 
-/// The timeline that only the host signals; it may be waited for before it is signalled.
-inline constexpr uint32_t kHostQueue = UINT32_MAX;
-
-/// Bytes that a submission writes before its first command. Copied at submit.
+/// Bytes for a submission to write before its first command; copied by submit.
 struct Update {
-  BufferView to;                    ///< never of the arena
+  Buffer to;                        ///< outside of the program's arena
   std::span<const std::byte> from;  ///< as long as `to`
 };
 
-struct Submission {
-  const Program* program = nullptr;  ///< outlives the completion of the submission
-  std::span<const Update> updates;
-  std::span<const Point> waits;  ///< points of this backend that submit() returned, or host points
-};
-
-struct TickSpan {
-  uint64_t begin = 0;
-  uint64_t end = 0;
-};
-
-class Backend {
+/// A handle; copies are the same device. Any thread may use it; encoders and programs are for one thread at a
+/// time. Every call throws InvalidArgument for a moved-from Device, and for what belongs to another device;
+/// every call but info and counters throws DeviceLost once the device has been lost.
+class Device {
  public:
-  Backend(DeviceInfo device_info, std::span<const Kernel> kernel_table)
-      : info(std::move(device_info)), kernels(kernel_table) {}
-  virtual ~Backend() = default;  ///< waits for submitted work
-  Backend(const Backend&) = delete;
-  Backend& operator=(const Backend&) = delete;
+  /// "cpu", "null", or "auto". Throws InvalidArgument for an unknown name, DeviceError when it cannot be
+  /// opened.
+  static Device open(std::string_view name, const DeviceOptions& options = {});
 
-  const DeviceInfo info;
-  const std::span<const Kernel> kernels;
+  /// For those who bring their own backend: `layouts` are the weight layouts that its kernels read, best
+  /// first.
+  Device(std::shared_ptr<backend::Backend> backend, std::span<const backend::WeightLayout> layouts,
+         const DeviceOptions& options);
 
-  // Any thread may call any function; submissions to one queue run in the order of their submit calls. Between
-  // queues only waits give an order: priorities, which the options of a backend may give its queues, are a hint.
-  //
-  // Failure. A submission that fails has ended: it uses nothing any more, completed() counts it, what it
-  // would have written is undefined. With it fail, without running, all later submissions of its queue,
-  // whenever they are submitted, and all that wait for one that failed; wait() names each with the first
-  // failure. What completed before is not affected, nor are other queues. A device that ends fails what can
-  // no longer run.
-  //
-  // Loss. Every submission that had not completed has failed, and every call throws the same DeviceLost, but
-  // for three that never throw: release() and signal_host() do nothing, completed() counts all that was
-  // submitted.
+  const backend::DeviceInfo& info() const;
+  backend::MemoryUsage memory() const;
+  Counters counters() const;
 
-  /// Memory aligned to info.buffer_alignment_bytes, zeroed unless imported. Throws DeviceError when refused.
-  virtual const Allocation* allocate(const BufferSpec& spec) = 0;
-  /// No submission in flight uses it any more.
-  virtual void release(const Allocation* allocation) noexcept = 0;
-  /// A hint about residency.
-  virtual void advise(std::span<const BufferView> views, Advice advice) {
-    (void)views;
-    (void)advice;
-  }
-  virtual MemoryUsage memory() const = 0;
-  /// The plan and what it names outlive the program.
-  virtual std::unique_ptr<Program> prepare(const Plan& plan, const PrepareOptions& options) = 0;
-  /// Returns at once.
-  virtual Point submit(const Submission& submission) = 0;
-  /// How many submissions of `queue` have completed or failed (kHostQueue: the value last signalled).
-  virtual uint64_t completed(uint32_t queue) const = 0;
-  /// False when `timeout` passed first. Throws DeviceError with the failure of the submission, if it failed,
-  /// each time.
-  virtual bool wait(const Point& point, std::chrono::nanoseconds timeout) = 0;
-  /// Raises the host timeline to `value`; lower values are ignored.
-  virtual void signal_host(uint64_t value) = 0;
-  /// Begin and end of each command of the last completed submission of a program prepared with `timestamps`.
-  virtual void timestamps(const Program& program, std::span<TickSpan> spans) const = 0;
+  /// New zeroed memory. Throws InvalidArgument for DType::activation or no elements, DeviceError when
+  /// refused.
+  Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
+
+  /// Memory of the host as a buffer, in place: `memory` holds the elements of `shape`, row-major. `owner`
+  /// keeps it alive (none: the caller does) and is held until all views and submissions that use it are gone.
+  /// Bytes within an import that lives become a view of it, so order is derived between the two. Not for
+  /// memory that a Buffer gave out. Throws InvalidArgument for no memory, no elements, an address not aligned
+  /// to info().buffer_alignment_bytes (within an import: to the dtype), bytes that overlap an import in part
+  /// and a device that cannot use memory of the host; DeviceError when refused.
+  Buffer import_memory(void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                       std::string_view label = {});
+  /// The same of memory to read: what would write it through this buffer or a view of it is refused.
+  Buffer import_memory(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                       std::string_view label = {});
+
+  /// The weight in the first layout that serves all `uses`; the file's own bytes in place where the layout,
+  /// the device and their alignment (8 bytes) allow. Throws InvalidArgument when no layout does or the
+  /// source contradicts itself.
+  Weight pack(const TensorSource& source, Uses uses);
+
+  CommandEncoder encoder();
+
+  /// Runs the passes over a graph. The graph is spent.
+  std::pair<Plan, PlanReport> plan(ComputeGraph graph, const PlanOptions& options = {});
+  Program prepare(const Plan& plan, const PrepareOptions& options = {});
+
+  /// Queues one run of `program` after `updates`, once all `waits` have been reached, and once what other
+  /// queues have in flight on the same bytes has completed (reads share). It fails without running when what
+  /// it waits for has failed. Returns at once. In steady state allocates nothing (with up to 8 updates, of
+  /// memory that the program is bound to, and 16 waits).
+  Point submit(const Program& program, std::span<const Update> updates = {},
+               std::span<const Point> waits = {});
+  /// Returns once `point` has been reached; throws TimeoutError when `timeout` passes first (nothing is freed
+  /// or cancelled then), the submission's own error, with its label, if it failed: at every call.
+  void wait(const Point& point, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
+  /// True once `point` has been reached, also by a submission that failed.
+  bool reached(const Point& point) const;
+  /// Returns once no submission in flight touches the bytes of `buffer`, so that the host may read and write
+  /// them. Throws as wait().
+  void synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
+  /// Calls `function` once, on a thread of the device, when `point` has been reached: with null, or with the
+  /// error that wait() throws; when the device is closed before, with a DeviceError. It may do all that any
+  /// thread may, submitting and dropping the last handle included. One is called at a time, so one that
+  /// blocks holds up the others; one that holds the device keeps it open. What it throws is logged. Throws
+  /// InvalidArgument for no function, DeviceError when there is no thread to be had.
+  void when_reached(const Point& point, std::function<void(std::exception_ptr)> function);
+  /// A point of the host's timeline, later than all earlier ones; signalled by `signal`, with all before it.
+  Point host_point();
+  void signal(const Point& point);
+
+  /// Begin and end of each command of the program's last completed submission, in ns of one clock. Throws
+  /// InvalidArgument for a program prepared without timestamps.
+  std::vector<std::pair<double, double>> timestamps_ns(const Program& program) const;
+
+  /// The user's own kernels, which plans made from now on choose among as among the built-in ones.
+  KernelRegistry& kernels() const;
+
+ private:
+  friend class BufferPool;
+  friend class CommandEncoder;
+  friend class EncoderSession;
+  friend class GraphSession;
+  friend class ResidencySet;
+  DeviceState& checked() const;
+  DeviceState& live() const;
+  Buffer import(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                std::string_view label);
+
+  std::shared_ptr<DeviceState> state_;
 };
 
-}  // namespace refrain::device
+}  // namespace refrain

@@ -11,7 +11,7 @@ constexpr uint64_t kFirstTempMemory = uint64_t{1} << 63;
 /// `bound` is a Binding or a LoweredArgument. Nothing for what takes no part in the order.
 template <class Bound>
 void append(AccessList& list, const Bound& bound, const MemoryPlan* memory) {
-  if (bound.access == device::Access::status || bound.view.bytes == 0) return;
+  if (bound.access == backend::Access::status || bound.view.bytes == 0) return;
   RangeAccess range;
   range.begin = bound.view.offset_bytes;
   if (bound.temp == kNone) {
@@ -23,7 +23,7 @@ void append(AccessList& list, const Bound& bound, const MemoryPlan* memory) {
     range.begin += memory->offsets_bytes[bound.temp];
   }
   range.end = range.begin + bound.view.bytes;
-  range.write = bound.access != device::Access::in;
+  range.write = bound.access != backend::Access::in;
   list.ranges.push_back(range);
 }
 
@@ -49,12 +49,12 @@ AccessList accesses(const ComputeGraph& graph) {
 AccessList accesses(const LoweredGraph& graph, const MemoryPlan* memory) {
   AccessList list;
   list.commands.reserve(graph.commands.size());
-  for (const device::Command& command : graph.commands) {
+  for (const backend::PlanCommand& command : graph.commands) {
     const auto first = static_cast<uint32_t>(list.ranges.size());
     for (uint32_t a = command.args.first; a < command.args.first + command.args.count; ++a)
       append(list, graph.args[a], memory);
     list.commands.push_back({{first, static_cast<uint32_t>(list.ranges.size()) - first},
-                             command.kind == device::CommandKind::fence});
+                             command.kind == backend::CommandKind::fence});
   }
   return list;
 }

@@ -7,23 +7,23 @@
 namespace refrain::graph {
 namespace {
 
-using device::Access;
-using device::Argument;
-using device::Command;
-using device::CommandKind;
-using device::Plan;
+using backend::Access;
+using backend::Argument;
+using backend::CommandKind;
+using backend::PlanCommand;
+using backend::PlanData;
 
-std::string title(const Plan& plan, uint32_t index) {
-  const Command& command = plan.commands[index];
+std::string title(const PlanData& plan, uint32_t index) {
+  const PlanCommand& command = plan.commands[index];
   if (command.kind == CommandKind::fence) return fmt::format("#{} fence", index);
   const std::string& label = plan.labels[command.label];
-  return fmt::format("#{} {}{}{}", index, device::title(plan, command), label.empty() ? "" : " ", label);
+  return fmt::format("#{} {}{}{}", index, backend::title(plan, command), label.empty() ? "" : " ", label);
 }
 
 /// Why `a` and `b` conflict; empty when they do not.
-std::string conflict(const Plan& plan, uint32_t a, uint32_t b) {
-  const Command& first = plan.commands[a];
-  const Command& second = plan.commands[b];
+std::string conflict(const PlanData& plan, uint32_t a, uint32_t b) {
+  const PlanCommand& first = plan.commands[a];
+  const PlanCommand& second = plan.commands[b];
   if (first.kind == CommandKind::fence || second.kind == CommandKind::fence) return "a fence lies between";
   for (uint32_t i = 0; i < first.args.count; ++i) {
     const Argument& x = plan.args[first.args.first + i];
@@ -45,11 +45,11 @@ std::string conflict(const Plan& plan, uint32_t a, uint32_t b) {
 }
 
 /// All commands that `from` follows, along edges.
-std::vector<bool> ancestors(const Plan& plan, uint32_t from) {
+std::vector<bool> ancestors(const PlanData& plan, uint32_t from) {
   std::vector<bool> seen(plan.commands.size());
   std::vector<uint32_t> stack{from};
   while (!stack.empty()) {
-    const device::Range deps = plan.commands[stack.back()].deps;
+    const backend::Range deps = plan.commands[stack.back()].deps;
     stack.pop_back();
     for (uint32_t d = deps.first; d < deps.first + deps.count; ++d) {
       if (seen[plan.deps[d]]) continue;
@@ -62,7 +62,7 @@ std::vector<bool> ancestors(const Plan& plan, uint32_t from) {
 
 }  // namespace
 
-std::vector<Unordered> check_order(const Plan& plan) {
+std::vector<Unordered> check_order(const PlanData& plan) {
   std::vector<Unordered> found;
   for (uint32_t second = 0; second < plan.commands.size(); ++second) {
     const std::vector<bool> before = ancestors(plan, second);

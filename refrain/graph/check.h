@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/plan.h"
+#include "refrain/backend/plan.h"
 
 namespace refrain::graph {
 
@@ -19,6 +19,6 @@ struct Unordered {
 };
 
 /// All unordered pairs of a plan; none for a correct one. O(commands^2).
-std::vector<Unordered> check_order(const device::Plan& plan);
+std::vector<Unordered> check_order(const backend::PlanData& plan);
 
 }  // namespace refrain::graph

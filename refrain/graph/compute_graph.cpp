@@ -14,8 +14,8 @@ void clear(ComputeGraph& graph) {
   graph.owner = nullptr;
 }
 
-device::OpCall op_call(const ComputeGraph& graph, const Command& command,
-                       std::vector<device::ArgumentInfo>& infos) {
+backend::OpCall op_call(const ComputeGraph& graph, const Command& command,
+                        std::vector<backend::ArgumentInfo>& infos) {
   infos.clear();
   for (size_t i = 0; i < command.op->args.size(); ++i) {
     infos.push_back(graph.infos[graph.bindings[command.bindings.first + i].info]);

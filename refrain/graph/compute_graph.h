@@ -8,13 +8,13 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/op.h"
-#include "refrain/device/plan.h"
+#include "refrain/backend/op.h"
+#include "refrain/backend/plan.h"
 
 namespace refrain::graph {
 
-using device::kNone;
-using device::Range;
+using backend::kNone;
+using backend::Range;
 
 /// A value that lives only in the recording.
 struct TempInfo {
@@ -24,20 +24,21 @@ struct TempInfo {
 
 /// What one argument of a command is bound to.
 struct Binding {
-  uint32_t info = 0;        ///< index into ComputeGraph::infos
-  device::BufferView view;  ///< a temp: offset and bytes within the value (bytes = 0 while its dtype is open)
-  uint32_t temp = kNone;    ///< index into ComputeGraph::temps; kNone: `view` is memory
-  device::Access access = device::Access::in;
+  uint32_t info = 0;  ///< index into ComputeGraph::infos
+  backend::BufferView
+      view;               ///< a temp: offset and bytes within the value (bytes = 0 while its dtype is open)
+  uint32_t temp = kNone;  ///< index into ComputeGraph::temps; kNone: `view` is memory
+  backend::Access access = backend::Access::in;
   bool sealed = false;
 
   bool bound() const { return temp != kNone || view.allocation != nullptr; }
 };
 
 struct Command {
-  const device::OpSchema* op = nullptr;  ///< null: a fence, or a group
-  Range bindings;                        ///< the schema's arguments, then the live count if `live`
-  Range constants;                       ///< into ComputeGraph::constants, aligned to 16
-  bool live = false;                     ///< the last binding is the live count of the rows
+  const backend::OpSchema* op = nullptr;  ///< null: a fence, or a group
+  Range bindings;                         ///< the schema's arguments, then the live count if `live`
+  Range constants;                        ///< into ComputeGraph::constants, aligned to 16
+  bool live = false;                      ///< the last binding is the live count of the rows
   uint32_t label = 0;
   Range members;  ///< of a group, in order; into ComputeGraph::members
 
@@ -48,7 +49,7 @@ struct Command {
 /// A plain command as part of a group.
 struct Member {
   Command command;
-  device::MemberRole role = device::MemberRole::tile;
+  backend::MemberRole role = backend::MemberRole::tile;
   uint32_t component =
       kNone;           ///< members that hand values on unit by unit, numbered from 0; a prologue: none
   uint32_t units = 1;  ///< of one row of the op's work
@@ -58,7 +59,7 @@ struct ComputeGraph {
   std::vector<Command> commands;
   std::vector<Member> members;
   std::vector<Binding> bindings;
-  std::vector<device::ArgumentInfo>
+  std::vector<backend::ArgumentInfo>
       infos;  ///< shared by bindings, most of which are alike; [0]: nothing is bound
   std::vector<TempInfo> temps;
   std::vector<std::byte> constants;
@@ -71,8 +72,8 @@ struct ComputeGraph {
 void clear(ComputeGraph& graph);
 
 /// The call of a command, as ops and kernels see it. `infos` is storage for it.
-device::OpCall op_call(const ComputeGraph& graph, const Command& command,
-                       std::vector<device::ArgumentInfo>& infos);
+backend::OpCall op_call(const ComputeGraph& graph, const Command& command,
+                        std::vector<backend::ArgumentInfo>& infos);
 
 }  // namespace refrain::graph
 

@@ -10,9 +10,9 @@
 namespace refrain::graph {
 namespace {
 
-using device::Command;
-using device::CommandKind;
-using device::Plan;
+using backend::CommandKind;
+using backend::PlanCommand;
+using backend::PlanData;
 
 /// As part of a quoted string.
 std::string escaped(std::string_view text) {
@@ -30,14 +30,14 @@ std::string escaped(std::string_view text) {
 
 }  // namespace
 
-std::string dump_dot(const Plan& plan) {
+std::string dump_dot(const PlanData& plan) {
   std::string text = "digraph plan {\n  node [shape=box, fontname=\"monospace\"];\n";
   const auto out = std::back_inserter(text);
   std::map<uint32_t, std::vector<uint32_t>> levels;
   for (uint32_t i = 0; i < plan.commands.size(); ++i) {
-    const Command& command = plan.commands[i];
+    const PlanCommand& command = plan.commands[i];
     const bool fence = command.kind == CommandKind::fence;
-    fmt::format_to(out, "  c{} [label=\"{} {}", i, i, escaped(device::title(plan, command)));
+    fmt::format_to(out, "  c{} [label=\"{} {}", i, i, escaped(backend::title(plan, command)));
     if (command.label < plan.labels.size() && !plan.labels[command.label].empty()) {
       fmt::format_to(out, "\\n{}", escaped(plan.labels[command.label]));
     }
@@ -50,7 +50,7 @@ std::string dump_dot(const Plan& plan) {
     fmt::format_to(out, " }}  // level {}\n", level);
   }
   for (uint32_t i = 0; i < plan.commands.size(); ++i) {
-    const device::Range deps = plan.commands[i].deps;
+    const backend::Range deps = plan.commands[i].deps;
     for (uint32_t d = 0; d < deps.count; ++d) {
       fmt::format_to(out, "  c{} -> c{};\n", plan.deps[deps.first + d], i);
     }

@@ -3,12 +3,12 @@
 
 #include <string>
 
-#include "refrain/device/plan.h"
+#include "refrain/backend/plan.h"
 
 namespace refrain::graph {
 
 /// A digraph: a node a command (index, kernel, label), levels as ranks, fences as bars between them, and an
 /// arrow from each dependency. `dot -Tsvg` draws it.
-std::string dump_dot(const device::Plan& plan);
+std::string dump_dot(const backend::PlanData& plan);
 
 }  // namespace refrain::graph

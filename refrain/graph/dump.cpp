@@ -10,10 +10,10 @@
 namespace refrain::graph {
 namespace {
 
-using device::Access;
-using device::Argument;
-using device::Command;
-using device::Plan;
+using backend::Access;
+using backend::Argument;
+using backend::PlanCommand;
+using backend::PlanData;
 
 std::string_view name(Access access) {
   switch (access) {
@@ -30,20 +30,20 @@ std::string_view name(Access access) {
 }
 
 /// A line for the prologue and one for each component: its units, how many a tile has, its kernels.
-void dump_group(const Plan& plan, const device::Group& group, std::string& text) {
+void dump_group(const PlanData& plan, const backend::FusedGroup& group, std::string& text) {
   const auto kernels = [&](uint32_t component) {
     for (uint32_t m = group.members.first; m < group.members.first + group.members.count; ++m) {
-      const device::Member& member = plan.members[m];
+      const backend::FusedMember& member = plan.members[m];
       if (member.component == component) fmt::format_to(std::back_inserter(text), " {}", member.kernel->name);
     }
     text += '\n';
   };
   if (group.value_row_bytes != 0) {
     text += "       prologue";
-    kernels(device::kNone);
+    kernels(backend::kNone);
   }
   for (uint32_t c = 0; c < group.components.count; ++c) {
-    const device::Component& component = plan.components[group.components.first + c];
+    const backend::FusedComponent& component = plan.components[group.components.first + c];
     fmt::format_to(std::back_inserter(text), "       units {}/{}", component.units, component.units_per_tile);
     kernels(c);
   }
@@ -51,18 +51,18 @@ void dump_group(const Plan& plan, const device::Group& group, std::string& text)
 
 }  // namespace
 
-std::string dump(const Plan& plan) {
+std::string dump(const PlanData& plan) {
   std::string text;
   const auto out = std::back_inserter(text);
-  std::map<const device::Allocation*, size_t> numbers;
+  std::map<const backend::Allocation*, size_t> numbers;
   for (size_t i = 0; i < plan.commands.size(); ++i) {
-    const Command& command = plan.commands[i];
-    const bool fence = command.kind == device::CommandKind::fence;
-    fmt::format_to(out, "{:>4} level {:<3} {}", i, command.level, device::title(plan, command));
+    const PlanCommand& command = plan.commands[i];
+    const bool fence = command.kind == backend::CommandKind::fence;
+    fmt::format_to(out, "{:>4} level {:<3} {}", i, command.level, backend::title(plan, command));
     if (const std::string& label = plan.labels[command.label]; !label.empty())
       fmt::format_to(out, " {:?}", label);
     if (!fence) {
-      const device::Launch& launch = command.launch;
+      const backend::Launch& launch = command.launch;
       fmt::format_to(out, " rows {}/{} x {} tiles", launch.rows, launch.rows_per_block,
                      launch.tiles_per_block);
     }
@@ -70,10 +70,10 @@ std::string dump(const Plan& plan) {
     for (uint32_t d = 0; d < command.deps.count; ++d)
       fmt::format_to(out, " {}", plan.deps[command.deps.first + d]);
     fmt::format_to(out, "\n");
-    if (command.kind == device::CommandKind::group) dump_group(plan, plan.groups[command.group], text);
+    if (command.kind == backend::CommandKind::fused_group) dump_group(plan, plan.groups[command.group], text);
     for (uint32_t a = 0; a < command.args.count; ++a) {
       const Argument& arg = plan.args[command.args.first + a];
-      const std::string title = device::argument_title(plan, command, a);
+      const std::string title = backend::argument_title(plan, command, a);
       if (arg.view.bytes == 0) continue;
       fmt::format_to(out, "       {} {}", name(arg.access), title);
       if (arg.view.allocation == nullptr) {

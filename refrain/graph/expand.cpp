@@ -9,7 +9,7 @@ void expand(ComputeGraph& graph, Mode mode) {
     if (dtype == DType::activation) dtype = DType::f32;
   };
   for (TempInfo& temp : graph.temps) resolve(temp.dtype);
-  for (device::ArgumentInfo& info : graph.infos) resolve(info.dtype);
+  for (backend::ArgumentInfo& info : graph.infos) resolve(info.dtype);
   for (Binding& binding : graph.bindings) {
     if (binding.temp != kNone) {
       const TempInfo& temp = graph.temps[binding.temp];

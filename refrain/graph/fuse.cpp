@@ -10,15 +10,15 @@
 #include <utility>
 
 #include "refrain/graph/accesses.h"
-#include "refrain/graph/contraction.h"
 #include "refrain/graph/hazards.h"
 #include "refrain/graph/lower.h"
+#include "refrain/graph/merged_order.h"
 
 namespace refrain::graph {
 namespace {
 
-using device::Access;
-using device::Iteration;
+using backend::Access;
+using backend::Iteration;
 
 // One unit may hold so many operations, or a quarter of its group's: more, and the others would wait for the
 // worker that has it.
@@ -60,7 +60,7 @@ enum class Conflict {
 
 class Fuser {
  public:
-  Fuser(ComputeGraph& graph, std::span<const device::Kernel> kernels, const device::DeviceInfo& info)
+  Fuser(ComputeGraph& graph, std::span<const backend::Kernel> kernels, const backend::DeviceInfo& info)
       : graph_(graph),
         count_(static_cast<uint32_t>(graph.commands.size())),
         order_(derive_order(accesses(graph), /*reduced=*/false)),
@@ -113,7 +113,7 @@ class Fuser {
     }
   };
   /// Bytes that contractions may read in common.
-  using Key = std::tuple<uint32_t, const device::Allocation*, size_t, size_t>;
+  using Key = std::tuple<uint32_t, const backend::Allocation*, size_t, size_t>;
   static Key key(const Binding& input) {
     return {input.temp, input.view.allocation, input.view.offset_bytes, input.view.bytes};
   }
@@ -123,7 +123,7 @@ class Fuser {
   }
   uint32_t binding_count(uint32_t command) const { return graph_.commands[command].bindings.count; }
   /// Null for the live count.
-  const device::ArgumentSpec* spec(uint32_t command, uint32_t index) const {
+  const backend::ArgumentSpec* spec(uint32_t command, uint32_t index) const {
     const auto& args = graph_.commands[command].op->args;
     return index < args.size() ? &args[index] : nullptr;
   }
@@ -149,13 +149,13 @@ class Fuser {
     }
   }
 
-  void describe(uint32_t index, std::span<const device::Kernel> kernels, const device::DeviceInfo& info) {
+  void describe(uint32_t index, std::span<const backend::Kernel> kernels, const backend::DeviceInfo& info) {
     const Command& command = graph_.commands[index];
     add_uses(index, command);
     for (uint32_t m = 0; m < command.members.count; ++m)
       add_uses(index, graph_.members[command.members.first + m].command);
     if (command.op == nullptr || command.op->units == nullptr) return;
-    const device::OpCall call = op_call(graph_, command, infos_);
+    const backend::OpCall call = op_call(graph_, command, infos_);
     Node& node = nodes_[index];
     for (size_t i = 0; i < call.args.size() && node.rows == 0; ++i) {
       if (command.op->args[i].rows && call.args[i].bound && call.args[i].shape.rank() > 0)
@@ -166,7 +166,7 @@ class Fuser {
     node.units = command.op->units(call);
     if (command.op->cost != nullptr)
       node.flops = command.op->cost(call).flops / static_cast<uint64_t>(node.rows);
-    const device::Kernel* kernel = select_kernel(call, kernels, info);
+    const backend::Kernel* kernel = select_kernel(call, kernels, info);
     if (kernel == nullptr) {
       node.refusal = "no kernel accepts it";
     } else if (!kernel->regions) {
@@ -181,7 +181,7 @@ class Fuser {
   uint32_t input_of(uint32_t contraction) const {
     uint32_t found = kNone;
     for (uint32_t b = 0; b < binding_count(contraction); ++b) {
-      const device::ArgumentSpec* s = spec(contraction, b);
+      const backend::ArgumentSpec* s = spec(contraction, b);
       if (s == nullptr || !s->rows || s->units || s->access != Access::in || !binding(contraction, b).bound())
         continue;
       if (found != kNone) return kNone;
@@ -211,7 +211,7 @@ class Fuser {
       return apart ? Conflict::none : Conflict::other;
     }
     const auto by_unit = [&](uint32_t command, uint32_t index) {
-      const device::ArgumentSpec* s = spec(command, index);
+      const backend::ArgumentSpec* s = spec(command, index);
       return s != nullptr && s->rows && s->units &&
              graph_.infos[binding(command, index).info].shape[0] == nodes_[command].rows;
     };
@@ -229,7 +229,7 @@ class Fuser {
   }
 
   std::string_view argument(uint32_t command, uint32_t index) const {
-    const device::ArgumentSpec* s = spec(command, index);
+    const backend::ArgumentSpec* s = spec(command, index);
     return s == nullptr ? "live rows" : s->name;
   }
 
@@ -316,7 +316,7 @@ class Fuser {
   std::string title_of(const Grown& grown) const {
     std::vector<std::string_view> names;
     for (const Member& member : grown.members) names.push_back(graph_.commands[member.command].op->name);
-    return device::joined(names);
+    return backend::joined(names);
   }
 
   /// Notes the first reason for which a command was refused.
@@ -386,7 +386,7 @@ class Fuser {
     }
     for (const uint32_t user : values_[temp].users) {
       if (user != source && !grown.has(user)) return fmt::format("{} reads its value, too", name(user));
-      if (graph_.commands[user].op->args.size() > device::kMaxPrivateArgs)
+      if (graph_.commands[user].op->args.size() > backend::kMaxPrivateArgs)
         return fmt::format("{} has too many arguments", name(user));
     }
     return {};
@@ -454,7 +454,7 @@ class Fuser {
       made.command = graph_.commands[member.command];
       made.units = nodes_[member.command].units;
       if (member.command == grown.prologue) {
-        made.role = device::MemberRole::prologue;
+        made.role = backend::MemberRole::prologue;
       } else {
         made.component =
             components.try_emplace(member.part, static_cast<uint32_t>(components.size())).first->second;
@@ -466,14 +466,14 @@ class Fuser {
   ComputeGraph& graph_;
   const uint32_t count_;
   const Order order_;
-  Contraction contraction_;
+  MergedOrder contraction_;
   std::vector<Node> nodes_;
   std::vector<uint32_t> fences_;
   std::vector<Value> values_;                              // of each temp
   std::map<Key, std::vector<uint32_t>> readers_;           // contractions with this input, ascending
   std::map<uint32_t, Grown> groups_;                       // by first member
   std::vector<std::pair<uint32_t, std::string>> refused_;  // reported if the command ends up in no group
-  std::vector<device::ArgumentInfo> infos_;
+  std::vector<backend::ArgumentInfo> infos_;
   FuseReport report_;
 };
 
@@ -484,11 +484,11 @@ std::string title(const ComputeGraph& graph, const Command& command) {
   std::vector<std::string_view> names;
   for (uint32_t m = 0; m < command.members.count; ++m)
     names.push_back(graph.members[command.members.first + m].command.op->name);
-  return names.empty() ? "fence" : device::joined(names);
+  return names.empty() ? "fence" : backend::joined(names);
 }
 
-FuseReport fuse(ComputeGraph& graph, std::span<const device::Kernel> kernels,
-                const device::DeviceInfo& info) {
+FuseReport fuse(ComputeGraph& graph, std::span<const backend::Kernel> kernels,
+                const backend::DeviceInfo& info) {
   return Fuser(graph, kernels, info).run();
 }
 

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/kernel.h"
+#include "refrain/backend/kernel.h"
 #include "refrain/graph/compute_graph.h"
 
 namespace refrain::graph {
@@ -35,7 +35,8 @@ struct FuseReport {
 /// All other values stay what they were, so a value may be read outside, too. A group stands where its first
 /// member stood, behind what its later members follow; everything else keeps the recorded order. Besides
 /// derive_order, O(commands) with a constant for the largest group.
-FuseReport fuse(ComputeGraph& graph, std::span<const device::Kernel> kernels, const device::DeviceInfo& info);
+FuseReport fuse(ComputeGraph& graph, std::span<const backend::Kernel> kernels,
+                const backend::DeviceInfo& info);
 
 /// The ops of a group, "rms_norm+matmul*2+silu_mul"; a plain command's op; "fence".
 std::string title(const ComputeGraph& graph, const Command& command);

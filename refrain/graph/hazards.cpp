@@ -5,7 +5,7 @@
 
 namespace refrain::graph {
 
-using device::kNone;
+using backend::kNone;
 
 namespace {
 

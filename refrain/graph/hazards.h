@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/device/plan.h"
+#include "refrain/backend/plan.h"
 
 namespace refrain::graph {
 
@@ -21,7 +21,7 @@ struct RangeAccess {
 /// What each command touches, in recorded order.
 struct AccessList {
   struct Entry {
-    device::Range ranges;  ///< into `ranges`
+    backend::Range ranges;  ///< into `ranges`
     bool fence = false;
   };
   std::vector<Entry> commands;
@@ -49,7 +49,7 @@ class HazardTracker {
   void reset();
 
   uint32_t size() const { return count_; }
-  uint32_t last_fence() const { return fence_; }  ///< device::kNone: there is none
+  uint32_t last_fence() const { return fence_; }  ///< backend::kNone: there is none
 
  private:
   // Commands are numbered from the last fence on, from 1; 0 is none.
@@ -57,13 +57,13 @@ class HazardTracker {
   /// Lists of readers grow at the head only and are never changed, so pieces of a segment share them.
   struct Reader {
     uint32_t command = 0;
-    uint32_t next = device::kNone;
+    uint32_t next = backend::kNone;
   };
   /// Bytes from `begin` to the next segment, the last one's without end.
   struct Segment {
     size_t begin = 0;
     uint32_t writer = 0;
-    uint32_t readers = device::kNone;  ///< since the writer; into readers_
+    uint32_t readers = backend::kNone;  ///< since the writer; into readers_
   };
   struct Memory {
     uint64_t id = 0;
@@ -98,7 +98,7 @@ class HazardTracker {
   std::vector<uint32_t> deps_;
   uint64_t epoch_ = 1;
   uint32_t count_ = 0;
-  uint32_t fence_ = device::kNone;
+  uint32_t fence_ = backend::kNone;
 };
 
 /// A set of pairs (later, earlier) of commands: for each command a row of bits, of those before it.
@@ -129,11 +129,11 @@ class Reachability {
 
 /// The order that the accesses ask for.
 struct Order {
-  std::vector<device::Range> deps_of;  ///< of each command, into `deps`
-  std::vector<uint32_t> deps;          ///< each command's ascending; reduced: every edge is necessary
-  std::vector<uint32_t> levels;        ///< 1 + the greatest level of the deps; a fence: that greatest level
-  Reachability before;                 ///< transitive closure; empty unless reduced
-  size_t conflicts = 0;                ///< direct dependencies before the reduction, those on fences excluded
+  std::vector<backend::Range> deps_of;  ///< of each command, into `deps`
+  std::vector<uint32_t> deps;           ///< each command's ascending; reduced: every edge is necessary
+  std::vector<uint32_t> levels;         ///< 1 + the greatest level of the deps; a fence: that greatest level
+  Reachability before;                  ///< transitive closure; empty unless reduced
+  size_t conflicts = 0;  ///< direct dependencies before the reduction, those on fences excluded
 
   std::span<const uint32_t> deps_of_command(size_t command) const {
     return std::span(deps).subspan(deps_of[command].first, deps_of[command].count);

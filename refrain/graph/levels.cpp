@@ -4,10 +4,10 @@
 
 namespace refrain::graph {
 
-std::vector<LevelWidth> level_widths(const device::Plan& plan) {
+std::vector<LevelWidth> level_widths(const backend::PlanData& plan) {
   std::map<uint32_t, size_t> commands_of;  // by level
-  for (const device::Command& command : plan.commands) {
-    if (command.kind != device::CommandKind::fence) ++commands_of[command.level];
+  for (const backend::PlanCommand& command : plan.commands) {
+    if (command.kind != backend::CommandKind::fence) ++commands_of[command.level];
   }
   std::map<size_t, size_t> levels_of;  // by width
   for (const auto& [level, commands] : commands_of) ++levels_of[commands];

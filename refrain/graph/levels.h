@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "refrain/device/plan.h"
+#include "refrain/backend/plan.h"
 
 namespace refrain::graph {
 
@@ -16,6 +16,6 @@ struct LevelWidth {
 };
 
 /// The widths that occur, ascending, each with the number of its levels; none are merged.
-std::vector<LevelWidth> level_widths(const device::Plan& plan);
+std::vector<LevelWidth> level_widths(const backend::PlanData& plan);
 
 }  // namespace refrain::graph

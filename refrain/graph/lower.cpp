@@ -11,10 +11,10 @@
 namespace refrain::graph {
 namespace {
 
-std::string describe(const device::OpCall& call) {
+std::string describe(const backend::OpCall& call) {
   std::string text;
   for (size_t i = 0; i < call.args.size(); ++i) {
-    const device::ArgumentInfo& arg = call.args[i];
+    const backend::ArgumentInfo& arg = call.args[i];
     if (!arg.bound) continue;
     fmt::format_to(std::back_inserter(text), "{}{} {}{}{}", text.empty() ? "" : ", ", call.op->args[i].name,
                    name(arg.dtype), to_string(arg.shape),
@@ -31,7 +31,8 @@ constexpr uint64_t kTileFlops = uint64_t{2} * 65536;
 
 class Lowering {
  public:
-  Lowering(const ComputeGraph& graph, std::span<const device::Kernel> kernels, const device::DeviceInfo& info)
+  Lowering(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,
+           const backend::DeviceInfo& info)
       : graph_(graph), kernels_(kernels), info_(info) {
     lowered_.constants = graph.constants;
     lowered_.labels = graph.labels;
@@ -44,11 +45,11 @@ class Lowering {
 
   LoweredGraph run() {
     for (const Command& command : graph_.commands) {
-      device::Command& out = lowered_.commands.emplace_back();
+      backend::PlanCommand& out = lowered_.commands.emplace_back();
       out.label = command.label;
       out.args.first = static_cast<uint32_t>(lowered_.args.size());
       if (command.fence()) {
-        out.kind = device::CommandKind::fence;
+        out.kind = backend::CommandKind::fence;
         continue;
       }
       if (command.group()) {
@@ -63,15 +64,15 @@ class Lowering {
   }
 
  private:
-  const device::Kernel& select(const device::OpCall& call) const {
-    if (const device::Kernel* kernel = select_kernel(call, kernels_, info_)) return *kernel;
+  const backend::Kernel& select(const backend::OpCall& call) const {
+    if (const backend::Kernel* kernel = select_kernel(call, kernels_, info_)) return *kernel;
     throw InvalidArgument(
         fmt::format("[{}] device {}: no kernel accepts {}", call.op->name, info_.backend, describe(call)));
   }
 
   /// How `kernel` walks the call. Users' kernels say so, too, hence the checks.
-  device::Launch launch_of(const device::Kernel& kernel, const device::OpCall& call) const {
-    device::Launch launch = kernel.launch(call, info_);
+  backend::Launch launch_of(const backend::Kernel& kernel, const backend::OpCall& call) const {
+    backend::Launch launch = kernel.launch(call, info_);
     const auto expect = [&](bool holds, const char* what, const char* wanted, uint64_t got) {
       if (holds) return;
       throw InvalidArgument(fmt::format("[{}] kernel {}: launch: {}: expected {}, got {}", call.op->name,
@@ -92,8 +93,8 @@ class Lowering {
     return launch;
   }
 
-  void lower_plain(const Command& command, device::Command& out) {
-    const device::OpCall call = op_call(graph_, command, infos_);
+  void lower_plain(const Command& command, backend::PlanCommand& out) {
+    const backend::OpCall call = op_call(graph_, command, infos_);
     out.kernel = &select(call);
     out.launch = launch_of(*out.kernel, call);
     out.constants = command.constants;
@@ -113,15 +114,15 @@ class Lowering {
     uint64_t granule = 1;  ///< units that its kernels do best in multiples of
   };
 
-  void lower_group(const Command& command, device::Command& out) {
-    device::Group group;
+  void lower_group(const Command& command, backend::PlanCommand& out) {
+    backend::FusedGroup group;
     group.members = {static_cast<uint32_t>(lowered_.members.size()), command.members.count};
     group.components.first = static_cast<uint32_t>(lowered_.components.size());
     const std::span<const Member> members =
         std::span(graph_.members).subspan(command.members.first, command.members.count);
     std::vector<Part> parts;
     for (const Member& member : members) {
-      if (member.role == device::MemberRole::prologue) continue;
+      if (member.role == backend::MemberRole::prologue) continue;
       if (parts.size() <= member.component) parts.resize(member.component + 1);
       uint32_t& units = parts[member.component].units;
       units = units == 0 ? member.units : std::min(units, member.units);
@@ -130,8 +131,8 @@ class Lowering {
     const uint32_t value = private_temp(members);
     uint32_t rows_per_block = UINT32_MAX;
     for (const Member& member : members) {
-      const device::OpCall call = op_call(graph_, member.command, infos_);
-      device::Member& lowered = lowered_.members.emplace_back();
+      const backend::OpCall call = op_call(graph_, member.command, infos_);
+      backend::FusedMember& lowered = lowered_.members.emplace_back();
       lowered.kernel = &select(call);
       lowered.constants = member.command.constants;
       lowered.role = member.role;
@@ -147,15 +148,15 @@ class Lowering {
         argument.view = {};
         argument.temp = kNone;
       }
-      const device::Launch launch = launch_of(*lowered.kernel, call);
+      const backend::Launch launch = launch_of(*lowered.kernel, call);
       lowered.row_scratch_bytes = launch.row_scratch_bytes;
       lowered.scratch_bytes = launch.scratch_bytes;
-      if (member.command.op->iteration == device::Iteration::contraction) {
+      if (member.command.op->iteration == backend::Iteration::contraction) {
         // Rows that share one pass over the weights.
         rows_per_block = std::min(rows_per_block, launch.rows_per_block);
       }
       out.launch.rows = launch.rows;
-      if (member.role == device::MemberRole::prologue) continue;
+      if (member.role == backend::MemberRole::prologue) continue;
       Part& part = parts[member.component];
       const uint32_t ratio = member.units / part.units;
       part.granule = std::lcm(part.granule, uint64_t{ceil_div(lowered.kernel->unit_granule, ratio)});
@@ -169,7 +170,7 @@ class Lowering {
       out.live_arg = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
       add_argument(members[0].command, members[0].command.bindings.count - 1);
     }
-    out.kind = device::CommandKind::group;
+    out.kind = backend::CommandKind::fused_group;
     out.group = static_cast<uint32_t>(lowered_.groups.size());
     lowered_.groups.push_back(group);
     if (value != kNone) lowered_.temp_bytes[value] = 0;  // it lies in scratch
@@ -178,17 +179,17 @@ class Lowering {
   /// The value of the group's prologue.
   uint32_t private_temp(std::span<const Member> members) const {
     for (const Member& member : members) {
-      if (member.role != device::MemberRole::prologue) continue;
+      if (member.role != backend::MemberRole::prologue) continue;
       for (uint32_t i = 0; i < member.command.bindings.count; ++i) {
         const Binding& binding = graph_.bindings[member.command.bindings.first + i];
-        if (binding.access == device::Access::out) return binding.temp;
+        if (binding.access == backend::Access::out) return binding.temp;
       }
     }
     return kNone;
   }
 
   /// Cuts each component into tiles of like work. From shapes alone: bits and plans do not depend on workers.
-  void add_tiles(const std::vector<Part>& parts, device::Group& group, device::Launch& launch) {
+  void add_tiles(const std::vector<Part>& parts, backend::FusedGroup& group, backend::Launch& launch) {
     launch.tiles_per_block = 0;
     // More rows give each weight more to do; as the products on their own have it.
     const uint64_t passes = ceil_div(launch.rows_per_block, 16u);
@@ -196,7 +197,7 @@ class Lowering {
       const uint64_t unit_flops = std::max<uint64_t>(part.flops / part.units * passes, 1);
       const uint64_t nearest = (kTileFlops + unit_flops / 2) / unit_flops;
       const uint64_t wanted = ceil_div(std::max<uint64_t>(nearest, 1), part.granule) * part.granule;
-      device::Component component;
+      backend::FusedComponent component;
       component.units = part.units;
       component.units_per_tile = static_cast<uint32_t>(std::min<uint64_t>(wanted, part.units));
       launch.tiles_per_block += ceil_div(component.units, component.units_per_tile);
@@ -205,21 +206,21 @@ class Lowering {
     }
   }
 
-  /// The parts of a worker's scratch: see device::Group.
-  void place_scratch(const device::Group& group, device::Launch& launch) {
+  /// The parts of a worker's scratch: see backend::FusedGroup.
+  void place_scratch(const backend::FusedGroup& group, backend::Launch& launch) {
     const auto rows_bytes = [&](size_t row_bytes) {
-      return device::kGroupHeaderBytes + align_up(launch.rows_per_block * row_bytes, 64);
+      return backend::kGroupHeaderBytes + align_up(launch.rows_per_block * row_bytes, 64);
     };
     size_t end = group.value_row_bytes != 0 ? rows_bytes(group.value_row_bytes) : 0;
-    const std::span<device::Member> members = std::span(lowered_.members).subspan(group.members.first);
-    for (device::Member& member : members) {
+    const std::span<backend::FusedMember> members = std::span(lowered_.members).subspan(group.members.first);
+    for (backend::FusedMember& member : members) {
       if (member.row_scratch_bytes == 0) continue;
       member.scratch_bytes = rows_bytes(member.row_scratch_bytes);
       member.scratch_offset_bytes = end;
       end += member.scratch_bytes;
     }
     size_t shared = 0;
-    for (device::Member& member : members) {
+    for (backend::FusedMember& member : members) {
       if (member.row_scratch_bytes != 0 || member.scratch_bytes == 0) continue;
       member.scratch_offset_bytes = end;
       shared = std::max(shared, member.scratch_bytes);
@@ -227,35 +228,37 @@ class Lowering {
     launch.scratch_bytes = end + shared;
   }
 
-  void add_scratch(device::Command& out) {
+  void add_scratch(backend::PlanCommand& out) {
     // One part a worker. Scratch is written, so it is in the write set like any other memory.
     const size_t bytes = out.launch.scratch_bytes * info_.compute_units;
     out.scratch_arg = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
-    lowered_.args.push_back(
-        {{nullptr, 0, bytes}, static_cast<uint32_t>(lowered_.temp_bytes.size()), device::Access::out, false});
+    lowered_.args.push_back({{nullptr, 0, bytes},
+                             static_cast<uint32_t>(lowered_.temp_bytes.size()),
+                             backend::Access::out,
+                             false});
     lowered_.temp_bytes.push_back(bytes);
     lowered_.scratch_bytes += bytes;
   }
 
   const ComputeGraph& graph_;
-  const std::span<const device::Kernel> kernels_;
-  const device::DeviceInfo& info_;
+  const std::span<const backend::Kernel> kernels_;
+  const backend::DeviceInfo& info_;
   LoweredGraph lowered_;
-  std::vector<device::ArgumentInfo> infos_;
+  std::vector<backend::ArgumentInfo> infos_;
 };
 
 }  // namespace
 
-const device::Kernel* select_kernel(const device::OpCall& call, std::span<const device::Kernel> kernels,
-                                    const device::DeviceInfo& info) {
-  for (const device::Kernel& kernel : kernels) {
+const backend::Kernel* select_kernel(const backend::OpCall& call, std::span<const backend::Kernel> kernels,
+                                     const backend::DeviceInfo& info) {
+  for (const backend::Kernel& kernel : kernels) {
     if (kernel.op == call.op && (kernel.needs & ~info.features) == 0 && kernel.accepts(call)) return &kernel;
   }
   return nullptr;
 }
 
-LoweredGraph lower(const ComputeGraph& graph, std::span<const device::Kernel> kernels,
-                   const device::DeviceInfo& info) {
+LoweredGraph lower(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,
+                   const backend::DeviceInfo& info) {
   return Lowering(graph, kernels, info).run();
 }
 

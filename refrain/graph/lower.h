@@ -4,41 +4,41 @@
 #include <span>
 #include <vector>
 
-#include "refrain/device/kernel.h"
-#include "refrain/device/plan.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/backend/plan.h"
 #include "refrain/graph/compute_graph.h"
 
 namespace refrain::graph {
 
 /// An argument before memory is planned.
 struct LoweredArgument {
-  device::BufferView view;  ///< a temp: offset and bytes within it
-  uint32_t temp = kNone;    ///< index into LoweredGraph::temp_bytes; kNone: `view` is memory
-  device::Access access = device::Access::in;
+  backend::BufferView view;  ///< a temp: offset and bytes within it
+  uint32_t temp = kNone;     ///< index into LoweredGraph::temp_bytes; kNone: `view` is memory
+  backend::Access access = backend::Access::in;
   bool sealed = false;
 };
 
 /// Commands with their kernels, in recorded order; no edges and no arena yet.
 struct LoweredGraph {
-  std::vector<device::Command> commands;  ///< args and constants as in a Plan; deps empty
+  std::vector<backend::PlanCommand> commands;  ///< args and constants as in a Plan; deps empty
   std::vector<LoweredArgument> args;
   std::vector<size_t> temp_bytes;  ///< values and scratch
   size_t scratch_bytes = 0;        ///< of temp_bytes, those that are scratch
   std::vector<std::byte> constants;
   std::vector<std::string> labels;
-  std::vector<device::Group> groups;  ///< these three as in a Plan
-  std::vector<device::Member> members;
-  std::vector<device::Component> components;
+  std::vector<backend::FusedGroup> groups;  ///< these three as in a Plan
+  std::vector<backend::FusedMember> members;
+  std::vector<backend::FusedComponent> components;
 };
 
 /// The first kernel of `kernels` that the device has the features for and that accepts the call; null: there
 /// is none.
-const device::Kernel* select_kernel(const device::OpCall& call, std::span<const device::Kernel> kernels,
-                                    const device::DeviceInfo& info);
+const backend::Kernel* select_kernel(const backend::OpCall& call, std::span<const backend::Kernel> kernels,
+                                     const backend::DeviceInfo& info);
 
 /// Gives each command, and each member of a group, the kernel of select_kernel(). Throws InvalidArgument,
 /// naming op, dtypes and device, when there is none.
-LoweredGraph lower(const ComputeGraph& graph, std::span<const device::Kernel> kernels,
-                   const device::DeviceInfo& info);
+LoweredGraph lower(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,
+                   const backend::DeviceInfo& info);
 
 }  // namespace refrain::graph

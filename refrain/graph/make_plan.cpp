@@ -45,7 +45,7 @@ size_t greatest(const std::vector<uint32_t>& levels) {
 
 /// Barriers between runs of commands without a conflict.
 size_t barriers(const AccessList& list, const Order& order) {
-  const size_t groups = count_groups(list, order);
+  const size_t groups = count_sections(list, order);
   return groups == 0 ? 0 : groups - 1;
 }
 
@@ -55,7 +55,7 @@ void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder
   if (by == CommandOrder::recorded) return;
   Reordering found = by == CommandOrder::levels ? order_by_levels(list, order, access_costs(list))
                                                 : order_by_lookahead(list);
-  std::vector<device::Command> commands;
+  std::vector<backend::PlanCommand> commands;
   commands.reserve(lowered.commands.size());
   for (const uint32_t i : found.order) commands.push_back(lowered.commands[i]);
   lowered.commands = std::move(commands);
@@ -66,8 +66,10 @@ void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder
 
 }  // namespace
 
-std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<const device::Kernel> kernels,
-                                              const device::DeviceInfo& info, const PlanOptions& options) {
+std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph,
+                                                   std::span<const backend::Kernel> kernels,
+                                                   const backend::DeviceInfo& info,
+                                                   const PlanOptions& options) {
   PlanReport report;
   Stopwatch watch(report.passes);
   expand(graph, options.mode);
@@ -100,7 +102,7 @@ std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<co
   report.barriers = barriers(list, order);
   watch.lap("hazards again");
 
-  device::Plan plan;
+  backend::PlanData plan;
   plan.commands = std::move(lowered.commands);
   plan.deps = order.deps;
   plan.constants = std::move(lowered.constants);
@@ -111,16 +113,16 @@ std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<co
   plan.arena_bytes = memory.arena_bytes;
   plan.args.reserve(lowered.args.size());
   for (const LoweredArgument& arg : lowered.args) {
-    device::BufferView view = arg.view;
+    backend::BufferView view = arg.view;
     if (arg.temp != kNone) view.offset_bytes += memory.offsets_bytes[arg.temp];
     plan.args.push_back({view, arg.access, arg.sealed});
   }
 
   for (size_t i = 0; i < plan.commands.size(); ++i) {
-    device::Command& command = plan.commands[i];
+    backend::PlanCommand& command = plan.commands[i];
     command.deps = order.deps_of[i];
     command.level = order.levels[i];
-    report.commands += command.kind != device::CommandKind::fence;
+    report.commands += command.kind != backend::CommandKind::fence;
     report.levels = std::max<size_t>(report.levels, command.level);
   }
   report.edges = plan.deps.size();

@@ -4,8 +4,8 @@
 #include <span>
 #include <utility>
 
-#include "refrain/device/kernel.h"
-#include "refrain/device/plan.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/backend/plan.h"
 #include "refrain/graph/compute_graph.h"
 #include "refrain/graph/plan_options.h"
 
@@ -14,7 +14,9 @@ namespace refrain::graph {
 /// Turns a recording, which is expanded in place, into a Plan for a device. Throws InvalidArgument when no
 /// kernel accepts a command, Error when the independent check refutes the derived order (a defect of this
 /// library).
-std::pair<device::Plan, PlanReport> make_plan(ComputeGraph&& graph, std::span<const device::Kernel> kernels,
-                                              const device::DeviceInfo& info, const PlanOptions& options);
+std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph,
+                                                   std::span<const backend::Kernel> kernels,
+                                                   const backend::DeviceInfo& info,
+                                                   const PlanOptions& options);
 
 }  // namespace refrain::graph

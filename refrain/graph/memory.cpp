@@ -30,7 +30,7 @@ MemoryPlan plan_memory(const LoweredGraph& graph, const Order& order, bool reuse
   const size_t count = graph.temp_bytes.size();
   std::vector<std::vector<uint32_t>> users(count);  // ascending; the first one writes the value
   for (uint32_t i = 0; i < graph.commands.size(); ++i) {
-    const device::Range& args = graph.commands[i].args;
+    const backend::Range& args = graph.commands[i].args;
     for (uint32_t a = args.first; a < args.first + args.count; ++a) {
       const uint32_t temp = graph.args[a].temp;
       if (temp != kNone && (users[temp].empty() || users[temp].back() != i)) users[temp].push_back(i);

@@ -17,10 +17,10 @@ constexpr size_t kLookahead = 64;  // positions from the command that begins the
 Reordering finished(std::vector<uint32_t> order, const AccessList& accesses, const Order& recorded) {
   Reordering result;
   for (uint32_t i = 0; i < order.size(); ++i) result.moved += order[i] > i;
-  result.groups_before = count_groups(accesses, recorded);
+  result.sections_before = count_sections(accesses, recorded);
   result.accesses = permuted(accesses, order);
   result.derived = derive_order(result.accesses);
-  result.groups_after = count_groups(result.accesses, result.derived);
+  result.sections_after = count_sections(result.accesses, result.derived);
   result.order = std::move(order);
   return result;
 }
@@ -50,18 +50,18 @@ class Touched {
   }
   void clear() {
     ranges_.clear();
-    first_.fill(device::kNone);
+    first_.fill(backend::kNone);
   }
 
  private:
   struct Node {
     RangeAccess range;
-    uint32_t next = device::kNone;
+    uint32_t next = backend::kNone;
   };
 
   template <class Is>
   bool any(uint64_t memory, Is is) const {
-    for (uint32_t i = first_[memory % first_.size()]; i != device::kNone; i = ranges_[i].next) {
+    for (uint32_t i = first_[memory % first_.size()]; i != backend::kNone; i = ranges_[i].next) {
       if (ranges_[i].range.memory == memory && is(ranges_[i].range)) return true;
     }
     return false;
@@ -73,7 +73,7 @@ class Touched {
 
 }  // namespace
 
-size_t count_groups(const AccessList& accesses, const Order& order) {
+size_t count_sections(const AccessList& accesses, const Order& order) {
   size_t groups = 0;
   uint32_t begin = 0;  // of the current group
   bool open = false;

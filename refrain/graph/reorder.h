@@ -11,29 +11,29 @@
 
 namespace refrain::graph {
 
-/// A permutation of commands and what it gains. A group is a run of commands without a conflict among them:
-/// one more than the barriers that a device needs which knows no edges and walks the commands in order.
+/// A permutation of commands and what it gains. A section is neighbouring commands without a conflict among them:
+/// one more section than the barriers that a device needs which knows no edges and walks the commands in order.
 struct Reordering {
   std::vector<uint32_t> order;  ///< order[i]: the command that comes i-th
   size_t moved = 0;             ///< commands that come earlier than before
-  size_t groups_before = 0;
-  size_t groups_after = 0;
+  size_t sections_before = 0;
+  size_t sections_after = 0;
   AccessList accesses;  ///< the commands in this order
   Order derived;        ///< of `accesses`
 };
 
-/// Level by level, so that groups become levels, the least there can be. Within a level: the longest critical
+/// Level by level, so that sections become levels, the least there can be. Within a level: the longest critical
 /// path first (the sum of costs along it), then the greatest cost, then recorded order.
 /// Nothing crosses a fence. `costs`: one a command, in any one unit; a cost of 0 counts as 1. O(n log n).
 /// Throws InvalidArgument when the number of costs is not that of the commands.
 Reordering order_by_levels(const AccessList& accesses, const Order& order, std::span<const uint64_t> costs);
 
 /// Greedy look-ahead, as mlx-native and ggml do it; kept for comparison. Commands are taken in recorded order
-/// into a group. When the next one, at i, conflicts with the group, the commands at i + 1 to i + 63 are
+/// into a section. When the next one, at i, conflicts with the section, the commands at i + 1 to i + 63 are
 /// examined (64 positions with i itself; those already taken are passed over): one that conflicts neither
-/// with the group nor with the ones passed by is taken into the group, any other is passed by. Then a new
-/// group begins with command i. Unlike there, a fence ends the group and the look-ahead, so that nothing
-/// crosses it. O(n * 64 * ranges * different ranges of one memory in a group).
+/// with the section nor with the ones passed by is taken into it, any other is passed by. Then a new section
+/// begins with command i. Unlike there, a fence ends the section and the look-ahead, so that nothing crosses
+/// it. O(n * 64 * ranges * different ranges of one memory in a section).
 Reordering order_by_lookahead(const AccessList& accesses);
 
 /// Bytes that each command touches: its cost when nothing better is known, as most commands are bound by
@@ -43,7 +43,7 @@ std::vector<uint64_t> access_costs(const AccessList& accesses);
 /// The list with its commands in another order; ranges stay where they are.
 AccessList permuted(const AccessList& accesses, std::span<const uint32_t> order);
 
-/// Runs of commands without a conflict among them, taken in this order; fences end a run and are none.
-size_t count_groups(const AccessList& accesses, const Order& order);
+/// Sections: neighbouring commands without a conflict among them, in this order; fences end one and are none.
+size_t count_sections(const AccessList& accesses, const Order& order);
 
 }  // namespace refrain::graph

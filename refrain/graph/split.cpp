@@ -5,20 +5,20 @@
 namespace refrain::graph {
 namespace {
 
-using device::Command;
-using device::CommandKind;
-using device::Plan;
-using device::Range;
+using backend::CommandKind;
+using backend::PlanCommand;
+using backend::PlanData;
+using backend::Range;
 
 /// Commands [begin, end) of a plan; edges from before `begin` go to `crossing`. All that commands refer to by
 /// index stays as it is.
-Plan part(const Plan& plan, uint32_t begin, uint32_t end,
-          std::vector<std::pair<uint32_t, uint32_t>>& crossing) {
-  Plan result = plan;
+PlanData part(const PlanData& plan, uint32_t begin, uint32_t end,
+              std::vector<std::pair<uint32_t, uint32_t>>& crossing) {
+  PlanData result = plan;
   result.deps.clear();
   result.commands.assign(plan.commands.begin() + begin, plan.commands.begin() + end);
   for (uint32_t i = begin; i < end; ++i) {
-    Command& command = result.commands[i - begin];
+    PlanCommand& command = result.commands[i - begin];
     const Range deps = command.deps;
     command.deps = {static_cast<uint32_t>(result.deps.size()), 0};
     command.level = 0;
@@ -39,7 +39,7 @@ Plan part(const Plan& plan, uint32_t begin, uint32_t end,
 
 }  // namespace
 
-SplitPlan split(const Plan& plan, size_t least) {
+SplitPlan split(const PlanData& plan, size_t least) {
   const auto count = static_cast<uint32_t>(plan.commands.size());
   const auto fence = [&](uint32_t i) { return plan.commands[i].kind == CommandKind::fence; };
   size_t total = 0;

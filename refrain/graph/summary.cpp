@@ -57,16 +57,16 @@ AccessSummary combined(std::vector<Entry> entries) {
 
 }  // namespace
 
-AccessSummary summarize(const device::Plan& plan, const device::BufferView& arena) {
+AccessSummary summarize(const backend::PlanData& plan, const backend::BufferView& arena) {
   std::vector<Entry> entries;
   bool unknown = false;
-  for (const device::Command& command : plan.commands) {
+  for (const backend::PlanCommand& command : plan.commands) {
     unknown = unknown || (command.kernel != nullptr && command.kernel->op->unknown_access);
     for (uint32_t a = command.args.first; a < command.args.first + command.args.count; ++a) {
-      const device::Argument& arg = plan.args[a];
-      if (arg.access == device::Access::status || arg.view.allocation == nullptr) continue;
+      const backend::Argument& arg = plan.args[a];
+      if (arg.access == backend::Access::status || arg.view.allocation == nullptr) continue;
       entries.push_back({arg.view.allocation->id, arg.view.offset_bytes,
-                         arg.view.offset_bytes + arg.view.bytes, arg.access != device::Access::in});
+                         arg.view.offset_bytes + arg.view.bytes, arg.access != backend::Access::in});
     }
   }
   if (arena.allocation != nullptr) {

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "refrain/device/plan.h"
+#include "refrain/backend/plan.h"
 
 namespace refrain::graph {
 
@@ -27,7 +27,7 @@ struct AccessSummary {
 
 /// Exact and without the arena, unless its memory is given: an arena that two queues share is then written
 /// memory like any other. Status words are left out. O(n log n).
-AccessSummary summarize(const device::Plan& plan, const device::BufferView& arena = {});
+AccessSummary summarize(const backend::PlanData& plan, const backend::BufferView& arena = {});
 
 /// True when the two share a byte that at least one of them writes, or may do so unknown: the later must wait
 /// for the earlier. O(n + m).

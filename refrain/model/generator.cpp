@@ -11,16 +11,16 @@
 namespace refrain::model {
 namespace {
 
-void check_ids(const ProgramFamily& family, std::span<const uint32_t> ids) {
+void check_ids(const ModelRunner& runner, std::span<const uint32_t> ids) {
   if (ids.empty()) throw InvalidArgument("prompt: expected at least one token, got none");
-  if (ids.size() > family.context_tokens()) {
+  if (ids.size() > runner.context_tokens()) {
     throw InvalidArgument(fmt::format("prompt: expected at most {} tokens, the context, got {}",
-                                      family.context_tokens(), ids.size()));
+                                      runner.context_tokens(), ids.size()));
   }
   for (size_t i = 0; i < ids.size(); ++i) {
-    if (ids[i] >= family.config().vocab) {
+    if (ids[i] >= runner.config().vocab) {
       throw InvalidArgument(fmt::format("prompt: token {}: expected an id below the vocabulary's {}, got {}",
-                                        i, family.config().vocab, ids[i]));
+                                        i, runner.config().vocab, ids[i]));
     }
   }
 }
@@ -34,8 +34,8 @@ void check_sampling(const Sampling& sampling) {
   }
 }
 
-StepSequence sequence_state(const ProgramFamily& family, const Sampling& sampling, uint32_t length) {
-  StepSequence sequence = family.sequence(0, length);
+StepSequence sequence_state(const ModelRunner& runner, const Sampling& sampling, uint32_t length) {
+  StepSequence sequence = runner.sequence(0, length);
   sequence.top_k = sampling.top_k;
   sequence.temperature = sampling.temperature;
   sequence.top_p = sampling.top_p;
@@ -59,7 +59,7 @@ struct Chunk {
 };
 
 /// Submits a chunk and waits for it.
-void run_chunk(ProgramFamily& family, std::span<const uint32_t> ids, const Chunk& chunk,
+void run_chunk(ModelRunner& runner, std::span<const uint32_t> ids, const Chunk& chunk,
                const Sampling& sampling) {
   std::vector<StepRow> rows;
   std::vector<uint32_t> outputs;
@@ -67,21 +67,21 @@ void run_chunk(ProgramFamily& family, std::span<const uint32_t> ids, const Chunk
     if (position >= chunk.first_output) outputs.push_back(static_cast<uint32_t>(rows.size()));
     rows.push_back({ids[position], static_cast<uint32_t>(position), 0, 0});
   }
-  const StepSequence sequence = sequence_state(family, sampling, static_cast<uint32_t>(chunk.end));
-  family.submit({rows, std::span(&sequence, 1), outputs});
-  family.wait();
+  const StepSequence sequence = sequence_state(runner, sampling, static_cast<uint32_t>(chunk.end));
+  runner.submit({rows, std::span(&sequence, 1), outputs});
+  runner.wait();
 }
 
 }  // namespace
 
-void check_generate(const ProgramFamily& family, std::span<const uint32_t> prompt, const Sampling& sampling) {
-  check_ids(family, prompt);
+void check_generate(const ModelRunner& runner, std::span<const uint32_t> prompt, const Sampling& sampling) {
+  check_ids(runner, prompt);
   check_sampling(sampling);
 }
 
-GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt,
+GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
                         const GenerateOptions& options) {
-  check_generate(family, prompt, options.sampling);
+  check_generate(runner, prompt, options.sampling);
   GenerateResult result;
   result.prompt_tokens = static_cast<uint32_t>(prompt.size());
   if (options.max_tokens == 0) return result;
@@ -92,12 +92,12 @@ GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt,
       result.reason = StopReason::cancelled;
       return result;
     }
-    const size_t end = std::min(prompt.size(), at + family.max_rows());
-    run_chunk(family, prompt, {at, end, prompt.size() - 1}, options.sampling);
+    const size_t end = std::min(prompt.size(), at + runner.max_rows());
+    run_chunk(runner, prompt, {at, end, prompt.size() - 1}, options.sampling);
     at = end;
   }
-  const auto last_row = static_cast<uint32_t>((prompt.size() - 1) % family.max_rows());
-  uint32_t token = family.sampled(last_row);
+  const auto last_row = static_cast<uint32_t>((prompt.size() - 1) % runner.max_rows());
+  uint32_t token = runner.sampled(last_row);
   result.prompt_s = seconds_since(begin);
 
   begin = std::chrono::steady_clock::now();
@@ -113,7 +113,7 @@ GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt,
       break;
     }
     if (result.generated_tokens == options.max_tokens) break;
-    if (position == family.context_tokens()) {
+    if (position == runner.context_tokens()) {
       result.reason = StopReason::context;
       break;
     }
@@ -123,27 +123,27 @@ GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt,
     }
     if (position == result.prompt_tokens) {
       const StepRow row{token, position, 0, 0};
-      const StepSequence sequence = sequence_state(family, options.sampling, position + 1);
+      const StepSequence sequence = sequence_state(runner, options.sampling, position + 1);
       const uint32_t output = 0;
-      family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+      runner.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
     } else {
-      family.submit_next();
+      runner.submit_next();
     }
-    family.wait();
-    token = family.sampled(0);
+    runner.wait();
+    token = runner.sampled(0);
   }
   result.decode_s = seconds_since(begin);
   return result;
 }
 
-void evaluate(ProgramFamily& family, std::span<const uint32_t> ids, size_t first,
+void evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
               const std::function<void(size_t, std::span<const float>)>& on_logits) {
-  check_ids(family, ids);
+  check_ids(runner, ids);
   for (size_t at = 0; at < ids.size();) {
-    const size_t end = std::min(ids.size(), at + family.max_rows());
-    run_chunk(family, ids, {at, end, first}, {});
+    const size_t end = std::min(ids.size(), at + runner.max_rows());
+    run_chunk(runner, ids, {at, end, first}, {});
     for (size_t position = std::max(at, first); position < end; ++position) {
-      on_logits(position, family.logits(static_cast<uint32_t>(position - std::max(at, first))));
+      on_logits(position, runner.logits(static_cast<uint32_t>(position - std::max(at, first))));
     }
     at = end;
   }

@@ -7,7 +7,7 @@
 #include <span>
 #include <vector>
 
-#include "refrain/model/program_family.h"
+#include "refrain/model/model_runner.h"
 
 namespace refrain::model {
 
@@ -39,15 +39,15 @@ struct GenerateResult {
 
 /// Throws InvalidArgument for an empty prompt, ids outside the vocabulary, a prompt longer than the context,
 /// or a sampling parameter out of range.
-void check_generate(const ProgramFamily& family, std::span<const uint32_t> prompt, const Sampling& sampling);
+void check_generate(const ModelRunner& runner, std::span<const uint32_t> prompt, const Sampling& sampling);
 
-/// Continues `prompt` in sequence 0 of `family`, from position 0. Throws as check_generate.
-GenerateResult generate(ProgramFamily& family, std::span<const uint32_t> prompt,
+/// Continues `prompt` in sequence 0 of `runner`, from position 0. Throws as check_generate.
+GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
                         const GenerateOptions& options);
 
-/// Computes `ids` in sequence 0 from position 0, in chunks of the family's greatest capacity, and delivers
+/// Computes `ids` in sequence 0 from position 0, in chunks of the runner's greatest capacity, and delivers
 /// the logits f32 [vocab] of every position from `first` on, in order. Throws as generate.
-void evaluate(ProgramFamily& family, std::span<const uint32_t> ids, size_t first,
+void evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
               const std::function<void(size_t position, std::span<const float> logits)>& on_logits);
 
 }  // namespace refrain::model

@@ -1,12 +1,12 @@
-// The key-value cache: paged memory for every layer, shared by the sequences of a program family.
+// The key-value cache: paged memory for every layer, shared by the sequences of a model runner.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
+#include "refrain/device/device.h"
 #include "refrain/model/config.h"
 #include "refrain/ops/step_block.h"
-#include "refrain/stream/device.h"
 
 namespace refrain::model {
 

@@ -4,10 +4,10 @@
 #include <filesystem>
 #include <memory>
 
+#include "refrain/device/device.h"
 #include "refrain/model/architecture.h"
 #include "refrain/model/config.h"
 #include "refrain/model/weights.h"
-#include "refrain/stream/device.h"
 
 namespace refrain::model {
 

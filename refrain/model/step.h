@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
+#include "refrain/device/device.h"
 #include "refrain/ops/step_block.h"
-#include "refrain/stream/device.h"
 
 namespace refrain::model {
 

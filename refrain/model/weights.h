@@ -7,8 +7,8 @@
 #include <string>
 
 #include "refrain/core/error.h"
+#include "refrain/device/device.h"
 #include "refrain/format/model_folder.h"
-#include "refrain/stream/device.h"
 
 namespace refrain::model {
 

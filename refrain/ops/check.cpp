@@ -10,8 +10,8 @@
 
 namespace refrain::ops {
 
-using device::ArgumentInfo;
-using device::OpCall;
+using backend::ArgumentInfo;
+using backend::OpCall;
 
 void fail(const OpCall& call, std::string_view subject, std::string_view expected, std::string_view got) {
   throw InvalidArgument(fmt::format("[{}] {}: expected {}, got {}", call.op->name, subject, expected, got));
@@ -67,15 +67,15 @@ std::string_view format_name(WeightFormat format) {
   return format == WeightFormat::plain ? "plain" : "mlx_affine";
 }
 
-std::string_view use_name(device::Use use) {
+std::string_view use_name(backend::Use use) {
   switch (use) {
-    case device::Use::matvec:
+    case backend::Use::matvec:
       return "matvec";
-    case device::Use::matmul:
+    case backend::Use::matmul:
       return "matmul";
-    case device::Use::gather:
+    case backend::Use::gather:
       return "gather";
-    case device::Use::vector:
+    case backend::Use::vector:
       return "vector";
   }
   return "unknown";
@@ -84,7 +84,7 @@ std::string_view use_name(device::Use use) {
 }  // namespace
 
 void expect_weight(const OpCall& call, size_t index, std::initializer_list<WeightFormat> formats,
-                   std::initializer_list<device::Use> uses) {
+                   std::initializer_list<backend::Use> uses) {
   const ArgumentInfo& argument = call.args[index];
   if (argument.weight == nullptr || argument.layout == nullptr)
     fail(call, index, "a weight", "a buffer or a temp");
@@ -101,7 +101,7 @@ void expect_weight(const OpCall& call, size_t index, std::initializer_list<Weigh
   }
   bool served = false;
   std::string use_names;
-  for (const device::Use use : uses) {
+  for (const backend::Use use : uses) {
     served = served || argument.layout->accepts(*argument.weight, {use});
     use_names += (use_names.empty() ? "" : " or ");
     use_names += use_name(use);

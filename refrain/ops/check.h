@@ -6,44 +6,44 @@
 #include <initializer_list>
 #include <string_view>
 
+#include "refrain/backend/op.h"
 #include "refrain/core/dtype.h"
 #include "refrain/core/shape.h"
-#include "refrain/device/op.h"
 #include "refrain/ops/elementwise.h"
 
 namespace refrain::ops {
 
 /// Throws `[op] subject: expected EXPECTED, got GOT`.
-[[noreturn]] void fail(const device::OpCall& call, std::string_view subject, std::string_view expected,
+[[noreturn]] void fail(const backend::OpCall& call, std::string_view subject, std::string_view expected,
                        std::string_view got);
 /// The same for argument `index`.
-[[noreturn]] void fail(const device::OpCall& call, size_t index, std::string_view expected,
+[[noreturn]] void fail(const backend::OpCall& call, size_t index, std::string_view expected,
                        std::string_view got);
 
 /// As many arguments as the schema has, those bound that are not optional, constants of the right size. First
 /// in every check.
-void expect_call(const device::OpCall& call);
+void expect_call(const backend::OpCall& call);
 
 /// Argument `index` is a tensor, not a weight, of this dtype. DType::f32 also accepts DType::activation.
-void expect_dtype(const device::OpCall& call, size_t index, DType dtype);
+void expect_dtype(const backend::OpCall& call, size_t index, DType dtype);
 /// Argument `index` has this shape.
-void expect_shape(const device::OpCall& call, size_t index, const Shape& shape);
+void expect_shape(const backend::OpCall& call, size_t index, const Shape& shape);
 /// Argument `index` has `least` to `most` dimensions, none of them 0, each below 2^32. `described` names
 /// them:
 /// "[rows, columns]".
-void expect_rank(const device::OpCall& call, size_t index, size_t least, size_t most,
+void expect_rank(const backend::OpCall& call, size_t index, size_t least, size_t most,
                  std::string_view described);
 /// A tensor of this dtype and shape.
-void expect_tensor(const device::OpCall& call, size_t index, DType dtype, const Shape& shape);
+void expect_tensor(const backend::OpCall& call, size_t index, DType dtype, const Shape& shape);
 /// Argument `index` is a Weight of one of `formats`, packed for one of `uses`.
-void expect_weight(const device::OpCall& call, size_t index, std::initializer_list<WeightFormat> formats,
-                   std::initializer_list<device::Use> uses);
+void expect_weight(const backend::OpCall& call, size_t index, std::initializer_list<WeightFormat> formats,
+                   std::initializer_list<backend::Use> uses);
 /// A field of the constants has the value that the shapes imply.
-void expect_constant(const device::OpCall& call, std::string_view name, uint64_t expected, uint64_t got);
+void expect_constant(const backend::OpCall& call, std::string_view name, uint64_t expected, uint64_t got);
 
 /// Bytes of a bound argument with all rows live: a tensor's elements (activations as f32), a weight's packed
 /// form.
-uint64_t argument_bytes(const device::ArgumentInfo& argument);
+uint64_t argument_bytes(const backend::ArgumentInfo& argument);
 
 /// Dimension `axis` as a kernel constant; 0 when there is no such axis (the check then says what is wrong).
 uint32_t dimension(const Shape& shape, size_t axis);
@@ -51,6 +51,6 @@ uint32_t dimension(const Shape& shape, size_t axis);
 /// What the shape of an elementwise op's argument implies: [rows, ...].
 ElementwiseConstants elementwise_constants(const Shape& shape);
 /// The call's ElementwiseConstants are these, and a row has fewer than 2^32 elements.
-void expect_elementwise_constants(const device::OpCall& call, const Shape& shape);
+void expect_elementwise_constants(const backend::OpCall& call, const Shape& shape);
 
 }  // namespace refrain::ops

@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "refrain/backend/kernel.h"
 #include "refrain/core/checked.h"
-#include "refrain/device/kernel.h"
 
 namespace refrain::ops {
 
@@ -19,8 +19,8 @@ struct ElementwiseConstants {
 /// Elements of a tile: a few microseconds of work, small enough for the second-level cache.
 inline constexpr uint32_t kElementsPerTile = 8192;
 
-inline device::Launch elementwise_launch(const ElementwiseConstants& constants) {
-  device::Launch launch;
+inline backend::Launch elementwise_launch(const ElementwiseConstants& constants) {
+  backend::Launch launch;
   launch.rows = constants.rows;
   launch.rows_per_block = std::clamp(kElementsPerTile / constants.columns, 1u, constants.rows);
   launch.tiles_per_block = launch.rows_per_block > 1 ? 1 : ceil_div(constants.columns, kElementsPerTile);
@@ -37,7 +37,7 @@ struct ElementRange {
 
 /// The elements of `tile` that belong to live rows.
 inline ElementRange element_range(const ElementwiseConstants& constants, uint32_t live_rows, uint32_t tile) {
-  const device::Launch launch = elementwise_launch(constants);
+  const backend::Launch launch = elementwise_launch(constants);
   const uint32_t row = tile / launch.tiles_per_block * launch.rows_per_block;
   const uint32_t row_count = std::min(launch.rows_per_block, live_rows - row);
   const uint32_t column = tile % launch.tiles_per_block * kElementsPerTile;
@@ -47,15 +47,15 @@ inline ElementRange element_range(const ElementwiseConstants& constants, uint32_
 }
 
 /// The tile function of a kernel whose `Run` computes runs of elements.
-template <void (*Run)(const device::TileArgs&, const ElementRange&)>
-void elementwise_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+template <void (*Run)(const backend::TileArgs&, const ElementRange&)>
+void elementwise_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<ElementwiseConstants>();
   for (uint32_t tile = begin; tile < end; ++tile) Run(args, element_range(c, args.live_rows, tile));
 }
 
 /// The region function of the same; its units are elements of a row.
-template <void (*Run)(const device::TileArgs&, const ElementRange&)>
-void elementwise_region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end,
+template <void (*Run)(const backend::TileArgs&, const ElementRange&)>
+void elementwise_region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end,
                         uint32_t unit_begin, uint32_t unit_end) {
   const size_t columns = args.constants_as<ElementwiseConstants>().columns;
   if (unit_begin == 0 && unit_end == columns) {
@@ -66,8 +66,8 @@ void elementwise_region(const device::TileArgs& args, uint32_t row_begin, uint32
 }
 
 /// Both, as a kernel's entry.
-template <void (*Run)(const device::TileArgs&, const ElementRange&)>
-inline constexpr device::TileKernel kElementwiseEntry{nullptr, nullptr, elementwise_tiles<Run>,
-                                                      elementwise_region<Run>};
+template <void (*Run)(const backend::TileArgs&, const ElementRange&)>
+inline constexpr backend::TileKernel kElementwiseEntry{nullptr, nullptr, elementwise_tiles<Run>,
+                                                       elementwise_region<Run>};
 
 }  // namespace refrain::ops

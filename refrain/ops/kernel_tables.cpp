@@ -5,23 +5,23 @@
 
 namespace refrain::ops {
 
-#define OP(name, kernels)                               \
-  extern const device::OpSchema name##_schema;          \
-  std::span<const device::Kernel> name##_cpu_kernels(); \
-  std::span<const device::Kernel> name##_cpu_avx2_kernels();
+#define OP(name, kernels)                                \
+  extern const backend::OpSchema name##_schema;          \
+  std::span<const backend::Kernel> name##_cpu_kernels(); \
+  std::span<const backend::Kernel> name##_cpu_avx2_kernels();
 #include "refrain/ops/ops.inc"
 #undef OP
 
 namespace {
 
-void append(std::vector<device::Kernel>& table, std::span<const device::Kernel> kernels) {
+void append(std::vector<backend::Kernel>& table, std::span<const backend::Kernel> kernels) {
   table.insert(table.end(), kernels.begin(), kernels.end());
 }
 
-bool accept_all(const device::OpCall&) { return true; }
+bool accept_all(const backend::OpCall&) { return true; }
 
-device::Launch launch_one(const device::OpCall& call, const device::DeviceInfo&) {
-  device::Launch launch;
+backend::Launch launch_one(const backend::OpCall& call, const backend::DeviceInfo&) {
+  backend::Launch launch;
   for (size_t i = 0; i < call.args.size(); ++i) {
     if (call.op->args[i].rows && call.args[i].bound && call.args[i].shape.rank() > 0) {
       launch.rows = static_cast<uint32_t>(call.args[i].shape[0]);
@@ -32,11 +32,11 @@ device::Launch launch_one(const device::OpCall& call, const device::DeviceInfo&)
   return launch;
 }
 
-void no_tiles(const device::TileArgs&, uint32_t, uint32_t) {}
+void no_tiles(const backend::TileArgs&, uint32_t, uint32_t) {}
 
-void no_region(const device::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t) {}
+void no_region(const backend::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t) {}
 
-constexpr device::TileKernel kNothing{nullptr, nullptr, no_tiles, no_region};
+constexpr backend::TileKernel kNothing{nullptr, nullptr, no_tiles, no_region};
 
 }  // namespace
 
@@ -47,17 +47,17 @@ constexpr device::TileKernel kNothing{nullptr, nullptr, no_tiles, no_region};
 #endif
 #define REFRAIN_APPEND_portable(name)
 
-std::vector<device::Kernel> cpu_kernels() {
-  std::vector<device::Kernel> table;
+std::vector<backend::Kernel> cpu_kernels() {
+  std::vector<backend::Kernel> table;
 #define OP(name, kernels) REFRAIN_APPEND_##kernels(name) append(table, name##_cpu_kernels());
 #include "refrain/ops/ops.inc"
 #undef OP
   return table;
 }
 
-std::vector<device::Kernel> null_kernels() {
-  std::vector<device::Kernel> table;
-  for (const device::OpSchema* schema : all_schemas()) {
+std::vector<backend::Kernel> null_kernels() {
+  std::vector<backend::Kernel> table;
+  for (const backend::OpSchema* schema : all_schemas()) {
     table.push_back({.name = "nothing",
                      .op = schema,
                      .numerics = "none",
@@ -69,9 +69,9 @@ std::vector<device::Kernel> null_kernels() {
   return table;
 }
 
-std::span<const device::OpSchema* const> all_schemas() {
+std::span<const backend::OpSchema* const> all_schemas() {
 #define OP(name, kernels) &name##_schema,
-  static constexpr const device::OpSchema* kSchemas[] = {
+  static constexpr const backend::OpSchema* kSchemas[] = {
 #include "refrain/ops/ops.inc"
   };
 #undef OP

@@ -4,17 +4,17 @@
 #include <span>
 #include <vector>
 
-#include "refrain/device/kernel.h"
+#include "refrain/backend/kernel.h"
 
 namespace refrain::ops {
 
 /// Kernels of every op for host threads, the vectorised before the portable.
-std::vector<device::Kernel> cpu_kernels();
+std::vector<backend::Kernel> cpu_kernels();
 
 /// For each op one kernel that accepts every call and does nothing.
-std::vector<device::Kernel> null_kernels();
+std::vector<backend::Kernel> null_kernels();
 
 /// Every op, in the order of ops.inc.
-std::span<const device::OpSchema* const> all_schemas();
+std::span<const backend::OpSchema* const> all_schemas();
 
 }  // namespace refrain::ops

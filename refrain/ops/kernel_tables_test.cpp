@@ -9,8 +9,8 @@ namespace {
 TEST(KernelTables, WhoeverClaimsRegionsHasThem) {
   size_t with_regions = 0;
   for (const auto& table : {cpu_kernels(), null_kernels()}) {
-    for (const device::Kernel& kernel : table) {
-      const auto& entry = *static_cast<const device::TileKernel*>(kernel.entry);
+    for (const backend::Kernel& kernel : table) {
+      const auto& entry = *static_cast<const backend::TileKernel*>(kernel.entry);
       if (!kernel.regions) continue;
       ++with_regions;
       EXPECT_NE(entry.region, nullptr) << kernel.name;
@@ -22,20 +22,20 @@ TEST(KernelTables, WhoeverClaimsRegionsHasThem) {
 
 TEST(KernelTables, AllKernelsOfAnOpComputeRegionsOrNone) {
   // Otherwise it would depend on the machine what is fused.
-  for (const device::Kernel& kernel : cpu_kernels()) {
+  for (const backend::Kernel& kernel : cpu_kernels()) {
     EXPECT_EQ(kernel.regions, kernel.op->units != nullptr) << kernel.name;
   }
 }
 
 TEST(KernelTables, SchemasWithUnitsSayWhichArgumentsDivide) {
-  for (const device::OpSchema* schema : all_schemas()) {
+  for (const backend::OpSchema* schema : all_schemas()) {
     bool any = false;
-    for (const device::ArgumentSpec& spec : schema->args) {
+    for (const backend::ArgumentSpec& spec : schema->args) {
       any |= spec.units;
       EXPECT_TRUE(!spec.units || spec.rows) << schema->name << ' ' << spec.name;
     }
     EXPECT_EQ(any, schema->units != nullptr) << schema->name;
-    EXPECT_EQ(schema->iteration != device::Iteration::other, schema->units != nullptr) << schema->name;
+    EXPECT_EQ(schema->iteration != backend::Iteration::other, schema->units != nullptr) << schema->name;
   }
 }
 

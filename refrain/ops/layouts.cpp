@@ -11,10 +11,10 @@
 namespace refrain::ops {
 namespace {
 
-using device::Use;
-using device::Uses;
-using device::WeightInfo;
-using device::WeightLayout;
+using backend::Use;
+using backend::Uses;
+using backend::WeightInfo;
+using backend::WeightLayout;
 
 bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
 

@@ -5,22 +5,22 @@
 #include <cstdint>
 #include <span>
 
+#include "refrain/backend/op.h"
 #include "refrain/core/checked.h"
 #include "refrain/core/dtype.h"
-#include "refrain/device/op.h"
 
 namespace refrain::ops {
 
 /// All of them, best first. The span and what it points to live as long as the program.
-std::span<const device::WeightLayout> cpu_layouts();
+std::span<const backend::WeightLayout> cpu_layouts();
 
 /// `vector_f32`: a plain vector of f32, f16 or bf16, widened to f32. Serves Use::vector.
-const device::WeightLayout& vector_f32();
+const backend::WeightLayout& vector_f32();
 /// `rows`: a plain matrix of f32, f16 or bf16, row-major as in its file. Serves matvec, matmul and gather.
-const device::WeightLayout& rows();
+const backend::WeightLayout& rows();
 /// `mlx_affine_rows`: an MLX affine matrix of 4 or 8 bits in groups of 32, 64 or 128: the three parts as in
 /// the file, one after another, each beginning at a multiple of 64 bytes. Serves matvec, matmul and gather.
-const device::WeightLayout& mlx_affine_rows();
+const backend::WeightLayout& mlx_affine_rows();
 
 /// Where the parts of an `mlx_affine_rows` weight [rows, columns] begin.
 struct AffinePlanes {

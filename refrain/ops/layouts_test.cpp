@@ -10,8 +10,8 @@ namespace refrain::ops {
 namespace {
 
 using namespace harness;
-using device::Use;
-using device::WeightInfo;
+using backend::Use;
+using backend::WeightInfo;
 
 WeightInfo plain(DType dtype, const Shape& shape) { return {WeightFormat::plain, dtype, shape, 0, 0}; }
 
@@ -46,7 +46,7 @@ TEST(Layouts, PackFromAnyAddressAndUnpack) {
       shifted.insert(shifted.end(), bytes.begin(), bytes.end());
       const std::span<const std::byte> segment = std::span(shifted).subspan(shift);
       for (const Shape& shape : {Shape{6 * 64}, Shape{6, 64}}) {
-        const device::WeightLayout& layout = shape.rank() == 1 ? vector_f32() : rows();
+        const backend::WeightLayout& layout = shape.rank() == 1 ? vector_f32() : rows();
         const PackedWeight weight =
             pack({"w", WeightFormat::plain, dtype, shape, 0, 0, {{dtype, shape, segment}}, nullptr}, layout);
         for (size_t i = 0; i < values.size(); ++i) {
@@ -82,26 +82,26 @@ TEST(Layouts, AffinePlanesAreAlignedAndCodesLieLowestFirst) {
 }
 
 TEST(KernelTables, EveryOpHasASchemaAndKernels) {
-  const std::vector<device::Kernel> kernels = cpu_kernels(), nothing = null_kernels();
+  const std::vector<backend::Kernel> kernels = cpu_kernels(), nothing = null_kernels();
   std::set<std::string_view> names;
-  for (const device::Kernel& kernel : kernels) {
+  for (const backend::Kernel& kernel : kernels) {
     EXPECT_TRUE(names.insert(kernel.name).second) << kernel.name;
     EXPECT_TRUE(kernel.name.starts_with(kernel.op->name)) << kernel.name;
     EXPECT_FALSE(kernel.numerics.empty()) << kernel.name;
     EXPECT_NE(kernel.accepts, nullptr);
     EXPECT_NE(kernel.launch, nullptr);
-    EXPECT_NE(static_cast<const device::TileKernel*>(kernel.entry)->tiles, nullptr);
+    EXPECT_NE(static_cast<const backend::TileKernel*>(kernel.entry)->tiles, nullptr);
   }
-  for (const device::OpSchema* schema : all_schemas()) {
+  for (const backend::OpSchema* schema : all_schemas()) {
     EXPECT_FALSE(schema->doc.empty()) << schema->name;
     EXPECT_NE(schema->check, nullptr);
     EXPECT_NE(schema->cost, nullptr);
     EXPECT_NE(schema->reference, nullptr);
-    const auto of_op = [schema](const device::Kernel& kernel) { return kernel.op == schema; };
+    const auto of_op = [schema](const backend::Kernel& kernel) { return kernel.op == schema; };
     EXPECT_EQ(std::ranges::count_if(nothing, of_op), 1) << schema->name;
     // Portable kernels come after those that need something.
     bool portable = false;
-    for (const device::Kernel& kernel : kernels) {
+    for (const backend::Kernel& kernel : kernels) {
       if (!of_op(kernel)) continue;
       EXPECT_FALSE(portable && kernel.needs != 0) << kernel.name;
       portable = portable || kernel.needs == 0;

@@ -122,7 +122,7 @@ REFRAIN_AVX2 void widened_rows(const Weights& weights, uint32_t output, float* p
 
 /// `Constants` has rows, outputs, columns. `weights` gives block<Rows, Outputs> and widen(output, to).
 template <class Constants, class Weights>
-REFRAIN_AVX2 void matmul_region(const device::TileArgs& args, const Weights& weights, const MatmulTile& t) {
+REFRAIN_AVX2 void matmul_region(const backend::TileArgs& args, const Weights& weights, const MatmulTile& t) {
   const auto& c = args.constants_as<Constants>();
   auto* panel = reinterpret_cast<float*>(args.scratch);
   const float* x = args.template arg<const float>(0) + size_t{t.row} * c.columns;

@@ -27,7 +27,7 @@ inline float dot(const float* a, const float* b, size_t count) {
 /// `Constants` has rows, outputs, columns; `weights.widen(output, to)` writes one weight row as f32. Scratch:
 /// one row.
 template <class Constants, class Weights>
-void matmul_region(const device::TileArgs& args, const Weights& weights, const MatmulTile& t) {
+void matmul_region(const backend::TileArgs& args, const Weights& weights, const MatmulTile& t) {
   const auto& c = args.constants_as<Constants>();
   auto* weight_row = reinterpret_cast<float*>(args.scratch);
   for (size_t output = t.output; output < size_t{t.output} + t.outputs; ++output) {

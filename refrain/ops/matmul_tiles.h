@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "refrain/backend/kernel.h"
 #include "refrain/core/checked.h"
-#include "refrain/device/kernel.h"
 
 namespace refrain::ops {
 
@@ -26,8 +26,9 @@ constexpr uint32_t matmul_outputs_per_tile(uint32_t rows, uint32_t outputs, uint
       std::min<uint64_t>(wanted, ceil_div<uint64_t>(outputs, kMatmulOutputs) * kMatmulOutputs));
 }
 
-inline device::Launch matmul_launch(uint32_t rows, uint32_t outputs, uint32_t columns, size_t scratch_bytes) {
-  device::Launch launch;
+inline backend::Launch matmul_launch(uint32_t rows, uint32_t outputs, uint32_t columns,
+                                     size_t scratch_bytes) {
+  backend::Launch launch;
   launch.rows = rows;
   launch.rows_per_block = std::min(rows, kMatmulRows);
   launch.tiles_per_block = ceil_div(outputs, matmul_outputs_per_tile(rows, outputs, columns));
@@ -53,8 +54,8 @@ inline MatmulTile matmul_tile(uint32_t rows, uint32_t outputs, uint32_t columns,
 }
 
 /// The tile function of a kernel whose `Region` computes one MatmulTile.
-template <class Constants, void (*Region)(const device::TileArgs&, const MatmulTile&)>
-void matmul_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+template <class Constants, void (*Region)(const backend::TileArgs&, const MatmulTile&)>
+void matmul_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<Constants>();
   for (uint32_t tile = begin; tile < end; ++tile) {
     Region(args, matmul_tile(c.rows, c.outputs, c.columns, args.live_rows, tile));
@@ -62,15 +63,15 @@ void matmul_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
 }
 
 /// The region function of the same; its units are outputs.
-template <void (*Region)(const device::TileArgs&, const MatmulTile&)>
-void matmul_region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+template <void (*Region)(const backend::TileArgs&, const MatmulTile&)>
+void matmul_region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
                    uint32_t unit_end) {
   Region(args, {row_begin, row_end - row_begin, unit_begin, unit_end - unit_begin});
 }
 
 /// Both, as a kernel's entry.
-template <class Constants, void (*Region)(const device::TileArgs&, const MatmulTile&)>
-inline constexpr device::TileKernel kMatmulEntry{nullptr, nullptr, matmul_tiles<Constants, Region>,
-                                                 matmul_region<Region>};
+template <class Constants, void (*Region)(const backend::TileArgs&, const MatmulTile&)>
+inline constexpr backend::TileKernel kMatmulEntry{nullptr, nullptr, matmul_tiles<Constants, Region>,
+                                                  matmul_region<Region>};
 
 }  // namespace refrain::ops

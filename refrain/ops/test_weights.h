@@ -11,8 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "refrain/backend/op.h"
 #include "refrain/core/half.h"
-#include "refrain/device/op.h"
 #include "refrain/ops/layouts.h"
 
 namespace refrain::ops::harness {
@@ -80,13 +80,13 @@ class Random {
 
 /// A weight packed into a layout, and what it means.
 struct PackedWeight {
-  device::WeightInfo info;
-  const device::WeightLayout* layout = nullptr;
+  backend::WeightInfo info;
+  const backend::WeightLayout* layout = nullptr;
   Array<std::byte> bytes{0};
   Array<float> values{0};  ///< logical, by the layout's unpack
 };
 
-inline PackedWeight pack(const TensorSource& source, const device::WeightLayout& layout) {
+inline PackedWeight pack(const TensorSource& source, const backend::WeightLayout& layout) {
   PackedWeight weight;
   weight.info = {source.format, source.dtype, source.shape, source.bits, source.group_size};
   weight.layout = &layout;
@@ -112,14 +112,14 @@ inline std::vector<std::byte> encode(DType dtype, std::span<const float> values)
 
 /// A plain weight of these values, rounded to `dtype`.
 inline PackedWeight plain_weight(DType dtype, const Shape& shape, std::span<const float> values,
-                                 const device::WeightLayout& layout) {
+                                 const backend::WeightLayout& layout) {
   const std::vector<std::byte> bytes = encode(dtype, values);
   TensorSource source{"weight", WeightFormat::plain, dtype, shape, 0, 0, {{dtype, shape, bytes}}, nullptr};
   return pack(source, layout);
 }
 
 /// A plain weight of uniform random values in [-1, 1).
-inline PackedWeight random_plain_weight(DType dtype, const Shape& shape, const device::WeightLayout& layout,
+inline PackedWeight random_plain_weight(DType dtype, const Shape& shape, const backend::WeightLayout& layout,
                                         Random& random) {
   const Array<float> values(static_cast<size_t>(shape.elements()));
   random.fill(values);

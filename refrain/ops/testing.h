@@ -17,28 +17,28 @@
 #include <utility>
 #include <vector>
 
+#include "refrain/backend/features.h"
+#include "refrain/backend/kernel.h"
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
 #include "refrain/core/half.h"
-#include "refrain/device/features.h"
-#include "refrain/device/kernel.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/test_weights.h"
 
 namespace refrain::ops::harness {
 
-/// What the machine offers, in bits of device/features.h.
+/// What the machine offers, in bits of backend/features.h.
 inline uint64_t machine_features() {
 #if defined(__x86_64__)
   // Every processor with AVX2 has F16C, which Clang 16 cannot ask for.
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return device::kFeatureAvx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return backend::kFeatureAvx2;
 #endif
   return 0;
 }
 
 /// A device that takes `workers` of this machine; for Kernel::launch.
-inline device::DeviceInfo machine(uint32_t workers = 2) {
-  device::DeviceInfo info;
+inline backend::DeviceInfo machine(uint32_t workers = 2) {
+  backend::DeviceInfo info;
   info.backend = "cpu";
   info.features = machine_features();
   info.compute_units = workers;
@@ -47,9 +47,9 @@ inline device::DeviceInfo machine(uint32_t workers = 2) {
 }
 
 /// Kernels of a table that this machine can run.
-inline void append_runnable(std::vector<const device::Kernel*>& list,
-                            std::span<const device::Kernel> kernels) {
-  for (const device::Kernel& kernel : kernels) {
+inline void append_runnable(std::vector<const backend::Kernel*>& list,
+                            std::span<const backend::Kernel> kernels) {
+  for (const backend::Kernel& kernel : kernels) {
     if ((kernel.needs & ~machine_features()) == 0) list.push_back(&kernel);
   }
 }
@@ -76,7 +76,7 @@ inline constexpr std::array<Walk, 7> kWalks{{{},
 /// outlive it.
 class Call {
  public:
-  explicit Call(const device::OpSchema& schema) : schema_(&schema) {}
+  explicit Call(const backend::OpSchema& schema) : schema_(&schema) {}
 
   Call& tensor(DType dtype, const Shape& shape, void* data) {
     infos_.push_back({true, dtype, shape, nullptr, nullptr});
@@ -106,9 +106,9 @@ class Call {
   }
 
   /// For tests of the check that change one thing of a good call.
-  device::ArgumentInfo& info(size_t index) { return infos_[index]; }
+  backend::ArgumentInfo& info(size_t index) { return infos_[index]; }
 
-  device::OpCall op_call() const { return {schema_, infos_, constants_.span()}; }
+  backend::OpCall op_call() const { return {schema_, infos_, constants_.span()}; }
   void check() const { schema_->check(op_call()); }
   /// What the check throws; empty when it passes.
   std::string check_error() const {
@@ -120,23 +120,23 @@ class Call {
     return {};
   }
 
-  bool accepted_by(const device::Kernel& kernel) const { return kernel.accepts(op_call()); }
+  bool accepted_by(const backend::Kernel& kernel) const { return kernel.accepts(op_call()); }
 
   void reference(uint32_t live_rows) const { schema_->reference(tile_args(live_rows, nullptr)); }
 
   /// Checks the call, then runs the kernel as a backend does: the live count is clamped to the capacity, each
   /// worker has scratch of its own, filled with rubbish, and runs the prologue once.
-  void run(const device::Kernel& kernel, uint32_t live_rows, const Walk& walk = {}) const {
+  void run(const backend::Kernel& kernel, uint32_t live_rows, const Walk& walk = {}) const {
     check();
     ASSERT_EQ(kernel.op, schema_);
     ASSERT_TRUE(accepted_by(kernel)) << kernel.name;
-    const device::Launch launch = kernel.launch(op_call(), machine(walk.workers));
+    const backend::Launch launch = kernel.launch(op_call(), machine(walk.workers));
     EXPECT_EQ(launch.scratch_bytes % 64, 0u) << kernel.name;
     ASSERT_GT(launch.rows_per_block, 0u);
     ASSERT_GT(launch.tiles_per_block, 0u);
     const uint32_t live = std::min(live_rows, launch.rows);
     const uint32_t tiles = ceil_div(live, launch.rows_per_block) * launch.tiles_per_block;
-    const auto& entry = *static_cast<const device::TileKernel*>(kernel.entry);
+    const auto& entry = *static_cast<const backend::TileKernel*>(kernel.entry);
     std::vector<Array<std::byte>> scratch;
     const size_t group_bytes = walk.cuts != 0 ? align_up(live * launch.row_scratch_bytes, 64) : 0;
     for (uint32_t i = 0; i < walk.workers; ++i)
@@ -159,7 +159,7 @@ class Call {
 
  private:
   /// Cuts rows into blocks and the units of each block anew, at random; blocks of one unit and of all occur.
-  void run_regions(const device::TileKernel& entry, uint32_t live, const Walk& walk,
+  void run_regions(const backend::TileKernel& entry, uint32_t live, const Walk& walk,
                    std::vector<Array<std::byte>>& scratch) const {
     ASSERT_NE(entry.region, nullptr);
     ASSERT_NE(schema_->units, nullptr);
@@ -189,7 +189,7 @@ class Call {
     for (size_t i = 0; i < regions.size(); ++i) {
       const auto& [row, row_end, unit, unit_end] = regions[i];
       const uint32_t worker = i % walk.workers;
-      const device::TileArgs args = tile_args(live, scratch[worker].data());
+      const backend::TileArgs args = tile_args(live, scratch[worker].data());
       if (entry.rows_prologue != nullptr && held[worker] != std::array{row, row_end}) {
         entry.rows_prologue(args, row, row_end);
         held[worker] = {row, row_end};
@@ -198,12 +198,12 @@ class Call {
     }
   }
 
-  device::TileArgs tile_args(uint32_t live_rows, std::byte* scratch) const {
+  backend::TileArgs tile_args(uint32_t live_rows, std::byte* scratch) const {
     return {args_.data(), constants_.data(), scratch, live_rows};
   }
 
-  const device::OpSchema* schema_;
-  std::vector<device::ArgumentInfo> infos_;
+  const backend::OpSchema* schema_;
+  std::vector<backend::ArgumentInfo> infos_;
   std::vector<void*> args_;
   Array<std::byte> constants_{0};
 };

@@ -13,7 +13,7 @@
 #include "tests/conformance/devices.h"
 #include "tests/conformance/test_kernels.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 using std::chrono::milliseconds;
@@ -39,7 +39,7 @@ class Conformance : public ::testing::TestWithParam<DeviceCase> {
   }
   const Allocation* cells(uint32_t count = kRows) { return allocate(count * sizeof(uint32_t)); }
 
-  Point submit(const Program& program, std::span<const Update> updates = {},
+  Point submit(const Executable& program, std::span<const UpdateData> updates = {},
                std::span<const Point> waits = {}) {
     return device_->submit({&program, updates, waits});
   }
@@ -125,7 +125,7 @@ TEST_P(Conformance, Advise) {
 }
 
 TEST_P(Conformance, EmptyPlan) {
-  const Plan plan;
+  const PlanData plan;
   const auto program = device_->prepare(plan, {});
   EXPECT_TRUE(wait(submit(*program)));
   EXPECT_TRUE(wait(submit(*program)));
@@ -263,14 +263,14 @@ TEST_P(Conformance, FenceRandom) {
   std::vector<const Allocation*> buffers;
   for (uint32_t i = 0; i < RandomPlan::kBuffers; ++i) buffers.push_back(cells());
   RandomPlan random(7, 30, buffers, 30);
-  Plan fenced = random.builder.plan;
+  PlanData fenced = random.builder.plan;
   fenced.deps.clear();
   fenced.commands.clear();
-  for (Command command : random.builder.plan.commands) {
+  for (PlanCommand command : random.builder.plan.commands) {
     command.deps = {};
     command.level = 0;
     fenced.commands.push_back(command);
-    Command fence;
+    PlanCommand fence;
     fence.kind = CommandKind::fence;
     fenced.commands.push_back(fence);
   }
@@ -300,7 +300,7 @@ TEST_P(Conformance, LiveCount) {
     const auto program = device_->prepare(builder.plan, {});
     for (const uint32_t count : {0u, 1u, 3u, 4u, 7u, kRows, kRows + 1, UINT32_MAX}) {
       std::memset(data->host, 0, data->bytes);
-      const Update update{view(live), std::as_bytes(std::span(&count, 1))};
+      const UpdateData update{view(live), std::as_bytes(std::span(&count, 1))};
       ASSERT_TRUE(wait(submit(*program, {&update, 1})));
       const uint32_t blocks = (std::min(count, kRows) + rows_per_block - 1) / rows_per_block;
       for (uint32_t i = 0; i < kCells; ++i) {
@@ -396,7 +396,7 @@ TEST_P(Conformance, Updates) {
   Point last;
   for (uint32_t i = 0; i < kCount; ++i) {
     uint32_t value = 1000 + i;
-    const Update update{view(input), std::as_bytes(std::span(&value, 1))};
+    const UpdateData update{view(input), std::as_bytes(std::span(&value, 1))};
     last = submit(*program, {&update, 1});
     value = 0;  // the bytes were copied
   }
@@ -414,8 +414,8 @@ TEST_P(Conformance, UpdatesCopied) {
   builder.add(kCopy, {in(view(data)), out(view(to))}, {.launch = rows(kRows)});
   const auto program = device_->prepare(builder.plan, {});
   std::vector<uint32_t> all(kRows, 1), part(2, 2);
-  const std::array<Update, 2> updates = {Update{view(data), std::as_bytes(std::span(all))},
-                                         Update{view(data, 8, 8), std::as_bytes(std::span(part))}};
+  const std::array<UpdateData, 2> updates = {UpdateData{view(data), std::as_bytes(std::span(all))},
+                                             UpdateData{view(data, 8, 8), std::as_bytes(std::span(part))}};
   ASSERT_TRUE(wait(submit(*program, updates)));
   const std::vector<uint32_t> expected = {1, 1, 2, 2, 1, 1, 1, 1};
   const auto found = host_span<uint32_t>(to);
@@ -609,7 +609,7 @@ TEST_P(Conformance, SubmitFromThreads) {
   constexpr uint32_t kCount = 200;
   std::vector<const Allocation*> data;
   std::vector<std::unique_ptr<PlanBuilder>> builders;
-  std::vector<std::unique_ptr<Program>> programs;
+  std::vector<std::unique_ptr<Executable>> programs;
   for (uint32_t q = 0; q < queues; ++q) {
     data.push_back(cells());
     builders.push_back(std::make_unique<PlanBuilder>());
@@ -761,4 +761,4 @@ INSTANTIATE_TEST_SUITE_P(Devices, Conformance, ::testing::ValuesIn(devices()),
                          [](const auto& test) { return test.param.name; });
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -1,16 +1,16 @@
 // How the CPU walks a group: what members keep for a block of rows, what they share, what they load early.
-#include "refrain/device/cpu/group.h"
+#include "refrain/backend/cpu/fused_group.h"
 
 #include <gtest/gtest.h>
 
 #include <atomic>
 
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/validate/validate_device.h"
-#include "refrain/stream/device.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
+#include "refrain/device/device.h"
+#include "refrain/device/encoder.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 constexpr uint32_t kRows = 10, kBlock = 4, kUnits = 6, kGranule = 3;  // the last block has two rows
@@ -197,7 +197,7 @@ TEST(CpuGroupOfUsers, ALaunchOfOtherRowsIsNoMember) {
 INSTANTIATE_TEST_SUITE_P(Workers, CpuGroup, ::testing::Values(1u, 2u, 4u));
 
 TEST(CpuPrefetch, OnlyWhenAllThatItLoadsIsSealed) {
-  Plan plan;
+  PlanData plan;
   const Allocation memory{.id = 1, .bytes = 64};
   plan.args.resize(3);
   for (Argument& argument : plan.args) argument.view = {&memory, 0, 64};
@@ -218,7 +218,7 @@ TEST(CpuPrefetch, OnlyWhenAllThatItLoadsIsSealed) {
 }
 
 TEST(CpuPrefetch, MembersOfAGroupLoadTheirWeights) {
-  Plan plan;
+  PlanData plan;
   const Allocation memory{.id = 1, .bytes = 64};
   std::array<uint32_t, 16> values{};
   std::vector<void*> addresses(6, values.data());
@@ -228,14 +228,14 @@ TEST(CpuPrefetch, MembersOfAGroupLoadTheirWeights) {
   plan.components = {{.units = 1}};
   plan.groups = {{.members = {0, 2}, .components = {0, 1}}};
   for (const uint32_t first : {0u, 3u}) {
-    Member& member = plan.members.emplace_back();
+    FusedMember& member = plan.members.emplace_back();
     member.kernel = &kKernels[0];
     member.args = {first, 3};
     member.constants = {first / 3 * 16, sizeof(Shapes)};
     member.component = 0;
   }
-  Command command;
-  command.kind = CommandKind::group;
+  PlanCommand command;
+  command.kind = CommandKind::fused_group;
   command.group = 0;
   for (uint32_t sealed = 0; sealed <= 2; ++sealed) {
     if (sealed > 0) plan.args[sealed == 1 ? 4 : 1].sealed = true;
@@ -248,4 +248,4 @@ TEST(CpuPrefetch, MembersOfAGroupLoadTheirWeights) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -5,12 +5,12 @@
 #include <chrono>
 #include <thread>
 
+#include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
 #include "tests/conformance/test_kernels.h"
 #include "tests/counted_new.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 /// The message with which wait() fails; empty when it does not.
@@ -59,4 +59,4 @@ TEST(CpuMemory, AFailureThatCannotBeSaidIsAFailure) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -4,12 +4,12 @@
 #include <array>
 #include <chrono>
 
+#include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/stream/device.h"
+#include "refrain/device/device.h"
 #include "tests/conformance/test_kernels.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 constexpr std::chrono::seconds kLong(60);
@@ -51,7 +51,7 @@ class Priorities : public ::testing::Test {
   std::unique_ptr<Backend> device_;
   const Allocation* log_ = nullptr;
   std::array<PlanBuilder, 4> builders_;
-  std::array<std::unique_ptr<Program>, 4> programs_;
+  std::array<std::unique_ptr<Executable>, 4> programs_;
   std::array<Point, 4> last_ = {};
 };
 
@@ -117,4 +117,4 @@ TEST_F(Priorities, OfAnOpenedDevice) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -1,5 +1,5 @@
 // Runs of cheap commands on the CPU backend: values, order, who runs what, failures and times are those of the
-// commands. How runs are chosen: refrain/device/cpu/units_test.cpp.
+// commands. How runs are chosen: refrain/backend/cpu/units_test.cpp.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -9,12 +9,12 @@
 #include <random>
 #include <set>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/cpu/executable.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/cpu/program.h"
 #include "tests/conformance/test_kernels.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 constexpr std::chrono::seconds kLong(60);
@@ -30,7 +30,7 @@ class Runs : public ::testing::TestWithParam<uint32_t> {
   const Allocation* cells(size_t count) {
     return device_->allocate({count * sizeof(uint32_t), nullptr, "cells"});
   }
-  bool run(const Program& program) { return device_->wait(device_->submit({&program, {}, {}}), kLong); }
+  bool run(const Executable& program) { return device_->wait(device_->submit({&program, {}, {}}), kLong); }
 
   std::unique_ptr<Backend> device_;
 };
@@ -94,7 +94,7 @@ TEST_P(Runs, RandomPlans) {
     }
     builder.derive_deps();
     const auto program = device_->prepare(builder.plan, {});
-    const auto& units = static_cast<const cpu::CpuProgram&>(*program).units().all;
+    const auto& units = static_cast<const cpu::CpuExecutable&>(*program).units().all;
     EXPECT_TRUE(std::ranges::any_of(units, [](const cpu::Unit& unit) { return unit.count > 1; }));
     std::array<uint32_t, kCells> expected{};
     for (int replay = 0; replay < 20; ++replay) {
@@ -153,7 +153,7 @@ class Sleepers : public Runs {
  protected:
   static constexpr uint32_t kCommands = 8;
 
-  std::unique_ptr<Program> prepare(const PrepareOptions& options) {
+  std::unique_ptr<Executable> prepare(const ExecutableOptions& options) {
     for (uint32_t i = 0; i < kCommands; ++i)
       builder_.add(kThread, {out(view(threads_, i * 8, 8))}, {.constants = {0, 2000, 0, 0}});
     return device_->prepare(builder_.plan, options);
@@ -169,7 +169,7 @@ class Sleepers : public Runs {
 
 TEST_P(Sleepers, ARunThatIsSlowIsShared) {
   const auto program = prepare({});
-  const auto& cpu_program = static_cast<const cpu::CpuProgram&>(*program);
+  const auto& cpu_program = static_cast<const cpu::CpuExecutable&>(*program);
   ASSERT_EQ(cpu_program.units().all.size(), 1u);
   uint32_t replays = 0;
   while (cpu_program.timed() || replays == 0) {
@@ -191,7 +191,7 @@ TEST_P(Sleepers, ARunThatIsSlowIsShared) {
 
 TEST_P(Sleepers, WhatRunsOnceHasNoRuns) {
   const auto program = prepare({.once = true});
-  EXPECT_EQ(static_cast<const cpu::CpuProgram&>(*program).units().all.size(), kCommands);
+  EXPECT_EQ(static_cast<const cpu::CpuExecutable&>(*program).units().all.size(), kCommands);
   EXPECT_TRUE(run(*program));
 }
 
@@ -199,7 +199,7 @@ TEST_P(Sleepers, WhatIsPlacedHasNoRuns) {
   std::vector<uint32_t> placement;
   for (uint32_t i = 0; i < kCommands; ++i) placement.push_back(i % GetParam());
   const auto program = prepare({.placement = placement});
-  EXPECT_EQ(static_cast<const cpu::CpuProgram&>(*program).units().all.size(), kCommands);
+  EXPECT_EQ(static_cast<const cpu::CpuExecutable&>(*program).units().all.size(), kCommands);
   ASSERT_TRUE(run(*program));
   EXPECT_EQ(workers(), std::min(kCommands, GetParam()));
 }
@@ -208,4 +208,4 @@ INSTANTIATE_TEST_SUITE_P(Workers, Runs, ::testing::Values(1u, 2u, 4u, 16u));
 INSTANTIATE_TEST_SUITE_P(Workers, Sleepers, ::testing::Values(1u, 2u, 4u));
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -7,7 +7,7 @@
 #include <cstdlib>
 #include <new>
 
-#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
 #include "tests/conformance/test_kernels.h"
 
 #if defined(__has_feature)
@@ -41,7 +41,7 @@ void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
 #endif
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 class CpuSteadyState : public ::testing::TestWithParam<uint32_t> {};
@@ -61,7 +61,7 @@ TEST_P(CpuSteadyState, AllocatesNothing) {
   const auto first = device->prepare(builder.plan, {.timestamps = true});
   const auto second = device->prepare(builder.plan, {.queue = 1});
   const uint32_t rows = 8;
-  const Update update{view(live, 0, 4), std::as_bytes(std::span(&rows, 1))};
+  const UpdateData update{view(live, 0, 4), std::as_bytes(std::span(&rows, 1))};
   constexpr int kAhead = 12;  // a queue's ring begins with room for 16
   Point last;
   const auto round = [&] {
@@ -87,4 +87,4 @@ TEST_P(CpuSteadyState, AllocatesNothing) {
 INSTANTIATE_TEST_SUITE_P(Threads, CpuSteadyState, ::testing::Values(1u, 2u));
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -6,14 +6,14 @@
 #include <condition_variable>
 #include <mutex>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/cpu/executable.h"
+#include "refrain/backend/cpu/memory.h"
+#include "refrain/backend/cpu/team.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/cpu/memory.h"
-#include "refrain/device/cpu/program.h"
-#include "refrain/device/cpu/team.h"
 #include "tests/conformance/test_kernels.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 class Overflow : public ::testing::TestWithParam<uint32_t> {};
@@ -34,7 +34,7 @@ TEST_P(Overflow, EpochsAndSequences) {
   builder.fence();
   builder.add(kIncrement, {inout(view(sum))}, {.launch = launch, .constants = {5, 0, 0, 0}});
   // One program overflows in the middle of its replays, the other never; the team overflows as well.
-  const cpu::CpuProgram wrapping(builder.plan, {}, kNearly), plain(builder.plan, {});
+  const cpu::CpuExecutable wrapping(builder.plan, {}, kNearly), plain(builder.plan, {});
 
   std::mutex mutex;
   std::condition_variable changed;
@@ -49,7 +49,7 @@ TEST_P(Overflow, EpochsAndSequences) {
       kNearly);
   uint32_t started = 0;
   for (uint32_t replay = 1; replay <= kReplays; ++replay) {
-    for (const cpu::CpuProgram* program : {&wrapping, &plain}) {
+    for (const cpu::CpuExecutable* program : {&wrapping, &plain}) {
       team.start(*program);
       ++started;
       std::unique_lock lock(mutex);
@@ -114,4 +114,4 @@ TEST_P(Throwing, FailsTheSubmissionAndWhatFollows) {
 INSTANTIATE_TEST_SUITE_P(Workers, Throwing, ::testing::Values(1u, 2u, 4u));
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

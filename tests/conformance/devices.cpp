@@ -1,13 +1,13 @@
 // One line adds a device to the suite.
 #include "tests/conformance/devices.h"
 
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/fault/fault_device.h"
-#include "refrain/device/null/null_device.h"
-#include "refrain/device/validate/validate_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/fault/fault_backend.h"
+#include "refrain/backend/null/null_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "tests/conformance/test_kernels.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 std::unique_ptr<Backend> cpu(uint32_t threads) {
@@ -69,4 +69,4 @@ std::string exception(const std::string& device, const std::string& test) {
   return {};
 }
 
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

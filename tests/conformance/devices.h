@@ -7,9 +7,9 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/device.h"
+#include "refrain/backend/backend.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 
 struct DeviceCase {
   std::string name;
@@ -28,4 +28,4 @@ const std::vector<DeviceCase>& devices();
 /// The reason why `test` is not run on `device`; empty when it is run.
 std::string exception(const std::string& device, const std::string& test);
 
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

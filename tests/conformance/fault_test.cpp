@@ -1,6 +1,6 @@
 // Failure and loss as device.h promises them, on every device inside the fault decorator; and sweeps that
 // fail the n-th of everything until a whole run succeeds.
-#include "refrain/device/fault/fault_device.h"
+#include "refrain/backend/fault/fault_backend.h"
 
 #include <gtest/gtest.h>
 
@@ -9,14 +9,14 @@
 #include <functional>
 #include <thread>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/null/null_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/null/null_device.h"
-#include "refrain/device/validate/validate_device.h"
 #include "tests/conformance/devices.h"
 #include "tests/conformance/test_kernels.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 using std::chrono::milliseconds;
@@ -71,7 +71,7 @@ class Faults : public ::testing::TestWithParam<DeviceCase> {
   bool computes_ = true;
   const Allocation* data_ = nullptr;
   PlanBuilder builder_;
-  std::vector<std::unique_ptr<Program>> programs_;
+  std::vector<std::unique_ptr<Executable>> programs_;
 };
 
 TEST_P(Faults, RefusalsLeaveTheDeviceAlive) {
@@ -268,7 +268,7 @@ class Sequence {
     programs_.push_back(device_.prepare(first.plan, {}));
     programs_.push_back(device_.prepare(second.plan, {.queue = 1, .timestamps = true}));
     const std::array<uint32_t, kRows> seven = {7, 7, 7, 7, 7, 7, 7, 7};
-    const Update update{view(a), std::as_bytes(std::span(seven))};
+    const UpdateData update{view(a), std::as_bytes(std::span(seven))};
     const Point host{&device_, kHostQueue, 1};
     const Point produced = submit({programs_[0].get(), {&update, 1}, {&host, 1}});
     const Point consumed = submit({programs_[1].get(), {}, {&produced, 1}});
@@ -293,7 +293,7 @@ class Sequence {
   Backend& device_;
   alignas(64) std::array<uint32_t, kRows> import_{};
   std::array<PlanBuilder, 2> plans_;
-  std::vector<std::unique_ptr<Program>> programs_;
+  std::vector<std::unique_ptr<Executable>> programs_;
   std::vector<const Allocation*> allocations_;
   std::vector<Point> points_;
 };
@@ -361,4 +361,4 @@ TEST(FaultControls, OfAnotherBackend) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -7,17 +7,17 @@
 #include <algorithm>
 #include <functional>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/fault/fault_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/fault/fault_device.h"
-#include "refrain/device/validate/validate_device.h"
 #include "refrain/format/model_folder.h"
 #include "refrain/model/architecture.h"
-#include "refrain/model/program_family.h"
+#include "refrain/model/model_runner.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 constexpr const char* kModel = "models/tales-qwen3-4bit";
@@ -26,10 +26,10 @@ constexpr const char* kModel = "models/tales-qwen3-4bit";
 uint32_t generate(const std::shared_ptr<Backend>& backend) {
   const refrain::Device device(backend, ops::cpu_layouts(), {});
   const model::Model model = model::Model::load(device, kModel);
-  model::FamilyOptions options;
+  model::RunnerOptions options;
   options.context_tokens = 64;
   options.capacities = {1, 2};
-  model::ProgramFamily family(model, options);
+  model::ModelRunner family(model, options);
   const model::StepRow rows[] = {{7, 0, 0, 0}, {8, 1, 0, 0}};
   const uint32_t both[] = {0, 1};
   model::StepSequence sequence = family.sequence(0, 2);
@@ -135,10 +135,10 @@ class Layer {
     return {};
   }
 
-  const std::vector<Command>& commands() const { return plan_.data().commands; }
-  const Plan& plan() const { return plan_.data(); }
+  const std::vector<PlanCommand>& commands() const { return plan_.data().commands; }
+  const PlanData& plan() const { return plan_.data(); }
   /// The bytes that a command writes, apart from scratch: of values in the arena alone, or of all memory.
-  std::vector<std::byte> written(const Command& command, bool arena_alone) const {
+  std::vector<std::byte> written(const PlanCommand& command, bool arena_alone) const {
     std::vector<std::byte> bytes;
     for (uint32_t a = 0; a < command.args.count; ++a) {
       const Argument& arg = plan_.data().args[command.args.first + a];
@@ -182,10 +182,10 @@ TEST(FusedLayerFaults, WhatCameBeforeTheFailingCommandHasRunAndNothingElse) {
       const std::string said = layer.run();
       EXPECT_NE(said.find("failed at command " + std::to_string(failing) + " "), std::string::npos) << said;
       for (size_t i = 0; i < layer.commands().size(); ++i) {
-        const Command& command = layer.commands()[i];
+        const PlanCommand& command = layer.commands()[i];
         if (i < failing) {
           EXPECT_EQ(layer.written(command, false), whole.written(whole.commands()[i], false)) << i;
-          groups += command.kind == CommandKind::group;
+          groups += command.kind == CommandKind::fused_group;
         } else {
           const std::vector<std::byte> bytes = layer.written(command, true);
           EXPECT_TRUE(std::ranges::all_of(bytes, zero)) << i;
@@ -200,4 +200,4 @@ TEST(FusedLayerFaults, WhatCameBeforeTheFailingCommandHasRunAndNothingElse) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -9,7 +9,7 @@
 
 #include "refrain/core/checked.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 void rest(const TileArgs& args, uint32_t tile) {
@@ -162,7 +162,7 @@ uint32_t prefetch_calls() { return prefetch_count.load(std::memory_order_relaxed
 uint32_t PlanBuilder::add(const Kernel& kernel, std::initializer_list<Argument> args,
                           const Options& options) {
   const auto index = static_cast<uint32_t>(plan.commands.size());
-  Command command;
+  PlanCommand command;
   command.kernel = &kernel;
   command.launch = options.launch;
   command.args.first = static_cast<uint32_t>(plan.args.size());
@@ -191,7 +191,7 @@ uint32_t PlanBuilder::add(const Kernel& kernel, std::initializer_list<Argument> 
 }
 
 uint32_t PlanBuilder::fence(std::initializer_list<uint32_t> deps) {
-  Command command;
+  PlanCommand command;
   command.kind = CommandKind::fence;
   command.deps = {static_cast<uint32_t>(plan.deps.size()), static_cast<uint32_t>(deps.size())};
   plan.deps.insert(plan.deps.end(), deps.begin(), deps.end());
@@ -202,10 +202,10 @@ uint32_t PlanBuilder::fence(std::initializer_list<uint32_t> deps) {
 }
 
 void PlanBuilder::set_level(uint32_t index) {
-  Command& command = plan.commands[index];
+  PlanCommand& command = plan.commands[index];
   command.level = 0;
   for (uint32_t k = 0; k < command.deps.count; ++k) {
-    const Command& dep = plan.commands[plan.deps[command.deps.first + k]];
+    const PlanCommand& dep = plan.commands[plan.deps[command.deps.first + k]];
     if (dep.kind == CommandKind::kernel) command.level = std::max(command.level, dep.level + 1);
   }
 }
@@ -216,12 +216,12 @@ void PlanBuilder::derive_deps() {
                                         std::vector<bool>(count, false));  // [i][j]: j completes before i
   plan.deps.clear();
   for (uint32_t i = 0; i < count; ++i) {
-    Command& command = plan.commands[i];
+    PlanCommand& command = plan.commands[i];
     command.deps.first = static_cast<uint32_t>(plan.deps.size());
     // From the latest back: what an accepted dep implies is not stored again.
     for (uint32_t j = i; j-- > 0;) {
       if (before[i][j]) continue;
-      const Command& other = plan.commands[j];
+      const PlanCommand& other = plan.commands[j];
       bool conflict = false;
       for (uint32_t a = 0; a < command.args.count; ++a) {
         for (uint32_t b = 0; b < other.args.count; ++b) {
@@ -252,4 +252,4 @@ Argument out(const BufferView& view) { return {view, Access::out, false}; }
 Argument inout(const BufferView& view) { return {view, Access::inout, false}; }
 Argument sealed(const BufferView& view) { return {view, Access::in, true}; }
 
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

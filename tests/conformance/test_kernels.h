@@ -13,9 +13,9 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/device.h"
+#include "refrain/backend/backend.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 
 /// The constants of every test kernel.
 struct Constants {
@@ -52,7 +52,7 @@ std::span<const Kernel> test_kernels();
 /// Calls of kPrefetched's prefetch so far.
 uint32_t prefetch_calls();
 
-/// Builds a Plan by hand.
+/// Builds a PlanData by hand.
 class PlanBuilder {
  public:
   struct Options {
@@ -69,7 +69,7 @@ class PlanBuilder {
   /// Replaces all deps by those that follow from overlapping views: each that no other path implies.
   void derive_deps();
 
-  Plan plan;
+  PlanData plan;
 
  private:
   void set_level(uint32_t index);
@@ -89,4 +89,4 @@ std::span<T> host_span(const Allocation* allocation) {
   return {static_cast<T*>(allocation->host), allocation->bytes / sizeof(T)};
 }
 
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -4,17 +4,17 @@
 #include <cstring>
 #include <functional>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/validate/validate_device.h"
+#include "refrain/device/device.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/ops.h"
 #include "refrain/ops/step_block.h"
 #include "refrain/ops/testing.h"
-#include "refrain/stream/device.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 constexpr int64_t kRows = 70, kWidth = 32, kHeads = 4, kHeadDim = 8, kOther = 16;
@@ -75,11 +75,11 @@ class ValidateGroup : public ::testing::Test {
         {"weight", WeightFormat::plain, DType::f32, shape, 0, 0, {{DType::f32, shape, bytes}}, {}}, uses);
   }
 
-  const Plan& plan() const { return plan_.data(); }
+  const PlanData& plan() const { return plan_.data(); }
 
-  std::vector<float> run(const Plan& plan) {
+  std::vector<float> run(const PlanData& plan) {
     for (const Buffer& buffer : {q_, sum_}) std::ranges::fill(buffer.span<float>(), -7.0f);
-    PrepareOptions options;
+    ExecutableOptions options;
     options.arena = {arena_, 0, plan_.arena_bytes()};
     const auto program = backend_->prepare(plan, options);
     EXPECT_TRUE(backend_->wait(backend_->submit({program.get(), {}, {}}), std::chrono::seconds(60)));
@@ -89,7 +89,7 @@ class ValidateGroup : public ::testing::Test {
   }
 
   /// What validate says of a plan; empty when it takes it, and then values are those of the right plan.
-  std::string refusal(const Plan& spoilt) {
+  std::string refusal(const PlanData& spoilt) {
     std::vector<float> values;
     try {
       values = run(spoilt);
@@ -123,81 +123,83 @@ TEST_F(ValidateGroup, TheRightPlanHasAllThatIsSpoiltBelow) {
 }
 
 TEST_F(ValidateGroup, NamesWhatIsWrong) {
-  const auto refused = [&](const std::string& part, const std::function<void(Plan&)>& spoil) {
-    Plan spoilt = plan();
+  const auto refused = [&](const std::string& part, const std::function<void(PlanData&)>& spoil) {
+    PlanData spoilt = plan();
     spoil(spoilt);
     EXPECT_NE(refusal(spoilt).find(part), std::string::npos) << part << "\nin " << refusal(spoilt);
   };
   static Kernel other;
-  refused("its kind does not exist", [](Plan& p) { p.commands[0].kind = static_cast<CommandKind>(7); });
-  refused("its group does not exist", [](Plan& p) { p.commands[0].group = kNone; });
-  refused("no rows", [](Plan& p) { p.commands[0].launch.rows = 0; });
-  refused("its members leave", [](Plan& p) { p.groups[0].members.count = UINT32_MAX; });
-  refused("its components leave", [](Plan& p) { p.groups[0].components.first = UINT32_MAX; });
-  refused("neither units", [](Plan& p) { p.components[1].units_per_tile = 0; });
-  refused("tiles of a block", [](Plan& p) { p.components[1].units_per_tile = 1; });
-  refused("no kernel", [](Plan& p) { p.members[2].kernel = nullptr; });
-  refused("whole tiles only", [](Plan& p) {
+  refused("its kind does not exist", [](PlanData& p) { p.commands[0].kind = static_cast<CommandKind>(7); });
+  refused("its group does not exist", [](PlanData& p) { p.commands[0].group = kNone; });
+  refused("no rows", [](PlanData& p) { p.commands[0].launch.rows = 0; });
+  refused("its members leave", [](PlanData& p) { p.groups[0].members.count = UINT32_MAX; });
+  refused("its components leave", [](PlanData& p) { p.groups[0].components.first = UINT32_MAX; });
+  refused("neither units", [](PlanData& p) { p.components[1].units_per_tile = 0; });
+  refused("tiles of a block", [](PlanData& p) { p.components[1].units_per_tile = 1; });
+  refused("no kernel", [](PlanData& p) { p.members[2].kernel = nullptr; });
+  refused("whole tiles only", [](PlanData& p) {
     other = *p.members[1].kernel;
     other.regions = false;
     p.members[1].kernel = &other;
   });
-  refused("where its schema expects them", [](Plan& p) { p.members[3].args.first += 1; });
-  refused("where its schema expects them", [](Plan& p) {
+  refused("where its schema expects them", [](PlanData& p) { p.members[3].args.first += 1; });
+  refused("where its schema expects them", [](PlanData& p) {
     // The last member's arguments end behind the array.
     p.args.resize(p.members[5].args.first + 1);
     p.commands[0].args.count = static_cast<uint32_t>(p.args.size()) - p.commands[0].args.first;
   });
-  refused("its constants leave", [](Plan& p) { p.members[3].constants.first = UINT32_MAX - 15; });
-  refused("constants: expected", [](Plan& p) { p.members[3].constants.count -= 1; });
-  refused("member 1: units", [](Plan& p) { p.members[1].units *= 2; });
-  refused("member 4: units", [](Plan& p) { p.members[4].units = 0; });
-  refused("do not divide its own", [](Plan& p) {
+  refused("its constants leave", [](PlanData& p) { p.members[3].constants.first = UINT32_MAX - 15; });
+  refused("constants: expected", [](PlanData& p) { p.members[3].constants.count -= 1; });
+  refused("member 1: units", [](PlanData& p) { p.members[1].units *= 2; });
+  refused("member 4: units", [](PlanData& p) { p.members[4].units = 0; });
+  refused("do not divide its own", [](PlanData& p) {
     p.components[0].units = 3;
     p.components[0].units_per_tile = 3;
   });
-  refused("bytes do not divide", [](Plan& p) { p.commands[0].launch.rows = 71; });
-  refused("its role does not exist", [](Plan& p) { p.members[5].role = static_cast<MemberRole>(2); });
-  refused("its component does not exist", [](Plan& p) { p.members[5].component = 2; });
-  refused("not unit by unit", [](Plan& p) {
+  refused("bytes do not divide", [](PlanData& p) { p.commands[0].launch.rows = 71; });
+  refused("its role does not exist", [](PlanData& p) { p.members[5].role = static_cast<MemberRole>(2); });
+  refused("its component does not exist", [](PlanData& p) { p.members[5].component = 2; });
+  refused("not unit by unit", [](PlanData& p) {
     p.members[2].component = 0;  // the other product, away from its sum
     p.components[0].units = p.components[0].units_per_tile = 4;
   });
-  refused("a component has no members", [](Plan& p) { p.members[2].component = p.members[5].component = 0; });
-  refused("a prologue without its value", [](Plan& p) { p.members[0].private_arg = kNone; });
-  refused("a prologue with a component", [](Plan& p) { p.members[0].component = 0; });
-  refused("its prologue and value do not agree", [](Plan& p) {
+  refused("a component has no members",
+          [](PlanData& p) { p.members[2].component = p.members[5].component = 0; });
+  refused("a prologue without its value", [](PlanData& p) { p.members[0].private_arg = kNone; });
+  refused("a prologue with a component", [](PlanData& p) { p.members[0].component = 0; });
+  refused("its prologue and value do not agree", [](PlanData& p) {
     p.members[0].private_arg = kNone;
     p.members[0].role = MemberRole::tile;
     p.members[0].component = 0;
     p.components[0].units = p.components[0].units_per_tile = 1;
   });
-  refused("its private argument does not exist", [](Plan& p) { p.members[1].private_arg = 3; });
-  refused("its private argument is not read", [](Plan& p) { p.members[1].private_arg = 2; });
-  refused("its private argument is not written", [](Plan& p) { p.members[0].private_arg = 0; });
+  refused("its private argument does not exist", [](PlanData& p) { p.members[1].private_arg = 3; });
+  refused("its private argument is not read", [](PlanData& p) { p.members[1].private_arg = 2; });
+  refused("its private argument is not written", [](PlanData& p) { p.members[0].private_arg = 0; });
   refused("bound, and private",
-          [](Plan& p) { p.args[p.members[1].args.first].view = p.args[p.members[0].args.first].view; });
-  refused("not bound", [](Plan& p) { p.members[1].private_arg = kNone; });
-  refused("value: ", [](Plan& p) { p.groups[0].value_row_bytes /= 2; });
-  refused("value: ", [](Plan& p) { p.groups[0].value_row_bytes = SIZE_MAX / 2; });
-  refused("keeps some", [](Plan& p) { p.members[4].row_scratch_bytes = 0; });
-  refused("keeps none", [](Plan& p) { p.members[1].row_scratch_bytes = 64; });
-  refused("too few for the rows", [](Plan& p) { p.members[4].scratch_bytes -= 64; });
-  refused("member 4: scratch: leaves", [](Plan& p) { p.members[4].scratch_bytes = SIZE_MAX; });
-  refused("member 1: scratch: leaves", [](Plan& p) { p.members[1].scratch_offset_bytes = SIZE_MAX - 63; });
-  refused("scratch: not aligned", [](Plan& p) { p.members[1].scratch_offset_bytes += 4; });
-  refused("overlaps what another keeps", [](Plan& p) { p.members[1].scratch_offset_bytes = 0; });
-  refused("overlaps what another keeps", [](Plan& p) { p.members[4].scratch_offset_bytes = 64; });
-  refused("times", [](Plan& p) { p.commands[0].launch.scratch_bytes = size_t{1} << 63; });
-  refused("expected access out", [](Plan& p) {
+          [](PlanData& p) { p.args[p.members[1].args.first].view = p.args[p.members[0].args.first].view; });
+  refused("not bound", [](PlanData& p) { p.members[1].private_arg = kNone; });
+  refused("value: ", [](PlanData& p) { p.groups[0].value_row_bytes /= 2; });
+  refused("value: ", [](PlanData& p) { p.groups[0].value_row_bytes = SIZE_MAX / 2; });
+  refused("keeps some", [](PlanData& p) { p.members[4].row_scratch_bytes = 0; });
+  refused("keeps none", [](PlanData& p) { p.members[1].row_scratch_bytes = 64; });
+  refused("too few for the rows", [](PlanData& p) { p.members[4].scratch_bytes -= 64; });
+  refused("member 4: scratch: leaves", [](PlanData& p) { p.members[4].scratch_bytes = SIZE_MAX; });
+  refused("member 1: scratch: leaves",
+          [](PlanData& p) { p.members[1].scratch_offset_bytes = SIZE_MAX - 63; });
+  refused("scratch: not aligned", [](PlanData& p) { p.members[1].scratch_offset_bytes += 4; });
+  refused("overlaps what another keeps", [](PlanData& p) { p.members[1].scratch_offset_bytes = 0; });
+  refused("overlaps what another keeps", [](PlanData& p) { p.members[4].scratch_offset_bytes = 64; });
+  refused("times", [](PlanData& p) { p.commands[0].launch.scratch_bytes = size_t{1} << 63; });
+  refused("expected access out", [](PlanData& p) {
     p.args[p.commands[0].args.first + p.commands[0].scratch_arg].access = static_cast<Access>(9);
   });
-  refused("a fence with arguments", [](Plan& p) { p.commands[0].kind = CommandKind::fence; });
+  refused("a fence with arguments", [](PlanData& p) { p.commands[0].kind = CommandKind::fence; });
 }
 
 TEST_F(ValidateGroup, AnyFieldWithAnyValueIsRefusedOrChangesNothing) {
-  const Plan& right = plan();
-  Plan spoilt = right;
+  const PlanData& right = plan();
+  PlanData spoilt = right;
   uint32_t refused = 0, taken = 0;
   const auto try_values = [&](const std::string& what, auto& field) {
     using T = std::remove_reference_t<decltype(field)>;
@@ -220,11 +222,11 @@ TEST_F(ValidateGroup, AnyFieldWithAnyValueIsRefusedOrChangesNothing) {
   try_range("members", spoilt.groups[0].members);
   try_range("components", spoilt.groups[0].components);
   try_values("value_row_bytes", spoilt.groups[0].value_row_bytes);
-  for (Component& component : spoilt.components) {
+  for (FusedComponent& component : spoilt.components) {
     try_values("units", component.units);
     try_values("units_per_tile", component.units_per_tile);
   }
-  for (Member& member : spoilt.members) {
+  for (FusedMember& member : spoilt.members) {
     const std::string name(member.kernel->name);
     try_range(name + " args", member.args);
     try_values(name + " constants.count", member.constants.count);  // others of its size would do as well
@@ -236,7 +238,7 @@ TEST_F(ValidateGroup, AnyFieldWithAnyValueIsRefusedOrChangesNothing) {
     try_values(name + " scratch_offset_bytes", member.scratch_offset_bytes);
     try_values(name + " scratch_bytes", member.scratch_bytes);
   }
-  Command& command = spoilt.commands[0];
+  PlanCommand& command = spoilt.commands[0];
   try_range("command args", command.args);
   try_range("command deps", command.deps);
   try_values("kind", command.kind);
@@ -251,4 +253,4 @@ TEST_F(ValidateGroup, AnyFieldWithAnyValueIsRefusedOrChangesNothing) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

@@ -1,17 +1,17 @@
 // Each breach of the contract of device.h is found by validate, with a message that names the place.
-#include "refrain/device/validate/validate_device.h"
+#include "refrain/backend/validate/validate_backend.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 
 #include <functional>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/null/null_backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/null/null_device.h"
 #include "tests/conformance/test_kernels.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 constexpr uint32_t kRows = 8;
@@ -61,7 +61,7 @@ class Validate : public ::testing::Test {
   }
 
   void refuse(const PlanBuilder& builder, std::initializer_list<const char*> parts,
-              const PrepareOptions& options = {}) {
+              const ExecutableOptions& options = {}) {
     expect([&] { device_->prepare(builder.plan, options); }, parts);
   }
 
@@ -119,13 +119,13 @@ TEST_F(Validate, ViewsOfPlans) {
 TEST_F(Validate, Ranges) {
   PlanBuilder builder = valid();
   builder.plan.commands[1].args = {1, 99};
-  refuse(builder, {"command 1 'layer 4' (increment_test)", "leave Plan::args"});
+  refuse(builder, {"command 1 'layer 4' (increment_test)", "leave PlanData::args"});
   builder = valid();
   builder.plan.commands[1].args.count = 1;
   refuse(builder, {"command 1", "expected 2 arguments, got 1"});
   builder = valid();
   builder.plan.commands[1].constants.first = 4096;
-  refuse(builder, {"command 1", "leave Plan::constants"});
+  refuse(builder, {"command 1", "leave PlanData::constants"});
   builder = valid();
   builder.plan.commands[1].constants.count = 8;
   refuse(builder, {"command 1", "constants: expected 16 bytes, got 8"});
@@ -134,7 +134,7 @@ TEST_F(Validate, Ranges) {
   refuse(builder, {"command 1", "not aligned to 16"});
   builder = valid();
   builder.plan.commands[1].deps.first = UINT32_MAX;
-  refuse(builder, {"command 1", "leave Plan::deps"});
+  refuse(builder, {"command 1", "leave PlanData::deps"});
   builder = valid();
   builder.plan.commands[1].label = 7;
   refuse(builder, {"command 1", "label 7 of 2"});
@@ -251,7 +251,7 @@ TEST_F(Validate, SealedArguments) {
   const auto reader = device_->prepare(reads.plan, {});
   refuse(writes, {"command 0 'layer 9'", "an earlier plan sealed in command 0 'layer 3'"});
   const uint32_t value = 1;
-  const Update update{view(a_, 4, 4), std::as_bytes(std::span(&value, 1))};
+  const UpdateData update{view(a_, 4, 4), std::as_bytes(std::span(&value, 1))};
   expect(
       [&] {
         device_->submit({reader.get(), {&update, 1}, {}});
@@ -267,7 +267,7 @@ TEST_F(Validate, ReadOnlyImports) {
   builder.plan.args[0].view = view(import, 0, kBytes);
   const auto program = device_->prepare(builder.plan, {});
   const uint32_t value = 1;
-  const Update update{view(import, 0, 4), std::as_bytes(std::span(&value, 1))};
+  const UpdateData update{view(import, 0, 4), std::as_bytes(std::span(&value, 1))};
   expect(
       [&] {
         device_->submit({program.get(), {&update, 1}, {}});
@@ -284,7 +284,7 @@ TEST_F(Validate, Updates) {
   const auto program = device_->prepare(builder.plan, {});
   const std::vector<uint32_t> values(kRows + 1);
   const auto submit = [&](const BufferView& to, size_t bytes) {
-    const Update update{to, std::as_bytes(std::span(values)).first(bytes)};
+    const UpdateData update{to, std::as_bytes(std::span(values)).first(bytes)};
     device_->submit({program.get(), {&update, 1}, {}});
   };
   expect([&] { submit(view(a_), 4); }, {"update: 4 bytes for a view of 32"});
@@ -355,7 +355,7 @@ TEST(Null, CountsAndVisits) {
   for (int i = 0; i < 5; ++i) builder.add(kFill, {out(view(data))}, {.launch = {kRows, 1, 1, 0}});
   const auto program = device->prepare(builder.plan, {});
   const uint32_t value = 1;
-  const Update update{view(data, 0, 4), std::as_bytes(std::span(&value, 1))};
+  const UpdateData update{view(data, 0, 4), std::as_bytes(std::span(&value, 1))};
   for (int i = 0; i < 3; ++i) device->submit({program.get(), {&update, 1}, {}});
   const NullCounters counters = null_counters(*device);
   EXPECT_EQ(counters.programs, 1u);
@@ -371,4 +371,4 @@ TEST(Null, CountsAndVisits) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

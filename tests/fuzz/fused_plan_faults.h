@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/plan.h"
+#include "refrain/backend/plan.h"
 #include "refrain/graph/compute_graph.h"
 #include "tests/fuzz/random_graphs_world.h"
 #include "tests/null/order_oracle.h"
@@ -17,7 +17,7 @@ namespace refrain::null_tests {
 class FusedPlanFaults {
  public:
   /// `recorded`: expanded. Every command has constants, which tell commands apart.
-  FusedPlanFaults(const graph::ComputeGraph& recorded, const device::Plan& plan, Tally& tally)
+  FusedPlanFaults(const graph::ComputeGraph& recorded, const backend::PlanData& plan, Tally& tally)
       : recorded_(recorded), plan_(plan), tally_(tally) {}
 
   /// The first fault; empty: there is none.
@@ -49,21 +49,21 @@ class FusedPlanFaults {
         by_constants[command.constants.first] = i;
       }
     }
-    const auto found = [&](const device::Range& constants) {
+    const auto found = [&](const backend::Range& constants) {
       const auto at = by_constants.find(constants.first);
-      return at == by_constants.end() ? device::kNone : at->second;
+      return at == by_constants.end() ? backend::kNone : at->second;
     };
-    of_.assign(recorded_.commands.size(), device::kNone);
+    of_.assign(recorded_.commands.size(), backend::kNone);
     size_t next_fence = 0;
-    for (const device::Command& command : plan_.commands) {
+    for (const backend::PlanCommand& command : plan_.commands) {
       std::vector<uint32_t>& here = commands_.emplace_back();
-      if (command.kind == device::CommandKind::fence) {
+      if (command.kind == backend::CommandKind::fence) {
         if (next_fence == fences.size()) return "a fence too many";
         here = {fences[next_fence++]};
-      } else if (command.kind == device::CommandKind::kernel) {
+      } else if (command.kind == backend::CommandKind::kernel) {
         here = {found(command.constants)};
       } else {
-        const device::Range& members = plan_.groups[command.group].members;
+        const backend::Range& members = plan_.groups[command.group].members;
         for (uint32_t m = members.first; m < members.first + members.count; ++m)
           here.push_back(found(plan_.members[m].constants));
         if (here.size() < 2) return "a group of one";
@@ -71,12 +71,12 @@ class FusedPlanFaults {
           return "members are not in recorded order";
       }
       for (const uint32_t index : here) {
-        if (index == device::kNone) return "a command that was not recorded";
-        if (of_[index] != device::kNone) return "a command comes twice";
+        if (index == backend::kNone) return "a command that was not recorded";
+        if (of_[index] != backend::kNone) return "a command comes twice";
         of_[index] = static_cast<uint32_t>(commands_.size() - 1);
       }
     }
-    if (std::ranges::count(of_, device::kNone) != 0) return "a command is missing";
+    if (std::ranges::count(of_, backend::kNone) != 0) return "a command is missing";
     return {};
   }
 
@@ -98,18 +98,18 @@ class FusedPlanFaults {
 
   /// Tiles run in any order, also at once: what members share beyond their tile must be read alone.
   std::string group_faults(const std::vector<uint32_t>& members) {
-    const device::Command& command = plan_.commands[of_[members[0]]];
-    const device::Group& group = plan_.groups[command.group];
-    const auto planned = [&](size_t i) -> const device::Member& {
+    const backend::PlanCommand& command = plan_.commands[of_[members[0]]];
+    const backend::FusedGroup& group = plan_.groups[command.group];
+    const auto planned = [&](size_t i) -> const backend::FusedMember& {
       return plan_.members[group.members.first + i];
     };
     ++tally_.fusions;
     tally_.members += members.size();
     tally_.shared_tiles += group.components.count < members.size() - (group.value_row_bytes != 0);
     for (size_t j = 0; j < members.size(); ++j) {
-      const device::Member& later = planned(j);
+      const backend::FusedMember& later = planned(j);
       if (!later.kernel->regions) return "a member computes whole tiles only";
-      if (later.role == device::MemberRole::prologue) {
+      if (later.role == backend::MemberRole::prologue) {
         ++tally_.prologues;
         if (std::string fault = prologue_faults(members, j); !fault.empty()) return fault;
       } else if (later.units % plan_.components[group.components.first + later.component].units != 0) {
@@ -124,7 +124,7 @@ class FusedPlanFaults {
       if (live != recorded_.commands[members[j]].live || (live && x.view.allocation != y.view.allocation))
         return "members have different live counts";
       for (size_t i = 0; i < j; ++i) {
-        const device::Member& earlier = planned(i);
+        const backend::FusedMember& earlier = planned(i);
         for (uint32_t a = 0; a < binding_count(members[i]); ++a) {
           for (uint32_t b = 0; b < binding_count(members[j]); ++b) {
             const graph::Binding &p = binding(members[i], a), &q = binding(members[j], b);
@@ -141,9 +141,9 @@ class FusedPlanFaults {
   }
 
   std::string prologue_faults(const std::vector<uint32_t>& members, size_t index) const {
-    const device::Group& group = plan_.groups[plan_.commands[of_[members[0]]].group];
-    const device::Member& prologue = plan_.members[group.members.first + index];
-    if (prologue.private_arg == device::kNone) return "a prologue has no value";
+    const backend::FusedGroup& group = plan_.groups[plan_.commands[of_[members[0]]].group];
+    const backend::FusedMember& prologue = plan_.members[group.members.first + index];
+    if (prologue.private_arg == backend::kNone) return "a prologue has no value";
     const graph::Binding& value = binding(members[index], prologue.private_arg);
     if (value.temp == graph::kNone || value.access != Access::out) return "a prologue's value is not its own";
     for (uint32_t i = 0; i < recorded_.commands.size(); ++i) {
@@ -153,7 +153,7 @@ class FusedPlanFaults {
         if (member == members.end()) return "a prologue's value is used outside";
         const auto at = static_cast<uint32_t>(member - members.begin());
         if (plan_.members[group.members.first + at].private_arg != b) return "a prologue's value is bound";
-        if (i != members[index] && recorded_.commands[i].op->iteration != device::Iteration::contraction)
+        if (i != members[index] && recorded_.commands[i].op->iteration != backend::Iteration::contraction)
           return "a prologue's value is read by other than products";
       }
     }
@@ -166,12 +166,12 @@ class FusedPlanFaults {
     for (uint32_t i = 0; i < recorded_.commands.size(); ++i) {
       const graph::Command& recorded = recorded_.commands[i];
       if (recorded.fence()) continue;
-      const device::Command& command = plan_.commands[of_[i]];
-      uint32_t first = command.args.first, own = device::kNone;
-      if (command.kind == device::CommandKind::group) {
+      const backend::PlanCommand& command = plan_.commands[of_[i]];
+      uint32_t first = command.args.first, own = backend::kNone;
+      if (command.kind == backend::CommandKind::fused_group) {
         const auto& members = commands_[of_[i]];
         const auto at = static_cast<uint32_t>(std::ranges::find(members, i) - members.begin());
-        const device::Member& member = plan_.members[plan_.groups[command.group].members.first + at];
+        const backend::FusedMember& member = plan_.members[plan_.groups[command.group].members.first + at];
         first = member.args.first;
         own = member.private_arg;
       }
@@ -180,7 +180,7 @@ class FusedPlanFaults {
         const graph::Binding& bound = binding(i, b);
         const bool live = recorded.live && b == recorded.bindings.count - 1;
         const uint32_t index = live ? command.args.first + command.live_arg : first + b;
-        const device::Argument& arg = plan_.args[index];
+        const backend::Argument& arg = plan_.args[index];
         if (index < command.args.first || index >= command.args.first + command.args.count)
           return "an argument is not the command's";
         if (arg.access != bound.access || arg.view.bytes != bound.view.bytes) return "an argument differs";
@@ -224,7 +224,7 @@ class FusedPlanFaults {
   }
 
   const graph::ComputeGraph& recorded_;
-  const device::Plan& plan_;
+  const backend::PlanData& plan_;
   Tally& tally_;
   std::vector<std::vector<uint32_t>> commands_;  // of each command of the plan: what it is made of
   std::vector<uint32_t> of_;                     // of each recorded command: the plan's

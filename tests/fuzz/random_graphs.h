@@ -27,10 +27,10 @@ inline size_t longest_chain(const graph::AccessList& list, const Relation& befor
 }
 
 /// The plan without one of its edges.
-inline device::Plan without_edge(const device::Plan& plan, uint32_t edge) {
-  device::Plan result = plan;
+inline backend::PlanData without_edge(const backend::PlanData& plan, uint32_t edge) {
+  backend::PlanData result = plan;
   result.deps.erase(result.deps.begin() + edge);
-  for (device::Command& command : result.commands) {
+  for (backend::PlanCommand& command : result.commands) {
     if (edge < command.deps.first) {
       --command.deps.first;
     } else if (edge < command.deps.first + command.deps.count) {
@@ -41,7 +41,7 @@ inline device::Plan without_edge(const device::Plan& plan, uint32_t edge) {
 }
 
 /// What is wrong with `plan` by itself; empty when nothing is.
-inline std::string plan_faults(World& world, const device::Plan& plan, size_t chain) {
+inline std::string plan_faults(World& world, const backend::PlanData& plan, size_t chain) {
   if (!graph::check_order(plan).empty()) return "the checker objects";
   const graph::AccessList touched = accesses(plan);
   const Relation stored = stored_order(plan);
@@ -63,10 +63,10 @@ inline std::string plan_faults(World& world, const device::Plan& plan, size_t ch
 /// What is wrong with the passes over one recording; empty when nothing is. `plans`: of each order, fused and
 /// plain, with memory used again and not.
 inline std::string pass_faults(World& world, const graph::ComputeGraph& recorded,
-                               std::vector<device::Plan>& plans) {
+                               std::vector<backend::PlanData>& plans) {
   Tally& tally = world.tally;
-  const device::DeviceInfo& info = world.device->info();
-  const std::span<const device::Kernel> kernels = fusible_kernels();
+  const backend::DeviceInfo& info = world.device->info();
+  const std::span<const backend::Kernel> kernels = fusible_kernels();
   graph::ComputeGraph expanded = recorded;
   graph::expand(expanded, graph::Mode::exact);
   for (const bool fuse : {true, false}) {
@@ -86,12 +86,12 @@ inline std::string pass_faults(World& world, const graph::ComputeGraph& recorded
     const graph::Reordering greedy = graph::order_by_lookahead(list);
     for (const graph::Reordering* next : {&leveled, &greedy}) {
       if (std::string fault = order_faults(list, next->order); !fault.empty()) return fault;
-      if (next->groups_after < chain) return "groups are fewer than the longest chain";
+      if (next->sections_after < chain) return "groups are fewer than the longest chain";
     }
-    if (leveled.groups_after != chain) return "groups by levels are not the longest chain";
-    tally.groups_recorded += leveled.groups_before;
-    tally.groups_levels += leveled.groups_after;
-    tally.groups_greedy += greedy.groups_after;
+    if (leveled.sections_after != chain) return "groups by levels are not the longest chain";
+    tally.groups_recorded += leveled.sections_before;
+    tally.groups_levels += leveled.sections_after;
+    tally.groups_greedy += greedy.sections_after;
     tally.moved += leveled.moved;
 
     for (const auto by :
@@ -119,7 +119,7 @@ inline std::string pass_faults(World& world, const graph::ComputeGraph& recorded
 }
 
 /// An edge of `plan` whose loss the checker does not see.
-inline std::string unseen_edge(World& world, const device::Plan& plan) {
+inline std::string unseen_edge(World& world, const backend::PlanData& plan) {
   for (uint32_t i = 0; i < plan.commands.size(); ++i) {
     for (uint32_t d = 0; d < plan.commands[i].deps.count; ++d) {
       const uint32_t edge = plan.commands[i].deps.first + d;
@@ -140,7 +140,7 @@ inline std::string work_faults(World& world, uint32_t seed, uint32_t commands, u
   std::mt19937 rng(seed ^ 0x5bd1e995u);
   Tally& tally = world.tally;
   const size_t parts = work.parts.size();
-  std::vector<std::vector<device::Plan>> plans(parts);
+  std::vector<std::vector<backend::PlanData>> plans(parts);
   for (size_t p = 0; p < parts; ++p) {
     if (std::string fault = pass_faults(world, work.parts[p].graph, plans[p]); !fault.empty()) return fault;
     if (std::string fault = unseen_edge(world, plans[p][seed % plans[p].size()]); !fault.empty())
@@ -148,7 +148,7 @@ inline std::string work_faults(World& world, uint32_t seed, uint32_t commands, u
   }
 
   // Between queues: the summaries say which recordings must wait, exactly as their commands do.
-  const auto outside = [](const device::Plan& plan) {
+  const auto outside = [](const backend::PlanData& plan) {
     graph::AccessList list = accesses(plan);
     std::erase_if(list.ranges, [](const graph::RangeAccess& range) { return range.memory == 0; });
     return list.ranges;
@@ -169,12 +169,12 @@ inline std::string work_faults(World& world, uint32_t seed, uint32_t commands, u
 
   for (uint32_t n = 0; n < orders; ++n) {
     work.reset();
-    std::vector<device::Plan> run;  // plans outlive their programs
-    std::vector<std::unique_ptr<device::Program>> programs;
-    std::vector<device::Point> points(parts);
+    std::vector<backend::PlanData> run;  // plans outlive their programs
+    std::vector<std::unique_ptr<backend::Executable>> programs;
+    std::vector<backend::Point> points(parts);
     run.reserve(2 * parts);
     for (size_t p = 0; p < parts; ++p) {
-      const device::Plan& plan = plans[p][n % plans[p].size()];
+      const backend::PlanData& plan = plans[p][n % plans[p].size()];
       const Hostility hostility = n < 4   ? Hostility::latest_first
                                   : n < 8 ? Hostility::longest_path_last
                                           : Hostility::random;
@@ -183,14 +183,14 @@ inline std::string work_faults(World& world, uint32_t seed, uint32_t commands, u
       graph::SplitPlan split;
       split.parts.push_back(in_order(plan, order));
       if (rng() % 4 == 0) split = graph::split(split.parts[0], 1 + rng() % 16);
-      std::vector<device::Point> before;
+      std::vector<backend::Point> before;
       for (const size_t earlier : waits[p]) before.push_back(points[earlier]);
       tally.waits += before.size();
-      for (device::Plan& part : split.parts) {
+      for (backend::PlanData& part : split.parts) {
         if (stored_order(part) != closure(accesses(part))) return "a part has another order than it asks for";
         run.push_back(std::move(part));
         const Buffer& arena = world.arenas[work.parts[p].queue];
-        device::PrepareOptions options;
+        backend::ExecutableOptions options;
         options.queue = work.parts[p].queue;
         options.arena = arena.device_view();
         // On any worker as it comes, on random ones, or strictly one by one in this order.
@@ -204,7 +204,7 @@ inline std::string work_faults(World& world, uint32_t seed, uint32_t commands, u
         ++tally.submissions;
       }
     }
-    for (const device::Point& point : points) {
+    for (const backend::Point& point : points) {
       if (!world.backend->wait(point, std::chrono::seconds(60))) return "a submission does not end";
     }
     if (!work.as_recorded()) return "hostile order " + std::to_string(n) + ": other bits";

@@ -10,7 +10,7 @@
 #include <utility>
 #include <vector>
 
-#include "refrain/stream/device.h"
+#include "refrain/device/device.h"
 #include "tests/fuzz/random_graphs_rows.h"
 
 namespace refrain::null_tests {

@@ -10,8 +10,8 @@
 #include <utility>
 #include <vector>
 
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/stream/device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/device/device.h"
 #include "tests/null/fusible_ops.h"
 
 namespace refrain::null_tests {
@@ -42,16 +42,16 @@ class World {
   };
 
   World() {
-    device::CpuOptions options;
+    backend::CpuOptions options;
     options.threads = kWorkers;
-    backend = device::make_cpu(options, fusible_kernels());
-    device = std::make_unique<Device>(backend, std::span<const device::WeightLayout>(), DeviceOptions());
+    backend = backend::make_cpu(options, fusible_kernels());
+    device = std::make_unique<Device>(backend, std::span<const backend::WeightLayout>(), DeviceOptions());
     const Buffer own = device->buffer(DType::u32, {kElements});
     struct alignas(64) Block {
       uint32_t elements[kElements];
     };
     const auto imported = std::make_shared<Block>();
-    const device::Allocation* allocation = backend->allocate({sizeof(Block), imported->elements, {}});
+    const backend::Allocation* allocation = backend->allocate({sizeof(Block), imported->elements, {}});
     const auto handle = std::make_shared<AllocationHandle>(backend, allocation, imported);
     const Buffer all(handle, 0, DType::u32, {kElements}), low(handle, 0, DType::u32, {64}),
         high(handle, 32 * sizeof(uint32_t), DType::u32, {64});
@@ -65,7 +65,7 @@ class World {
 
   std::span<uint32_t> block(size_t index) const { return aliases[index].buffer.span<uint32_t>(); }
 
-  std::shared_ptr<device::Backend> backend;
+  std::shared_ptr<backend::Backend> backend;
   std::unique_ptr<Device> device;
   std::vector<Alias> aliases;
   std::array<Buffer, 2> counts;  ///< of live rows; commands write the second

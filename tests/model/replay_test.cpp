@@ -11,61 +11,61 @@
 namespace refrain::test {
 namespace {
 
-using model::FamilyOptions;
-using model::ProgramFamily;
+using model::ModelRunner;
+using model::RunnerOptions;
 using model::StepRow;
 using model::StepSequence;
 
-FamilyOptions small() {
-  FamilyOptions options;
+RunnerOptions small() {
+  RunnerOptions options;
   options.context_tokens = 256;
   return options;
 }
 
 /// One decode step at `position` with the program of capacity 1.
-void start_decode(ProgramFamily& family, uint32_t token, uint32_t position) {
+void start_decode(ModelRunner& runner, uint32_t token, uint32_t position) {
   const StepRow row{token, position, 0, 0};
-  const StepSequence sequence = family.sequence(0, position + 1);
+  const StepSequence sequence = runner.sequence(0, position + 1);
   const uint32_t output = 0;
-  family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
-  family.wait();
+  runner.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+  runner.wait();
 }
 
 TEST(Replay, SteadyStateAllocatesAndRecordsNothing) {
   if (!kCountsHeap) GTEST_SKIP() << "a sanitizer brings an operator new of its own";
   const model::Model model = open_tales(2, /*validate=*/false);
-  ProgramFamily family(model, small());
-  start_decode(family, 5, 0);
+  ModelRunner runner(model, small());
+  start_decode(runner, 5, 0);
   for (int i = 0; i < 8; ++i) {
-    family.submit_next();
-    family.wait();
+    runner.submit_next();
+    runner.wait();
   }
 
-  const Counters before = family.device().counters();
+  const Counters before = runner.device().counters();
   const uint64_t heap_before = heap_allocations.load();
   for (int i = 0; i < 100; ++i) {
-    family.submit_next();
-    family.wait();
+    runner.submit_next();
+    runner.wait();
   }
   const uint64_t heap = heap_allocations.load() - heap_before;
-  const Counters after = family.device().counters();
+  const Counters after = runner.device().counters();
   EXPECT_EQ(heap, 0u);
   EXPECT_EQ(after.allocations, before.allocations);
   EXPECT_EQ(after.dispatches_recorded, before.dispatches_recorded);
   EXPECT_EQ(after.plans, before.plans);
   EXPECT_EQ(after.programs_prepared, before.programs_prepared);
   EXPECT_EQ(after.submissions, before.submissions + 100);
-  EXPECT_EQ(after.commands_submitted - before.commands_submitted, 100 * family.report(0).commands);
+  EXPECT_EQ(after.commands_submitted - before.commands_submitted, 100 * runner.report(0).commands);
 }
 
 TEST(Replay, GenerationSubmitsOneProgramForEachToken) {
   const model::Model model = open_tales(2);
-  ProgramFamily family(model, small());
-  const Counters before = family.device().counters();
+  ModelRunner runner(model, small());
+  const Counters before = runner.device().counters();
   model::GenerateOptions options;
   options.max_tokens = 50;
-  const model::GenerateResult result = model::generate(family, some_ids(70), options);
-  const Counters after = family.device().counters();
+  const model::GenerateResult result = model::generate(runner, some_ids(70), options);
+  const Counters after = runner.device().counters();
   EXPECT_EQ(result.generated_tokens, 50u);
   // Two chunks of the prompt draw the first token, each further token is one submission.
   EXPECT_EQ(after.submissions - before.submissions, 2u + 49u);
@@ -76,10 +76,10 @@ TEST(Replay, GenerationSubmitsOneProgramForEachToken) {
 TEST(Replay, TheCheckerNamesThePairOfEveryRemovedEdge) {
   const model::Model model = open_tales(1);
   for (const bool fuse : {false, true}) {
-    FamilyOptions options = small();
+    RunnerOptions options = small();
     options.plan.fuse = fuse;
-    const ProgramFamily family(model, options);
-    const device::Plan& plan = family.program(0).plan().data();
+    const ModelRunner runner(model, options);
+    const backend::PlanData& plan = runner.program(0).plan().data();
     EXPECT_TRUE(graph::check_order(plan).empty());
     // Every edge of the first layer and of what surrounds it; the other layers repeat it.
     size_t removed = 0;
@@ -90,8 +90,8 @@ TEST(Replay, TheCheckerNamesThePairOfEveryRemovedEdge) {
         continue;
       }
       for (uint32_t d = 0; d < plan.commands[c].deps.count; ++d) {
-        device::Plan cut = plan;
-        const device::Range deps = cut.commands[c].deps;
+        backend::PlanData cut = plan;
+        const backend::Range deps = cut.commands[c].deps;
         const uint32_t from = cut.deps[deps.first + d];
         std::swap(cut.deps[deps.first + d], cut.deps[deps.first + deps.count - 1]);
         --cut.commands[c].deps.count;
@@ -110,15 +110,15 @@ TEST(Replay, TheCheckerNamesThePairOfEveryRemovedEdge) {
 
 TEST(Replay, ValuesOutOfRangeAreRaisedAndLeaveTheCacheAlone) {
   const model::Model model = open_tales(2);
-  ProgramFamily family(model, small());
+  ModelRunner runner(model, small());
   const std::vector<uint32_t> ids = some_ids(30);
-  const std::vector<float> expected = all_logits(family, ids);
+  const std::vector<float> expected = all_logits(runner, ids);
 
   const auto run = [&](StepRow row, uint32_t length) {
-    const StepSequence sequence = family.sequence(0, length);
+    const StepSequence sequence = runner.sequence(0, length);
     const uint32_t output = 0;
-    family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
-    family.wait();
+    runner.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+    runner.wait();
   };
   EXPECT_THROW(run({0xFFFFFFFF, 3, 0, 0}, 30), InvalidArgument);  // token
   EXPECT_THROW(run({5, 0xFFFFFFFF, 0, 0}, 30), InvalidArgument);  // position
@@ -130,49 +130,49 @@ TEST(Replay, ValuesOutOfRangeAreRaisedAndLeaveTheCacheAlone) {
   // stay.
   run({ids[2], 2, 0, 0}, 3);
   const size_t vocab = model.config().vocab;
-  EXPECT_TRUE(std::equal(family.logits(0).begin(), family.logits(0).end(), expected.begin() + 2 * vocab));
+  EXPECT_TRUE(std::equal(runner.logits(0).begin(), runner.logits(0).end(), expected.begin() + 2 * vocab));
 }
 
 TEST(Replay, AWaitRaisesWhatAnyStepSinceTheLastOneMet) {
   const model::Model model = open_tales(2);
-  ProgramFamily family(model, small());
-  const StepSequence sequence = family.sequence(0, 3);
+  ModelRunner runner(model, small());
+  const StepSequence sequence = runner.sequence(0, 3);
   const std::vector<StepRow> bad = {{0xFFFFFFFF, 0, 0, 0}, {5, 1, 0, 0}};
   const StepRow good{5, 0, 0, 0};
   const uint32_t output = 0;
-  family.submit({bad, std::span(&sequence, 1), {}});
-  family.submit({std::span(&good, 1), std::span(&sequence, 1), std::span(&output, 1)});
-  EXPECT_THROW(family.wait(), InvalidArgument);
+  runner.submit({bad, std::span(&sequence, 1), {}});
+  runner.submit({std::span(&good, 1), std::span(&sequence, 1), std::span(&output, 1)});
+  EXPECT_THROW(runner.wait(), InvalidArgument);
   // Raised once: what follows is not blamed for it.
   const std::vector<StepRow> fine = {good, {6, 1, 0, 0}};
-  family.submit({fine, std::span(&sequence, 1), {}});
-  EXPECT_NO_THROW(family.wait());
+  runner.submit({fine, std::span(&sequence, 1), {}});
+  EXPECT_NO_THROW(runner.wait());
 }
 
 TEST(Replay, BatchesThatDoNotFitAreRefused) {
   const model::Model model = open_tales(1);
-  ProgramFamily family(model, small());
+  ModelRunner runner(model, small());
   std::vector<StepRow> rows;
   for (uint32_t i = 0; i < 65; ++i) rows.push_back({5, i, 0, 0});
   const std::vector<StepRow> twice = {{5, 7, 0, 0}, {6, 7, 0, 0}};
   const StepSequence sequence;
   const std::vector<uint32_t> outputs = {1};
-  EXPECT_THROW(family.submit({rows, std::span(&sequence, 1), {}}), InvalidArgument);
-  EXPECT_THROW(family.submit({std::span(rows).first(1), std::span(&sequence, 1), outputs}), InvalidArgument);
-  EXPECT_THROW(family.submit({twice, std::span(&sequence, 1), {}}), InvalidArgument);
-  EXPECT_THROW(family.wait(), InvalidArgument);
-  EXPECT_THROW(family.submit_next(), InvalidArgument);
-  FamilyOptions options = small();
+  EXPECT_THROW(runner.submit({rows, std::span(&sequence, 1), {}}), InvalidArgument);
+  EXPECT_THROW(runner.submit({std::span(rows).first(1), std::span(&sequence, 1), outputs}), InvalidArgument);
+  EXPECT_THROW(runner.submit({twice, std::span(&sequence, 1), {}}), InvalidArgument);
+  EXPECT_THROW(runner.wait(), InvalidArgument);
+  EXPECT_THROW(runner.submit_next(), InvalidArgument);
+  RunnerOptions options = small();
   options.capacities = {64, 1};
-  EXPECT_THROW(ProgramFamily(model, options), InvalidArgument);
+  EXPECT_THROW(ModelRunner(model, options), InvalidArgument);
   options = small();
   options.context_tokens = 1025;
-  EXPECT_THROW(ProgramFamily(model, options), InvalidArgument);
+  EXPECT_THROW(ModelRunner(model, options), InvalidArgument);
 }
 
 TEST(Replay, CancelEndsAGeneration) {
   const model::Model model = open_tales(2);
-  ProgramFamily family(model, small());
+  ModelRunner runner(model, small());
   std::atomic<bool> cancel{false};
   model::GenerateOptions options;
   options.cancel = &cancel;
@@ -181,7 +181,7 @@ TEST(Replay, CancelEndsAGeneration) {
     cancel = ++seen == 5;
     return true;
   };
-  const model::GenerateResult result = model::generate(family, some_ids(3), options);
+  const model::GenerateResult result = model::generate(runner, some_ids(3), options);
   EXPECT_EQ(result.reason, model::StopReason::cancelled);
   EXPECT_EQ(result.generated_tokens, 5u);
 }

@@ -11,8 +11,8 @@ namespace refrain::test {
 namespace {
 
 using model::Batch;
-using model::FamilyOptions;
-using model::ProgramFamily;
+using model::ModelRunner;
+using model::RunnerOptions;
 using model::StepRow;
 using model::StepSequence;
 
@@ -20,8 +20,8 @@ bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-FamilyOptions family_options(std::vector<uint32_t> capacities, uint32_t sequences = 1) {
-  FamilyOptions options;
+RunnerOptions runner_options(std::vector<uint32_t> capacities, uint32_t sequences = 1) {
+  RunnerOptions options;
   options.context_tokens = 256;
   options.sequences = sequences;
   options.capacities = std::move(capacities);
@@ -33,8 +33,8 @@ TEST(SameBits, AnyNumberOfThreads) {
   for (const bool portable : {false, true}) {
     std::vector<float> expected;
     for (const uint32_t threads : {1u, 2u, 3u}) {
-      ProgramFamily family(open_tales(threads, true, portable), family_options({1, 64}));
-      const std::vector<float> logits = all_logits(family, ids);
+      ModelRunner runner(open_tales(threads, true, portable), runner_options({1, 64}));
+      const std::vector<float> logits = all_logits(runner, ids);
       if (expected.empty()) expected = logits;
       EXPECT_TRUE(same_bits(logits, expected)) << threads << " threads, portable " << portable;
     }
@@ -43,8 +43,8 @@ TEST(SameBits, AnyNumberOfThreads) {
 
 TEST(SameBits, PortableAndVectorisedKernelsAgreeToRounding) {
   const std::vector<uint32_t> ids = some_ids(100);
-  ProgramFamily vectorised(open_tales(2, true, false), family_options({64}));
-  ProgramFamily portable(open_tales(2, true, true), family_options({64}));
+  ModelRunner vectorised(open_tales(2, true, false), runner_options({64}));
+  ModelRunner portable(open_tales(2, true, true), runner_options({64}));
   const std::vector<float> a = all_logits(vectorised, ids), b = all_logits(portable, ids);
   double difference = 0, norm = 0;
   for (size_t i = 0; i < a.size(); ++i) {
@@ -61,8 +61,8 @@ TEST(SameBits, AnyCutOfThePrompt) {
   std::vector<float> expected;
   // Chunks of one, of a few, across page boundaries, of everything at once.
   for (const uint32_t capacity : {1u, 2u, 7u, 63u, 64u, 65u, 150u}) {
-    ProgramFamily family(model, family_options({capacity}));
-    const std::vector<float> logits = all_logits(family, ids);
+    ModelRunner runner(model, runner_options({capacity}));
+    const std::vector<float> logits = all_logits(runner, ids);
     if (expected.empty()) expected = logits;
     EXPECT_TRUE(same_bits(logits, expected)) << "chunks of " << capacity;
   }
@@ -71,12 +71,12 @@ TEST(SameBits, AnyCutOfThePrompt) {
 TEST(SameBits, ChunksAndSingleTokensShareOneCache) {
   const std::vector<uint32_t> ids = some_ids(100);
   const model::Model model = open_tales(2);
-  ProgramFamily alone(model, family_options({1}));
+  ModelRunner alone(model, runner_options({1}));
   const std::vector<float> expected = all_logits(alone, ids);
   const size_t vocab = model.config().vocab;
 
   // 64 rows, then 30, then one at a time: programs of two capacities over one cache.
-  ProgramFamily family(model, family_options({1, 64}));
+  ModelRunner runner(model, runner_options({1, 64}));
   for (size_t begin = 0; begin < ids.size();) {
     const size_t count = begin == 0 ? 64 : begin == 64 ? 30 : 1;
     std::vector<StepRow> rows;
@@ -85,11 +85,11 @@ TEST(SameBits, ChunksAndSingleTokensShareOneCache) {
       outputs.push_back(static_cast<uint32_t>(rows.size()));
       rows.push_back({ids[i], static_cast<uint32_t>(i), 0, 0});
     }
-    const StepSequence sequence = family.sequence(0, static_cast<uint32_t>(begin + count));
-    family.submit({rows, std::span(&sequence, 1), outputs});
-    family.wait();
+    const StepSequence sequence = runner.sequence(0, static_cast<uint32_t>(begin + count));
+    runner.submit({rows, std::span(&sequence, 1), outputs});
+    runner.wait();
     for (size_t i = 0; i < count; ++i) {
-      EXPECT_TRUE(same_bits(family.logits(static_cast<uint32_t>(i)),
+      EXPECT_TRUE(same_bits(runner.logits(static_cast<uint32_t>(i)),
                             std::span(expected).subspan((begin + i) * vocab, vocab)))
           << "position " << begin + i;
     }
@@ -101,11 +101,11 @@ TEST(SameBits, TwoSequencesInOneBatchAreWhatEachIsAlone) {
   const model::Model model = open_tales(2);
   const std::vector<uint32_t> first = some_ids(90, 1), second = some_ids(70, 2);
   const size_t vocab = model.config().vocab;
-  ProgramFamily alone(model, family_options({1, 64}));
+  ModelRunner alone(model, runner_options({1, 64}));
   const std::vector<float> expected[2] = {all_logits(alone, first), all_logits(alone, second)};
 
   // Ragged: in every step the one gives three rows and the other two, interleaved, until each has run out.
-  ProgramFamily family(model, family_options({8}, 2));
+  ModelRunner runner(model, runner_options({8}, 2));
   const std::vector<uint32_t>* ids[2] = {&first, &second};
   size_t done[2] = {0, 0};
   while (done[0] < first.size() || done[1] < second.size()) {
@@ -118,13 +118,13 @@ TEST(SameBits, TwoSequencesInOneBatchAreWhatEachIsAlone) {
       rows.push_back({(*ids[s])[done[s]], static_cast<uint32_t>(done[s]), static_cast<uint32_t>(s), 0});
       what.emplace_back(s, done[s]++);
     }
-    const StepSequence sequences[2] = {family.sequence(0, static_cast<uint32_t>(done[0])),
-                                       family.sequence(1, static_cast<uint32_t>(done[1]))};
-    family.submit({rows, sequences, outputs});
-    family.wait();
+    const StepSequence sequences[2] = {runner.sequence(0, static_cast<uint32_t>(done[0])),
+                                       runner.sequence(1, static_cast<uint32_t>(done[1]))};
+    runner.submit({rows, sequences, outputs});
+    runner.wait();
     for (uint32_t o = 0; o < what.size(); ++o) {
       const auto [s, position] = what[o];
-      EXPECT_TRUE(same_bits(family.logits(o), std::span(expected[s]).subspan(position * vocab, vocab)))
+      EXPECT_TRUE(same_bits(runner.logits(o), std::span(expected[s]).subspan(position * vocab, vocab)))
           << "sequence " << s << " position " << position;
     }
   }
@@ -139,11 +139,11 @@ TEST(SameBits, FusingChangesNothing) {
       const model::Model model = open_tales(threads, true, portable);
       for (const uint32_t capacity : {1u, 7u, 64u}) {
         for (const bool fuse : {false, true}) {
-          FamilyOptions options = family_options({capacity});
+          RunnerOptions options = runner_options({capacity});
           options.plan.fuse = fuse;
-          ProgramFamily family(model, options);
-          EXPECT_EQ(family.report(0).fusions.empty(), !fuse);
-          const std::vector<float> logits = all_logits(family, ids);
+          ModelRunner runner(model, options);
+          EXPECT_EQ(runner.report(0).fusions.empty(), !fuse);
+          const std::vector<float> logits = all_logits(runner, ids);
           ASSERT_FALSE(logits.empty());
           if (expected.empty()) expected = logits;
           EXPECT_TRUE(same_bits(logits, expected)) << threads << " threads, portable " << portable
@@ -157,10 +157,10 @@ TEST(SameBits, FusingChangesNothing) {
 TEST(SameBits, MemoryReuseChangesNothing) {
   const std::vector<uint32_t> ids = some_ids(80);
   const model::Model model = open_tales(2);
-  FamilyOptions options = family_options({64});
-  ProgramFamily shared(model, options);
+  RunnerOptions options = runner_options({64});
+  ModelRunner shared(model, options);
   options.plan.reuse_memory = false;
-  ProgramFamily separate(model, options);
+  ModelRunner separate(model, options);
   EXPECT_LT(shared.arena_bytes(), separate.arena_bytes());
   EXPECT_TRUE(same_bits(all_logits(shared, ids), all_logits(separate, ids)));
 }
@@ -172,17 +172,17 @@ TEST(SameBits, AnyOrderOfCommands) {
   for (const graph::CommandOrder order :
        {graph::CommandOrder::recorded, graph::CommandOrder::levels, graph::CommandOrder::lookahead}) {
     for (const bool fuse : {true, false}) {
-      FamilyOptions options = family_options({1, 64});
+      RunnerOptions options = runner_options({1, 64});
       options.plan.order = order;
       options.plan.fuse = fuse;
       options.plan.check = true;
-      ProgramFamily family(model, options);
-      const PlanReport& report = family.report(1);
+      ModelRunner runner(model, options);
+      const PlanReport& report = runner.report(1);
       EXPECT_LE(report.barriers, report.barriers_before);
       if (order == graph::CommandOrder::levels) {
         EXPECT_EQ(report.barriers + 1, report.levels);
       }
-      const std::vector<float> logits = all_logits(family, ids);
+      const std::vector<float> logits = all_logits(runner, ids);
       if (expected.empty()) expected = logits;
       EXPECT_TRUE(same_bits(logits, expected)) << "order " << static_cast<int>(order) << ", fuse " << fuse;
     }
@@ -192,7 +192,7 @@ TEST(SameBits, AnyOrderOfCommands) {
 TEST(SameBits, DecodeOnTheDeviceIsWhatTheHostWouldSend) {
   const model::Model model = open_tales(2);
   const std::vector<uint32_t> prompt = some_ids(20);
-  ProgramFamily family(model, family_options({1, 64}));
+  ModelRunner runner(model, runner_options({1, 64}));
   for (const model::Sampling& sampling :
        {model::Sampling{}, model::Sampling{.temperature = 0.9f, .top_k = 50, .top_p = 0.95f, .seed = 7}}) {
     std::vector<uint32_t> replayed;
@@ -203,22 +203,22 @@ TEST(SameBits, DecodeOnTheDeviceIsWhatTheHostWouldSend) {
       replayed.push_back(id);
       return true;
     };
-    model::generate(family, prompt, options);
+    model::generate(runner, prompt, options);
     ASSERT_EQ(replayed.size(), 40u);
 
     // The same by hand: every token sent anew by the host.
     std::vector<uint32_t> sent = prompt;
     for (uint32_t i = 0; i < sent.size() && sent.size() < prompt.size() + 40; ++i) {
       const StepRow row{sent[i], i, 0, 0};
-      StepSequence sequence = family.sequence(0, i + 1);
+      StepSequence sequence = runner.sequence(0, i + 1);
       sequence.temperature = sampling.temperature;
       sequence.top_k = sampling.top_k;
       sequence.top_p = sampling.top_p;
       sequence.seed = sampling.seed;
       const uint32_t output = 0;
-      family.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
-      family.wait();
-      if (i + 1 >= prompt.size()) sent.push_back(family.sampled(0));
+      runner.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+      runner.wait();
+      if (i + 1 >= prompt.size()) sent.push_back(runner.sampled(0));
     }
     EXPECT_EQ(replayed,
               std::vector<uint32_t>(sent.begin() + static_cast<ptrdiff_t>(prompt.size()), sent.end()));

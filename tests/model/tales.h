@@ -7,7 +7,7 @@
 
 #include "refrain/model/generator.h"
 #include "refrain/model/model.h"
-#include "refrain/model/program_family.h"
+#include "refrain/model/model_runner.h"
 #include "refrain/refrain.h"
 
 namespace refrain::test {
@@ -44,9 +44,9 @@ inline std::vector<uint32_t> some_ids(size_t count, uint32_t seed = 1) {
 }
 
 /// The logits of every position of `ids`, row-major.
-inline std::vector<float> all_logits(model::ProgramFamily& family, std::span<const uint32_t> ids) {
+inline std::vector<float> all_logits(model::ModelRunner& runner, std::span<const uint32_t> ids) {
   std::vector<float> logits;
-  model::evaluate(family, ids, 0, [&](size_t, std::span<const float> row) {
+  model::evaluate(runner, ids, 0, [&](size_t, std::span<const float> row) {
     logits.insert(logits.end(), row.begin(), row.end());
   });
   return logits;

@@ -176,8 +176,8 @@ TEST_F(WhenReached, OneMaySubmitMoreAndAddAnother) {
 
 TEST_F(WhenReached, OneMayDropTheLastHandle) {
   const std::weak_ptr<ControlledBackend> watched = backend_;
-  auto handle =
-      std::make_shared<Device>(std::move(backend_), std::span<const device::WeightLayout>(), DeviceOptions());
+  auto handle = std::make_shared<Device>(std::move(backend_), std::span<const backend::WeightLayout>(),
+                                         DeviceOptions());
   Device& device = *handle;
   const Point host = device.host_point(), never = device.host_point();
   const Point point = device.submit(program(device));

@@ -11,11 +11,11 @@ namespace refrain::null_tests {
 namespace {
 
 /// The plan without the `edge`-th edge of a command.
-device::Plan without(const device::Plan& plan, uint32_t command, uint32_t edge) {
-  device::Plan result = plan;
+backend::PlanData without(const backend::PlanData& plan, uint32_t command, uint32_t edge) {
+  backend::PlanData result = plan;
   result.deps.clear();
   for (uint32_t i = 0; i < plan.commands.size(); ++i) {
-    const device::Range deps = plan.commands[i].deps;
+    const backend::Range deps = plan.commands[i].deps;
     result.commands[i].deps = {static_cast<uint32_t>(result.deps.size()), 0};
     for (uint32_t d = 0; d < deps.count; ++d) {
       if (i == command && d == edge) continue;
@@ -27,7 +27,7 @@ device::Plan without(const device::Plan& plan, uint32_t command, uint32_t edge) 
 }
 
 /// Conflicting pairs that the edges of the plan leave unordered.
-Pairs unordered(const device::Plan& plan) {
+Pairs unordered(const backend::PlanData& plan) {
   const graph::AccessList list = accesses(plan);
   const Relation before = stored_order(plan);
   Pairs pairs;
@@ -39,19 +39,19 @@ Pairs unordered(const device::Plan& plan) {
   return pairs;
 }
 
-std::string title(const device::Plan& plan, uint32_t command) {
-  const device::Kernel* kernel = plan.commands[command].kernel;
+std::string title(const backend::PlanData& plan, uint32_t command) {
+  const backend::Kernel* kernel = plan.commands[command].kernel;
   std::ostringstream text;
   text << '#' << command << ' ' << (kernel == nullptr ? "fence" : kernel->name);
   return text.str();
 }
 
 /// Removes each edge in turn.
-void expect_every_edge_missed(const device::Plan& plan) {
+void expect_every_edge_missed(const backend::PlanData& plan) {
   ASSERT_TRUE(graph::check_order(plan).empty());
   for (uint32_t i = 0; i < plan.commands.size(); ++i) {
     for (uint32_t d = 0; d < plan.commands[i].deps.count; ++d) {
-      const device::Plan broken = without(plan, i, d);
+      const backend::PlanData broken = without(plan, i, d);
       Pairs reported;
       for (const graph::Unordered& pair : graph::check_order(broken)) {
         reported.emplace(pair.second, pair.first);

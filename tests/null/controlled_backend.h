@@ -13,14 +13,14 @@
 #include <utility>
 #include <vector>
 
+#include "refrain/backend/backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/device.h"
 
 namespace refrain::null_tests {
 
-class ControlledBackend final : public device::Backend {
+class ControlledBackend final : public backend::Backend {
  public:
-  explicit ControlledBackend(std::span<const device::Kernel> table, bool host_memory = true)
+  explicit ControlledBackend(std::span<const backend::Kernel> table, bool host_memory = true)
       : Backend(describe(host_memory), table), host_memory_(host_memory) {}
   ~ControlledBackend() override { EXPECT_TRUE(memory_.empty()) << "memory was not released"; }
 
@@ -50,15 +50,15 @@ class ControlledBackend final : public device::Backend {
   }
   size_t live_programs() const { return static_cast<size_t>(*programs_); }
   size_t live_allocations() const { return memory_.size(); }
-  std::vector<std::pair<device::BufferView, std::vector<std::byte>>> updates;
-  std::vector<device::Point> waits;
-  device::PrepareOptions prepared;
-  std::vector<std::pair<device::Advice, device::BufferView>> advised;
+  std::vector<std::pair<backend::BufferView, std::vector<std::byte>>> updates;
+  std::vector<backend::Point> waits;
+  backend::ExecutableOptions prepared;
+  std::vector<std::pair<backend::Advice, backend::BufferView>> advised;
   std::function<void()> before_completed;  ///< called by completed()
   std::function<void()> at_poll;           ///< called by a wait() of no time, before it looks
   std::function<void()> at_prepare;        ///< called by prepare(), once
 
-  const device::Allocation* allocate(const device::BufferSpec& spec) override {
+  const backend::Allocation* allocate(const backend::BufferSpec& spec) override {
     if (spec.bytes > (size_t{1} << 40)) throw DeviceError("controlled: out of memory");
     auto allocation = std::make_unique<Memory>();
     allocation->storage.resize(spec.bytes + 64);
@@ -67,34 +67,34 @@ class ControlledBackend final : public device::Backend {
     allocation->id = ++last_id_;
     if (lost_) throw DeviceLost("controlled: lost");
     if (host_memory_) allocation->host = spec.host != nullptr ? spec.host : allocation->storage.data();
-    const device::Allocation* key = allocation.get();
+    const backend::Allocation* key = allocation.get();
     memory_.emplace(key, std::move(allocation));
     return key;
   }
-  void release(const device::Allocation* allocation) noexcept override {
+  void release(const backend::Allocation* allocation) noexcept override {
     const std::lock_guard lock(mutex_);
     memory_.erase(allocation);
   }
-  device::MemoryUsage memory() const override { return {memory_.size(), 1000}; }
-  std::unique_ptr<device::Program> prepare(const device::Plan&,
-                                           const device::PrepareOptions& options) override {
+  backend::MemoryUsage memory() const override { return {memory_.size(), 1000}; }
+  std::unique_ptr<backend::Executable> prepare(const backend::PlanData&,
+                                               const backend::ExecutableOptions& options) override {
     prepared = options;
     if (const auto call = std::exchange(at_prepare, nullptr)) call();
     return std::make_unique<Counted>(programs_, options.queue);
   }
-  device::Point submit(const device::Submission& submission) override {
+  backend::Point submit(const backend::Submission& submission) override {
     if (std::exchange(refuse_submit_, false)) throw DeviceError("controlled: refused");
     const std::lock_guard lock(mutex_);
     if (lost_) throw DeviceLost("controlled: lost");
-    for (const device::Update& update : submission.updates) {
+    for (const backend::UpdateData& update : submission.updates) {
       updates.emplace_back(update.to, std::vector(update.from.begin(), update.from.end()));
     }
     waits.assign(submission.waits.begin(), submission.waits.end());
     const uint32_t queue = static_cast<const Counted*>(submission.program)->queue;
     return {this, queue, ++submitted_[queue]};
   }
-  void advise(std::span<const device::BufferView> views, device::Advice advice) override {
-    for (const device::BufferView& view : views) advised.emplace_back(advice, view);
+  void advise(std::span<const backend::BufferView> views, backend::Advice advice) override {
+    for (const backend::BufferView& view : views) advised.emplace_back(advice, view);
   }
   uint64_t completed(uint32_t queue) const override {
     if (before_completed) before_completed();
@@ -103,7 +103,7 @@ class ControlledBackend final : public device::Backend {
     const auto found = completed_.find(queue);
     return found == completed_.end() ? 0 : found->second;
   }
-  bool wait(const device::Point& point, std::chrono::nanoseconds timeout) override {
+  bool wait(const backend::Point& point, std::chrono::nanoseconds timeout) override {
     if (timeout.count() == 0 && at_poll) at_poll();
     std::unique_lock lock(mutex_);
     const auto done = [&] { return lost_ || completed_[point.queue] >= point.value; };
@@ -118,30 +118,30 @@ class ControlledBackend final : public device::Backend {
   }
   void signal_host(uint64_t value) override {
     const std::lock_guard lock(mutex_);
-    completed_[device::kHostQueue] = std::max(completed_[device::kHostQueue], value);
+    completed_[backend::kHostQueue] = std::max(completed_[backend::kHostQueue], value);
     // Without a device, what nobody will complete is complete once the host lets everything go.
     if (value == UINT64_MAX) {
       for (const auto& [queue, last] : submitted_) completed_[queue] = last;
     }
     changed_.notify_all();
   }
-  void timestamps(const device::Program&, std::span<device::TickSpan> spans) const override {
+  void timestamps(const backend::Executable&, std::span<backend::TickSpan> spans) const override {
     for (size_t i = 0; i < spans.size(); ++i) spans[i] = {i * 10, i * 10 + 5};
   }
 
  private:
-  struct Memory : device::Allocation {
+  struct Memory : backend::Allocation {
     std::vector<std::byte> storage;
   };
-  struct Counted : device::Program {
+  struct Counted : backend::Executable {
     Counted(std::shared_ptr<int> all, uint32_t on) : count(std::move(all)), queue(on) { ++*count; }
     ~Counted() override { --*count; }
     std::shared_ptr<int> count;
     const uint32_t queue;
   };
 
-  static device::DeviceInfo describe(bool host_memory) {
-    device::DeviceInfo info;
+  static backend::DeviceInfo describe(bool host_memory) {
+    backend::DeviceInfo info;
     info.backend = "controlled";
     info.queue_count = 2;
     info.ns_per_tick = 2.0;
@@ -153,7 +153,7 @@ class ControlledBackend final : public device::Backend {
   bool refuse_submit_ = false;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<const device::Allocation*, std::unique_ptr<Memory>> memory_;
+  std::map<const backend::Allocation*, std::unique_ptr<Memory>> memory_;
   std::map<uint32_t, uint64_t> completed_, submitted_;
   std::map<uint32_t, uint64_t> failed_from_;
   bool lost_ = false;

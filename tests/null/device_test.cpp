@@ -1,5 +1,5 @@
 // The user's device: prepare, submit, points, lifetimes and counters, over backends that compute nothing.
-#include "refrain/stream/device.h"
+#include "refrain/device/device.h"
 
 #include <gtest/gtest.h>
 
@@ -76,10 +76,10 @@ TEST_F(DeviceTest, PackRefusesWhatNoLayoutServes) {
   source.shape = {2, 3};
   EXPECT_EQ(refusal([&] { device_.pack(source, {Use::matvec}); }),
             "[pack] w: device controlled has no layout for f32[2, 3] with the uses asked for");
-  static constexpr device::WeightLayout kLayouts[] = {
-      {"plain", [](const device::WeightInfo&, Uses) { return true; },
-       [](const device::WeightInfo&) { return size_t{24}; },
-       [](const TensorSource&, const device::WeightInfo&, std::span<std::byte>) {}, nullptr, true}};
+  static constexpr backend::WeightLayout kLayouts[] = {
+      {"plain", [](const backend::WeightInfo&, Uses) { return true; },
+       [](const backend::WeightInfo&) { return size_t{24}; },
+       [](const TensorSource&, const backend::WeightInfo&, std::span<std::byte>) {}, nullptr, true}};
   Device device(backend_, kLayouts, {});
   EXPECT_EQ(refusal([&] { device.pack(source, {Use::matvec}); }), "[pack] w: expected segments, got none");
   const std::array<std::byte, 24> bytes{};
@@ -188,7 +188,7 @@ TEST_F(DeviceTest, Points) {
   const std::array waits{first, host};
   device_.submit(made, {}, waits);
   ASSERT_EQ(backend_->waits.size(), 2u);
-  EXPECT_EQ(backend_->waits[1].queue, device::kHostQueue);
+  EXPECT_EQ(backend_->waits[1].queue, backend::kHostQueue);
   EXPECT_FALSE(device_.reached(host));
   std::thread signaller([&] { device_.signal(host); });
   device_.wait(host, 10s);
@@ -210,7 +210,7 @@ TEST_F(DeviceTest, AFailedSubmissionThrowsFromWait) {
 TEST_F(DeviceTest, MisuseOfPoints) {
   const Point real = device_.submit(program());
   const Point later{real.backend, 0, real.value + 1}, queue{real.backend, 7, 1},
-      host{real.backend, device::kHostQueue, 1};
+      host{real.backend, backend::kHostQueue, 1};
   const std::string foreign = "point: expected one of this device, got another's";
   EXPECT_EQ(refusal([&] { other_.wait(real); }), "[wait] " + foreign);
   EXPECT_EQ(refusal([&] { (void)other_.reached(real); }), "[reached] " + foreign);

@@ -19,7 +19,7 @@ TEST(Dot, Golden) {
   dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(c)}, MixConstants{1, 4, 0, 4});
   encoder.barrier();
   dispatch(encoder, kUpdate, std::array{Operand(b), Operand(c)}, MixConstants{1, 4, 0, 4});
-  const device::Plan plan = graph::make_plan(encoder.finish(), kKernels, device.info(), {}).first;
+  const backend::PlanData plan = graph::make_plan(encoder.finish(), kKernels, device.info(), {}).first;
   EXPECT_EQ(graph::dump_dot(plan), R"(digraph plan {
   node [shape=box, fontname="monospace"];
   c0 [label="0 mix\na \"quoted\" \\ label\nin two lines"];
@@ -43,7 +43,7 @@ TEST(Dot, AnArrowForEachEdge) {
   for (uint32_t seed = 0; seed < 20; ++seed) {
     Device device = null_device();
     RandomGraph random(device, 300 + seed, 40);
-    const device::Plan plan = graph::make_plan(random.finish(), kKernels, device.info(), {}).first;
+    const backend::PlanData plan = graph::make_plan(random.finish(), kKernels, device.info(), {}).first;
     const std::string text = graph::dump_dot(plan);
     size_t arrows = 0;
     for (size_t at = text.find("->"); at != std::string::npos; at = text.find("->", at + 1)) ++arrows;

@@ -66,7 +66,7 @@ TEST(Dump, EqualPlansGiveEqualText) {
 }
 
 TEST(Dump, AGroupHasALineForEachComponent) {
-  Device device(device::make_null(fusible_kernels(), 0, 2), {}, {});
+  Device device(backend::make_null(fusible_kernels(), 0, 2), {}, {});
   const Buffer x = device.buffer(DType::u32, {4, 6}), w = device.buffer(DType::u32, {1}),
                y = device.buffer(DType::u32, {4, 6}), z = device.buffer(DType::u32, {4, 6});
   CommandEncoder e = device.encoder();
@@ -103,7 +103,7 @@ TEST(Dump, AnEmptyPlan) {
 }
 
 TEST(Lower, NamesTheCallThatNoKernelAccepts) {
-  Device device(device::make_null({}), {}, {});
+  Device device(backend::make_null({}), {}, {});
   CommandEncoder encoder = device.encoder();
   const Buffer a = device.buffer(DType::u32, {2, 3});
   const Temp t = encoder.temp(DType::activation, {6});
@@ -118,7 +118,7 @@ TEST(Lower, NamesTheCallThatNoKernelAccepts) {
 
 TEST(Lower, TakesTheFirstKernelThatTheFeaturesAllow) {
   for (const uint64_t features : {uint64_t{0}, uint64_t{1} << 63}) {
-    Device device(device::make_null(kKernels, features), {}, {});
+    Device device(backend::make_null(kKernels, features), {}, {});
     CommandEncoder encoder = device.encoder();
     const Buffer a = device.buffer(DType::u32, {4}), b = device.buffer(DType::u32, {4});
     dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(b)}, MixConstants{1, 4, 0, 4});

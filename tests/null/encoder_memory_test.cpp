@@ -23,7 +23,7 @@ std::string text_of(const ComputeGraph& graph) {
     text += " '" + graph.labels[command.label] + "'";
     for (uint32_t b = 0; b < command.bindings.count; ++b) {
       const graph::Binding& binding = graph.bindings[command.bindings.first + b];
-      const device::ArgumentInfo& info = graph.infos[binding.info];
+      const backend::ArgumentInfo& info = graph.infos[binding.info];
       text += ' ' + std::to_string(binding.temp) + ':' + std::to_string(binding.view.offset_bytes) + '+' +
               std::to_string(binding.view.bytes) + to_string(info.shape);
     }

@@ -1,5 +1,5 @@
 // Recording: what is written down, and every misuse of encoders, buffers and temps.
-#include "refrain/stream/encoder.h"
+#include "refrain/device/encoder.h"
 
 #include <gtest/gtest.h>
 #include <sys/mman.h>
@@ -74,7 +74,7 @@ TEST_F(Encoder, WritesDownCommandsBindingsAndConstants) {
   EXPECT_FALSE(graph.infos[first[1].info].bound);
   EXPECT_FALSE(graph.commands[0].live);
 
-  std::vector<device::ArgumentInfo> infos;
+  std::vector<backend::ArgumentInfo> infos;
   const OpCall call = graph::op_call(graph, graph.commands[2], infos);
   EXPECT_EQ(call.args.size(), 3u);
   EXPECT_EQ(call.constants_as<MixConstants>().salt, 1u);
@@ -381,7 +381,7 @@ TEST_F(Encoder, DroppedCommandsAreToldToTheLog) {
   std::vector<std::string> told;
   DeviceOptions options;
   options.log = [&](LogLevel, std::string_view message) { told.emplace_back(message); };
-  Device device(device::make_null(kKernels), {}, options);
+  Device device(backend::make_null(kKernels), {}, options);
   const Buffer a = device.buffer(DType::u32, {4});
   const auto record = [&](CommandEncoder& encoder) {
     dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 4, 0, 4});

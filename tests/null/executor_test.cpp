@@ -1,5 +1,5 @@
 // Recordings run once through one finish, whole or in two parts, with a report.
-#include "refrain/stream/executor.h"
+#include "refrain/device/executor.h"
 
 #include <gtest/gtest.h>
 
@@ -7,9 +7,9 @@
 #include <set>
 #include <thread>
 
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/fault/fault_device.h"
-#include "refrain/device/validate/validate_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/fault/fault_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
 
@@ -21,57 +21,57 @@ using namespace std::chrono_literals;
 using test::refusal;
 
 /// Passes all on to a CPU device, notes the calls that matter here, and stops in them as a test says.
-class Observed final : public device::Backend {
+class Observed final : public backend::Backend {
  public:
-  explicit Observed(std::unique_ptr<device::Backend> inner)
+  explicit Observed(std::unique_ptr<backend::Backend> inner)
       : Backend(inner->info, inner->kernels), inner_(std::move(inner)) {}
 
   std::vector<std::string> calls;
-  std::vector<device::Plan> plans;
+  std::vector<backend::PlanData> plans;
   std::vector<size_t> waits;                          // of each submission, how many
   std::function<void(size_t)> in_prepare, in_submit;  // with the number of the call, the first is 1
 
   /// True when the n-th submission, of queue 0, has completed within a time that is never needed.
   bool completes(uint64_t n) { return inner_->wait({inner_.get(), 0, n}, 60s); }
 
-  const device::Allocation* allocate(const device::BufferSpec& spec) override {
+  const backend::Allocation* allocate(const backend::BufferSpec& spec) override {
     return inner_->allocate(spec);
   }
-  void release(const device::Allocation* allocation) noexcept override { inner_->release(allocation); }
-  device::MemoryUsage memory() const override { return inner_->memory(); }
-  std::unique_ptr<device::Program> prepare(const device::Plan& plan,
-                                           const device::PrepareOptions& options) override {
+  void release(const backend::Allocation* allocation) noexcept override { inner_->release(allocation); }
+  backend::MemoryUsage memory() const override { return inner_->memory(); }
+  std::unique_ptr<backend::Executable> prepare(const backend::PlanData& plan,
+                                               const backend::ExecutableOptions& options) override {
     calls.emplace_back("prepare");
     plans.push_back(plan);
     if (in_prepare) in_prepare(plans.size());
     return inner_->prepare(plan, options);
   }
-  device::Point submit(const device::Submission& submission) override {
+  backend::Point submit(const backend::Submission& submission) override {
     calls.emplace_back("submit");
     waits.push_back(submission.waits.size());
     if (in_submit) in_submit(waits.size());
-    std::vector<device::Point> points(submission.waits.begin(), submission.waits.end());
-    for (device::Point& point : points) point.backend = inner_.get();
-    const device::Point point = inner_->submit({submission.program, submission.updates, points});
+    std::vector<backend::Point> points(submission.waits.begin(), submission.waits.end());
+    for (backend::Point& point : points) point.backend = inner_.get();
+    const backend::Point point = inner_->submit({submission.program, submission.updates, points});
     return {this, point.queue, point.value};
   }
   uint64_t completed(uint32_t queue) const override { return inner_->completed(queue); }
-  bool wait(const device::Point& point, std::chrono::nanoseconds timeout) override {
+  bool wait(const backend::Point& point, std::chrono::nanoseconds timeout) override {
     return inner_->wait({inner_.get(), point.queue, point.value}, timeout);
   }
   void signal_host(uint64_t value) override { inner_->signal_host(value); }
-  void timestamps(const device::Program& program, std::span<device::TickSpan> spans) const override {
+  void timestamps(const backend::Executable& program, std::span<backend::TickSpan> spans) const override {
     inner_->timestamps(program, spans);
   }
 
  private:
-  std::unique_ptr<device::Backend> inner_;
+  std::unique_ptr<backend::Backend> inner_;
 };
 
-std::unique_ptr<device::Backend> bare_cpu() {
-  device::CpuOptions options;
+std::unique_ptr<backend::Backend> bare_cpu() {
+  backend::CpuOptions options;
   options.threads = 2;
-  return device::make_cpu(options, kKernels);
+  return backend::make_cpu(options, kKernels);
 }
 
 /// A chain of `length` commands through temps, from a to b.
@@ -95,7 +95,7 @@ class Executor : public testing::Test {
     return value;
   }
 
-  Device device_{device::make_validate(bare_cpu()), {}, {}};
+  Device device_{backend::make_validate(bare_cpu()), {}, {}};
   GraphExecutor executor_{device_};
   Buffer a_ = device_.buffer(DType::u32, {16}), b_ = device_.buffer(DType::u32, {16});
 };
@@ -206,7 +206,7 @@ TEST(ExecutorCalls, TimestampsAddNoEdgeAndNoWait) {
   device.signal(host);
   device.synchronize(buffers[3], 10s);
   ASSERT_EQ(observed->plans.size(), 2u);
-  const device::Plan &plain = observed->plans[0], &timed = observed->plans[1];
+  const backend::PlanData &plain = observed->plans[0], &timed = observed->plans[1];
   EXPECT_GT(plain.deps.size(), 10u);
   EXPECT_EQ(timed.deps, plain.deps);
   ASSERT_EQ(timed.commands.size(), plain.commands.size());
@@ -222,8 +222,8 @@ TEST(ExecutorCalls, TimestampsAddNoEdgeAndNoWait) {
 class SplitFaults : public testing::Test {
  protected:
   /// A split recording on queue 0, label "two", with the n-th of something failing.
-  Report finish(const device::FaultPlan& plan) {
-    device::set_faults(*fault_, plan);
+  Report finish(const backend::FaultPlan& plan) {
+    backend::set_faults(*fault_, plan);
     GraphSession session = executor_.begin();
     record_chain(session.encoder(), a_, b_, 200);
     return session.finish({.split = true, .timestamps = true, .label = "two"});
@@ -231,14 +231,14 @@ class SplitFaults : public testing::Test {
   /// 0 as long as the chain has not come to its end.
   uint32_t result() const { return b_.span<uint32_t>()[2]; }
 
-  std::shared_ptr<device::Backend> fault_ = device::make_fault(bare_cpu());
+  std::shared_ptr<backend::Backend> fault_ = backend::make_fault(bare_cpu());
   Device device_{fault_, {}, {}};
   GraphExecutor executor_{device_};
   Buffer a_ = device_.buffer(DType::u32, {16}), b_ = device_.buffer(DType::u32, {16});
 };
 
 TEST_F(SplitFaults, TheSecondPartFailsWithTheFailureOfTheFirst) {
-  device::FaultPlan plan;
+  backend::FaultPlan plan;
   plan.command = 5;
   const Report report = finish(plan);
   ASSERT_EQ(report.parts.size(), 2u);
@@ -257,7 +257,7 @@ TEST_F(SplitFaults, TheSecondPartFailsWithTheFailureOfTheFirst) {
 }
 
 TEST_F(SplitFaults, OfTheSecondPartLeavesTheFirst) {
-  device::FaultPlan plan;
+  backend::FaultPlan plan;
   plan.command = 70;  // the first part has 64
   const Report report = finish(plan);
   EXPECT_NE(refusal<DeviceError>([&] { device_.wait(report.point, 10s); }).find("failed at command 5 'two'"),
@@ -270,8 +270,8 @@ TEST_F(SplitFaults, OfTheSecondPartLeavesTheFirst) {
 }
 
 TEST_F(SplitFaults, ARefusedSecondPartIsThrownWhileTheFirstRuns) {
-  for (uint64_t device::FaultPlan::*refused : {&device::FaultPlan::prepare, &device::FaultPlan::submit}) {
-    device::FaultPlan plan;
+  for (uint64_t backend::FaultPlan::*refused : {&backend::FaultPlan::prepare, &backend::FaultPlan::submit}) {
+    backend::FaultPlan plan;
     plan.*refused = 2;
     const uint64_t before = device_.counters().submissions;
     EXPECT_NE(refusal<DeviceError>([&] { finish(plan); }).find(" 2 refused"), std::string::npos);

@@ -20,7 +20,7 @@ constexpr uint32_t kMany = 10000;
 class FuseLimits : public ::testing::Test {
  protected:
   FuseLimits()
-      : device_(device::make_null(fusible_kernels(), 0, 1), {}, {}),
+      : device_(backend::make_null(fusible_kernels(), 0, 1), {}, {}),
         x_(device_.buffer(DType::u32, {kRows, kWidth})),
         weight_(device_.buffer(DType::u32, {1})) {}
 
@@ -222,8 +222,8 @@ TEST_F(FuseLimits, AConsumerThatReadsOtherUnitsIsLeft) {
 
 TEST_F(FuseLimits, AConsumerWithoutAKernelForItsDtypeIsLeft) {
   // Kernels decide which dtypes they take together; the reason names the lack.
-  std::vector<device::Kernel> kernels(fusible_kernels().begin(), fusible_kernels().end());
-  for (device::Kernel& kernel : kernels) {
+  std::vector<backend::Kernel> kernels(fusible_kernels().begin(), fusible_kernels().end());
+  for (backend::Kernel& kernel : kernels) {
     if (kernel.op == &kBlend)
       kernel.accepts = [](const OpCall& call) { return call.args[0].dtype == call.args[2].dtype; };
   }
@@ -252,7 +252,7 @@ TEST_F(FuseLimits, AProductThatReadsItsInputTwiceKeepsItInMemory) {
 TEST_F(FuseLimits, WhatAGroupReadsIsRead) {
   // A graph with groups is fused once more, for a device that now has the kernels: the norm's value is read by a
   // member of the first group, so it keeps its memory.
-  std::vector<device::Kernel> kernels(fusible_kernels().begin(), fusible_kernels().end());
+  std::vector<backend::Kernel> kernels(fusible_kernels().begin(), fusible_kernels().end());
   CommandEncoder e = device_.encoder();
   const Temp h = temp(e), y = temp(e), z = temp(e);
   dispatch(e, kNorm, std::array{Operand(x_), Operand(h)}, RowConstants{7, 6, 1, 0});
@@ -261,7 +261,7 @@ TEST_F(FuseLimits, WhatAGroupReadsIsRead) {
   project(e, h, z);
   ComputeGraph graph = e.finish();
   graph::expand(graph, graph::Mode::exact);
-  for (device::Kernel& kernel : kernels) kernel.regions &= kernel.op != &kNorm;
+  for (backend::Kernel& kernel : kernels) kernel.regions &= kernel.op != &kNorm;
   EXPECT_EQ(graph::fuse(graph, kernels, device_.info()).fusions, Names{"project+blend: #1 #2"});
   const graph::FuseReport again = graph::fuse(graph, fusible_kernels(), device_.info());
   EXPECT_TRUE(again.fusions.empty());

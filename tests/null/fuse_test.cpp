@@ -6,9 +6,10 @@
 #include <cstring>
 #include <functional>
 
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/null/null_device.h"
-#include "refrain/device/validate/validate_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/null/null_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
+#include "refrain/device/device.h"
 #include "refrain/format/model_folder.h"
 #include "refrain/graph/accesses.h"
 #include "refrain/graph/check.h"
@@ -19,22 +20,21 @@
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/ops.h"
 #include "refrain/ops/testing.h"
-#include "refrain/stream/device.h"
 
 namespace refrain::null_tests {
 namespace {
 
-using device::MemberRole;
+using backend::MemberRole;
 using graph::kNone;
 
 constexpr int64_t kRows = 8, kWidth = 32, kWide = 96;
 
-const std::vector<device::Kernel>& null_table() {
-  static const std::vector<device::Kernel> kernels = ops::null_kernels();
+const std::vector<backend::Kernel>& null_table() {
+  static const std::vector<backend::Kernel> kernels = ops::null_kernels();
   return kernels;
 }
-const std::vector<device::Kernel>& cpu_table() {
-  static const std::vector<device::Kernel> kernels = ops::cpu_kernels();
+const std::vector<backend::Kernel>& cpu_table() {
+  static const std::vector<backend::Kernel> kernels = ops::cpu_kernels();
   return kernels;
 }
 
@@ -42,9 +42,9 @@ const std::vector<device::Kernel>& cpu_table() {
 class Fuse : public ::testing::Test {
  protected:
   Fuse() {
-    device::CpuOptions options;
+    backend::CpuOptions options;
     options.threads = 2;
-    device_ = Device(device::make_validate(device::make_cpu(options, cpu_table())), ops::cpu_layouts(), {});
+    device_ = Device(backend::make_validate(backend::make_cpu(options, cpu_table())), ops::cpu_layouts(), {});
     count_ = device_.buffer(DType::u32, {1});
     other_count_ = device_.buffer(DType::u32, {1});
     count_.span<uint32_t>()[0] = 5;
@@ -117,7 +117,7 @@ class Fuse : public ::testing::Test {
 
   using Names = std::vector<std::string>;
   ops::harness::Random random_;
-  Device device_{device::make_null(null_table()), ops::cpu_layouts(), {}};
+  Device device_{backend::make_null(null_table()), ops::cpu_layouts(), {}};
   Buffer count_, other_count_, x_;
   Weight gain_;
   std::vector<Buffer> buffers_;
@@ -360,8 +360,8 @@ TEST_F(Fuse, AUnitIsNotTheWholeWork) {
 
 TEST_F(Fuse, OnlyWhatTheDeviceHasKernelsFor) {
   // A product whose kernel knows whole tiles only is left, with the reason, and takes nothing with it.
-  std::vector<device::Kernel> kernels = cpu_table();
-  for (device::Kernel& kernel : kernels) {
+  std::vector<backend::Kernel> kernels = cpu_table();
+  for (backend::Kernel& kernel : kernels) {
     if (kernel.op == &ops::silu_mul_schema) kernel.regions = false;
   }
   const Weight w = matrix(kWidth);
@@ -401,21 +401,21 @@ TEST_F(Fuse, AGroupReadsAndWritesWhatItsMembersDo) {
   ops::add(e, {y, x_, out});
   const auto [plan, report] = device_.plan(e.finish());
   ASSERT_EQ(plan.data().commands.size(), 1u);
-  const device::Command& command = plan.data().commands[0];
+  const backend::PlanCommand& command = plan.data().commands[0];
   std::vector<std::string> bound;
   for (uint32_t a = 0; a < command.args.count; ++a) {
     if (plan.data().args[command.args.first + a].view.bytes != 0)
-      bound.push_back(device::argument_title(plan.data(), command, a));
+      bound.push_back(backend::argument_title(plan.data(), command, a));
   }
   // The norm's output and the product's input have no memory.
   EXPECT_EQ(bound, (Names{"rms_norm.input", "rms_norm.weight", "matmul.weight", "matmul.output", "add.a",
                           "add.b", "add.output", "live rows", "scratch"}));
-  EXPECT_EQ(device::title(plan.data(), command), "rms_norm+matmul+add");
+  EXPECT_EQ(backend::title(plan.data(), command), "rms_norm+matmul+add");
 }
 
 /// A Qwen3 layer, or some, with what surrounds them, from plain ops.
 struct Layer {
-  explicit Layer(Device opened = Device(device::make_null(null_table()), ops::cpu_layouts(), {}),
+  explicit Layer(Device opened = Device(backend::make_null(null_table()), ops::cpu_layouts(), {}),
                  uint32_t layers = 1)
       : device(std::move(opened)) {
     const format::ModelFolder folder = format::ModelFolder::open("models/tales-qwen3-4bit");
@@ -525,7 +525,7 @@ TEST(FuseLayer, IsWhatOneWouldFuseByHand) {
 TEST(FuseLayer, IsFiveCommandsAtAnyDepth) {
   // 240 layers are 4,320 commands: past the reach of a group, and with more of all that is alike than it tries.
   constexpr uint32_t kLayers = 6, kTimes = 40;
-  Layer layers(Device(device::make_null(null_table()), ops::cpu_layouts(), {}), kLayers);
+  Layer layers(Device(backend::make_null(null_table()), ops::cpu_layouts(), {}), kLayers);
   for (const int64_t rows : {1, 64}) {
     ComputeGraph graph = layers.record(rows, kTimes);
     const graph::FuseReport report = graph::fuse(graph, null_table(), layers.device.info());
@@ -542,10 +542,10 @@ TEST(FuseLayer, IsCheckedAndDumped) {
   const auto [plan, report] = layer.device.plan(layer.record(64), options);
   EXPECT_EQ(report.fusions.size(), 5u);
   EXPECT_EQ(report.commands, 8u);
-  const device::Command& command = plan.data().commands[1];
-  EXPECT_EQ(device::title(plan.data(), command), "rms_norm+quantized_matmul*3+rms_norm*2+rope*2+kv_write");
+  const backend::PlanCommand& command = plan.data().commands[1];
+  EXPECT_EQ(backend::title(plan.data(), command), "rms_norm+quantized_matmul*3+rms_norm*2+rope*2+kv_write");
   // The checker sees through groups: without its edge to the embedding, the conflict has names.
-  device::Plan cut = plan.data();
+  backend::PlanData cut = plan.data();
   cut.commands[1].deps.count = 0;
   const auto unordered = graph::check_order(cut);
   ASSERT_FALSE(unordered.empty());
@@ -554,16 +554,16 @@ TEST(FuseLayer, IsCheckedAndDumped) {
 }
 
 TEST(FuseLayer, ValidateSeesWhatIsWrongWithAGroup) {
-  const std::shared_ptr<device::Backend> backend = device::make_validate(device::make_null(null_table()));
+  const std::shared_ptr<backend::Backend> backend = backend::make_validate(backend::make_null(null_table()));
   Layer layer(Device(backend, ops::cpu_layouts(), {}));
   const auto [plan, report] = layer.device.plan(layer.record(64));
-  device::PrepareOptions options;
-  const device::Allocation* arena = backend->allocate({plan.arena_bytes(), nullptr, "arena"});
+  backend::ExecutableOptions options;
+  const backend::Allocation* arena = backend->allocate({plan.arena_bytes(), nullptr, "arena"});
   options.arena = {arena, 0, plan.arena_bytes()};
   EXPECT_NO_THROW(backend->prepare(plan.data(), options));
 
-  const auto refused = [&](const std::string& part, const std::function<void(device::Plan&)>& spoil) {
-    device::Plan spoilt = plan.data();
+  const auto refused = [&](const std::string& part, const std::function<void(backend::PlanData&)>& spoil) {
+    backend::PlanData spoilt = plan.data();
     spoil(spoilt);
     try {
       backend->prepare(spoilt, options);
@@ -572,20 +572,20 @@ TEST(FuseLayer, ValidateSeesWhatIsWrongWithAGroup) {
       EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
     }
   };
-  refused("its group does not exist", [](device::Plan& p) { p.commands[1].group = 99; });
-  refused("its members leave", [](device::Plan& p) { p.groups[0].members.count = 1000; });
-  refused("its components leave", [](device::Plan& p) { p.groups[0].components.first = 1000; });
-  refused("tiles of a block", [](device::Plan& p) { ++p.commands[1].launch.tiles_per_block; });
-  refused("computes whole tiles only", [](device::Plan& p) {
-    static device::Kernel whole;
+  refused("its group does not exist", [](backend::PlanData& p) { p.commands[1].group = 99; });
+  refused("its members leave", [](backend::PlanData& p) { p.groups[0].members.count = 1000; });
+  refused("its components leave", [](backend::PlanData& p) { p.groups[0].components.first = 1000; });
+  refused("tiles of a block", [](backend::PlanData& p) { ++p.commands[1].launch.tiles_per_block; });
+  refused("computes whole tiles only", [](backend::PlanData& p) {
+    static backend::Kernel whole;
     whole = *p.members[1].kernel;
     whole.regions = false;
     p.members[1].kernel = &whole;
   });
-  refused("its component does not exist", [](device::Plan& p) { p.members[1].component = 7; });
-  refused("units: not those of its op", [](device::Plan& p) { ++p.members[1].units; });
-  refused("a prologue without its value", [](device::Plan& p) { p.members[0].private_arg = kNone; });
-  refused("its prologue and value do not agree", [](device::Plan& p) {
+  refused("its component does not exist", [](backend::PlanData& p) { p.members[1].component = 7; });
+  refused("units: not those of its op", [](backend::PlanData& p) { ++p.members[1].units; });
+  refused("a prologue without its value", [](backend::PlanData& p) { p.members[0].private_arg = kNone; });
+  refused("its prologue and value do not agree", [](backend::PlanData& p) {
     p.members[0].role = MemberRole::tile;
     p.members[0].component = 0;
     p.members[0].private_arg = kNone;
@@ -593,9 +593,9 @@ TEST(FuseLayer, ValidateSeesWhatIsWrongWithAGroup) {
     p.commands[1].launch.tiles_per_block = 1 + p.components[p.groups[0].components.first + 1].units;
     p.components[p.groups[0].components.first + 1].units_per_tile = 1;
   });
-  refused("are not where its schema expects them", [](device::Plan& p) { ++p.members[2].args.first; });
-  refused("not bound", [](device::Plan& p) { p.args[p.members[1].args.first + 2].view = {}; });
-  refused("bound, and private to the group", [](device::Plan& p) {
+  refused("are not where its schema expects them", [](backend::PlanData& p) { ++p.members[2].args.first; });
+  refused("not bound", [](backend::PlanData& p) { p.args[p.members[1].args.first + 2].view = {}; });
+  refused("bound, and private to the group", [](backend::PlanData& p) {
     p.args[p.members[1].args.first].view = p.args[p.members[0].args.first].view;
   });
   backend->release(arena);

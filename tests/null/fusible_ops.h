@@ -44,63 +44,64 @@ struct Region {
 };
 
 inline uint32_t unit_count(const OpCall& call) { return call.constants_as<RowConstants>().units; }
-inline device::Cost row_cost(const OpCall& call) {
+inline backend::Cost row_cost(const OpCall& call) {
   // From cheap to what one worker must not have alone.
   const auto& c = call.constants_as<RowConstants>();
-  const uint64_t each = call.op->iteration == device::Iteration::contraction ? 2048u << c.salt % 7 : 8;
+  const uint64_t each = call.op->iteration == backend::Iteration::contraction ? 2048u << c.salt % 7 : 8;
   return {0, each * c.columns * static_cast<uint64_t>(call.args[0].shape[0])};
 }
-constexpr OpSchema row_op(std::string_view name, std::span<const ArgumentSpec> args, device::Iteration how) {
+constexpr OpSchema row_op(std::string_view name, std::span<const ArgumentSpec> args, backend::Iteration how) {
   return {name, "", args, sizeof(RowConstants), nullptr, row_cost, nullptr, how, unit_count};
 }
 
 // output[r][u] from all of input[r] and one element of weight.
 inline constexpr ArgumentSpec kProjectArgs[] = {
     {"input", Access::in, true}, {"weight", Access::in}, {"output", Access::out, true, false, 0, true}};
-inline constexpr OpSchema kProject = row_op("project", kProjectArgs, device::Iteration::contraction);
+inline constexpr OpSchema kProject = row_op("project", kProjectArgs, backend::Iteration::contraction);
 
 // Each vector of a row from all of it.
 inline constexpr ArgumentSpec kNormArgs[] = {{"input", Access::in, true, false, 0, true},
                                              {"output", Access::out, true, false, 1, true}};
-inline constexpr OpSchema kNorm = row_op("norm", kNormArgs, device::Iteration::row_reduction);
+inline constexpr OpSchema kNorm = row_op("norm", kNormArgs, backend::Iteration::row_reduction);
 
 // The same of whole rows, and a sum of each: one unit.
 inline constexpr ArgumentSpec kNormSumArgs[] = {{"input", Access::in, true, false, 0, true},
                                                 {"output", Access::out, true, false, 0, true},
                                                 {"sum", Access::out, true}};
-inline constexpr OpSchema kNormSum = row_op("norm_sum", kNormSumArgs, device::Iteration::row_reduction);
+inline constexpr OpSchema kNormSum = row_op("norm_sum", kNormSumArgs, backend::Iteration::row_reduction);
 
 inline constexpr ArgumentSpec kBlendArgs[] = {{"a", Access::in, true, false, 0, true},
                                               {"b", Access::in, true, false, 0, true},
                                               {"output", Access::out, true, false, 3, true}};
-inline constexpr OpSchema kBlend = row_op("blend", kBlendArgs, device::Iteration::elementwise);
+inline constexpr OpSchema kBlend = row_op("blend", kBlendArgs, backend::Iteration::elementwise);
 
 // By one element a row: what `factor` is a part of is not divided.
 inline constexpr ArgumentSpec kScaleArgs[] = {{"input", Access::in, true, false, 0, true},
                                               {"factor", Access::in, true},
                                               {"output", Access::out, true, false, 1, true}};
-inline constexpr OpSchema kScale = row_op("scale", kScaleArgs, device::Iteration::elementwise);
+inline constexpr OpSchema kScale = row_op("scale", kScaleArgs, backend::Iteration::elementwise);
 
 inline constexpr ArgumentSpec kAccumulateArgs[] = {{"input", Access::in, true, false, 0, true},
                                                    {"target", Access::inout, true, false, 0, true}};
-inline constexpr OpSchema kAccumulate = row_op("accumulate", kAccumulateArgs, device::Iteration::elementwise);
+inline constexpr OpSchema kAccumulate =
+    row_op("accumulate", kAccumulateArgs, backend::Iteration::elementwise);
 
 // Two values of each head.
 inline constexpr ArgumentSpec kForkArgs[] = {{"input", Access::in, true, false, 0, true},
                                              {"first", Access::out, true, false, 0, true},
                                              {"second", Access::out, true, false, 0, true}};
-inline constexpr OpSchema kFork = row_op("fork", kForkArgs, device::Iteration::per_head);
+inline constexpr OpSchema kFork = row_op("fork", kForkArgs, backend::Iteration::per_head);
 
 // Elements of rows go to places of their own in `target`, as in a cache.
 inline constexpr ArgumentSpec kStoreArgs[] = {{"value", Access::in, true, false, 0, true},
                                               {"target", Access::inout}};
-inline constexpr OpSchema kStore = row_op("store", kStoreArgs, device::Iteration::scatter);
+inline constexpr OpSchema kStore = row_op("store", kStoreArgs, backend::Iteration::scatter);
 
 // u32 to u64 and back: units are the same, bytes are not.
 inline constexpr ArgumentSpec kWidenArgs[] = {{"input", Access::in, true, false, 0, true},
                                               {"output", Access::out, true, false, 0, true}};
-inline constexpr OpSchema kWiden = row_op("widen", kWidenArgs, device::Iteration::elementwise);
-inline constexpr OpSchema kNarrow = row_op("narrow", kWidenArgs, device::Iteration::elementwise);
+inline constexpr OpSchema kWiden = row_op("widen", kWidenArgs, backend::Iteration::elementwise);
+inline constexpr OpSchema kNarrow = row_op("narrow", kWidenArgs, backend::Iteration::elementwise);
 
 // A live count: 1 to 8.
 inline constexpr ArgumentSpec kCountArgs[] = {{"input", Access::in}, {"count", Access::out}};
@@ -213,15 +214,15 @@ void run_blocks(const TileArgs& args, uint32_t begin, uint32_t end) {
   Run({args, begin * rows, std::min(end * rows, args.live_rows), 0, c.units});
 }
 template <void (*Run)(const Region&)>
-inline constexpr device::TileKernel kRowTiles{nullptr, nullptr, run_blocks<Run>, run_region<Run>};
-inline constexpr device::TileKernel kCountTiles{nullptr, nullptr, run_count};
+inline constexpr backend::TileKernel kRowTiles{nullptr, nullptr, run_blocks<Run>, run_region<Run>};
+inline constexpr backend::TileKernel kCountTiles{nullptr, nullptr, run_count};
 
-inline device::Launch row_launch(const OpCall& call, const device::DeviceInfo&) {
+inline backend::Launch row_launch(const OpCall& call, const backend::DeviceInfo&) {
   return {static_cast<uint32_t>(call.args[0].shape[0]), rows_per_block(call.constants_as<RowConstants>()), 1,
           0};
 }
-inline device::Launch row_launch_with_scratch(const OpCall& call, const device::DeviceInfo& info) {
-  device::Launch launch = row_launch(call, info);
+inline backend::Launch row_launch_with_scratch(const OpCall& call, const backend::DeviceInfo& info) {
+  backend::Launch launch = row_launch(call, info);
   launch.scratch_bytes = 64;
   return launch;
 }
@@ -229,20 +230,20 @@ inline bool some(const OpCall& call) { return call.constants_as<RowConstants>().
 inline bool some_others(const OpCall& call) { return call.constants_as<RowConstants>().salt % 8 == 1; }
 
 template <void (*Run)(const Region&)>
-constexpr device::Kernel row_kernel(std::string_view name, const OpSchema& op, bool regions = true) {
+constexpr backend::Kernel row_kernel(std::string_view name, const OpSchema& op, bool regions = true) {
   return {name, &op, "test", 0, 0, any, row_launch, &kRowTiles<Run>, regions};
 }
 
 /// These ops, of test_ops.h the ones that record what random graphs are made of.
-inline std::span<const device::Kernel> fusible_kernels() {
-  static const std::vector<device::Kernel> kTable = [] {
-    std::vector<device::Kernel> table(std::begin(kKernels), std::end(kKernels));
-    device::Kernel whole = row_kernel<norm>("norm_whole", kNorm, /*regions=*/false);
+inline std::span<const backend::Kernel> fusible_kernels() {
+  static const std::vector<backend::Kernel> kTable = [] {
+    std::vector<backend::Kernel> table(std::begin(kKernels), std::end(kKernels));
+    backend::Kernel whole = row_kernel<norm>("norm_whole", kNorm, /*regions=*/false);
     whole.accepts = some;
-    device::Kernel scratch = row_kernel<norm_in_scratch>("norm_scratch", kNorm);
+    backend::Kernel scratch = row_kernel<norm_in_scratch>("norm_scratch", kNorm);
     scratch.accepts = some_others;
     scratch.launch = row_launch_with_scratch;
-    device::Kernel count{"count", &kCount, "test", 0, 0, any, one_tile, &kCountTiles};
+    backend::Kernel count{"count", &kCount, "test", 0, 0, any, one_tile, &kCountTiles};
     table.insert(table.end(),
                  {whole, scratch, row_kernel<norm>("norm", kNorm), row_kernel<norm_sum>("norm_sum", kNormSum),
                   row_kernel<project>("project", kProject), row_kernel<blend>("blend", kBlend),

@@ -31,7 +31,7 @@ AccessList list_of(std::initializer_list<std::vector<RangeAccess>> commands) {
 }
 
 std::vector<uint32_t> deps(const Order& order, size_t command) {
-  const device::Range range = order.deps_of[command];
+  const backend::Range range = order.deps_of[command];
   return {order.deps.begin() + range.first, order.deps.begin() + range.first + range.count};
 }
 
@@ -221,7 +221,7 @@ TEST(HazardTracker, EachCommandAgreesWithTheDefinition) {
   for (int n = 0; n < 3000; ++n) {
     const AccessList list = random_accesses(rng, 24);
     tracker.reset();
-    uint32_t fence = device::kNone;
+    uint32_t fence = backend::kNone;
     for (uint32_t i = 0; i < list.commands.size(); ++i) {
       ASSERT_EQ(tracker.size(), i);
       if (list.commands[i].fence) {
@@ -262,7 +262,7 @@ TEST(HazardTracker, AFenceForgets) {
   EXPECT_EQ(sorted(tracker.add(std::span(&write, 1))), Edges{2});
   tracker.reset();
   EXPECT_EQ(tracker.size(), 0u);
-  EXPECT_EQ(tracker.last_fence(), device::kNone);
+  EXPECT_EQ(tracker.last_fence(), backend::kNone);
   EXPECT_TRUE(tracker.add(std::span(&write, 1)).empty());
 }
 

@@ -7,10 +7,10 @@
 #include <sstream>
 #include <thread>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/fault/fault_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/mapped_file.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/fault/fault_device.h"
-#include "refrain/device/validate/validate_device.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -32,10 +32,10 @@ struct alignas(64) Block {
   std::array<uint32_t, 64> words{};
 };
 
-constexpr device::WeightLayout kAsStored[] = {
-    {"as stored", [](const device::WeightInfo&, Uses) { return true; },
-     [](const device::WeightInfo& info) { return static_cast<size_t>(info.shape.elements()) * 4; },
-     [](const TensorSource&, const device::WeightInfo&, std::span<std::byte>) {}, nullptr, true}};
+constexpr backend::WeightLayout kAsStored[] = {
+    {"as stored", [](const backend::WeightInfo&, Uses) { return true; },
+     [](const backend::WeightInfo& info) { return static_cast<size_t>(info.shape.elements()) * 4; },
+     [](const TensorSource&, const backend::WeightInfo&, std::span<std::byte>) {}, nullptr, true}};
 
 class ImportMemory : public testing::Test {
  protected:
@@ -50,14 +50,14 @@ class ImportMemory : public testing::Test {
 };
 
 TEST_F(ImportMemory, IsUsedInPlaceByEveryDevice) {
-  const std::function<std::unique_ptr<device::Backend>()> makers[] = {
-      [] { return device::make_cpu({}, kKernels); },
-      [] { return device::make_validate(device::make_cpu({}, kKernels)); },
-      [] { return device::make_validate(device::make_fault(device::make_cpu({}, kKernels))); },
-      [] { return device::make_validate(device::make_null(kKernels)); },
+  const std::function<std::unique_ptr<backend::Backend>()> makers[] = {
+      [] { return backend::make_cpu({}, kKernels); },
+      [] { return backend::make_validate(backend::make_cpu({}, kKernels)); },
+      [] { return backend::make_validate(backend::make_fault(backend::make_cpu({}, kKernels))); },
+      [] { return backend::make_validate(backend::make_null(kKernels)); },
   };
   for (const auto& make : makers) {
-    Device device(std::shared_ptr<device::Backend>(make()), {}, {});
+    Device device(std::shared_ptr<backend::Backend>(make()), {}, {});
     const auto block = std::make_shared<Block>();
     block->words[3] = 5;
     Buffer memory = device.import_memory(block->words.data(), DType::u32, {64}, block, "block");
@@ -177,7 +177,8 @@ TEST_F(ImportMemory, OutlivesTheDevice) {
 }
 
 TEST_F(ImportMemory, ThreadsImportAndLetGo) {
-  Device device(std::shared_ptr<device::Backend>(device::make_validate(device::make_null(kKernels))), {}, {});
+  Device device(std::shared_ptr<backend::Backend>(backend::make_validate(backend::make_null(kKernels))), {},
+                {});
   std::vector<std::thread> threads;
   for (size_t t = 0; t < 3; ++t) {
     threads.emplace_back([&] {
@@ -195,8 +196,8 @@ TEST_F(ImportMemory, ReadOnlyMemoryIsNotWritten) {
   void* page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(page, MAP_FAILED);
   {
-    Device device(std::shared_ptr<device::Backend>(device::make_validate(device::make_cpu({}, kKernels))), {},
-                  {});
+    Device device(std::shared_ptr<backend::Backend>(backend::make_validate(backend::make_cpu({}, kKernels))),
+                  {}, {});
     const Buffer memory =
         device.import_memory(static_cast<const void*>(page), DType::u32, {64}, nullptr, "page");
     const Buffer part = memory.slice(0, 16), view = memory.view(DType::u32, {16}, 64);
@@ -251,10 +252,10 @@ TEST_F(ImportMemory, Misuse) {
 }
 
 TEST_F(ImportMemory, ARefusedImportLeavesNothing) {
-  auto owned = device::make_fault(device::make_null(kKernels));
-  device::Backend* fault = owned.get();
-  Device device(std::shared_ptr<device::Backend>(std::move(owned)), {}, {});
-  device::set_faults(*fault, {.allocation = 1});
+  auto owned = backend::make_fault(backend::make_null(kKernels));
+  backend::Backend* fault = owned.get();
+  Device device(std::shared_ptr<backend::Backend>(std::move(owned)), {}, {});
+  backend::set_faults(*fault, {.allocation = 1});
   const auto import = [&](int64_t words) {
     return device.import_memory(block_->words.data(), DType::u32, {words}, block_, "x");
   };

@@ -4,8 +4,8 @@
 #include <atomic>
 #include <thread>
 
-#include "refrain/stream/executor.h"
-#include "refrain/stream/session.h"
+#include "refrain/device/executor.h"
+#include "refrain/device/session.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"

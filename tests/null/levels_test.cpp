@@ -12,10 +12,10 @@ using graph::LevelWidth;
 using Widths = std::vector<LevelWidth>;
 
 Widths widths_of(std::initializer_list<uint32_t> levels, uint32_t fence_level = 0) {
-  device::Plan plan;
+  backend::PlanData plan;
   for (const uint32_t level : levels) plan.commands.emplace_back().level = level;
-  device::Command& fence = plan.commands.emplace_back();
-  fence.kind = device::CommandKind::fence;
+  backend::PlanCommand& fence = plan.commands.emplace_back();
+  fence.kind = backend::CommandKind::fence;
   fence.level = fence_level;
   return graph::level_widths(plan);
 }
@@ -27,7 +27,7 @@ TEST(Levels, EachWidthIsListedOnce) {
 }
 
 TEST(Levels, NothingIsMerged) {
-  device::Plan plan;
+  backend::PlanData plan;
   for (uint32_t width : {8u, 9u, 40u, 9u}) {
     const uint32_t level = plan.commands.empty() ? 1 : plan.commands.back().level + 1;
     for (uint32_t i = 0; i < width; ++i) plan.commands.emplace_back().level = level;

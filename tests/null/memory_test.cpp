@@ -42,9 +42,9 @@ TEST(Memory, RandomGraphsHaveWhatTheyAreFor) {
     const auto [plan, report] = graph::make_plan(random.finish(), kKernels, device.info(), {});
     saved += report.temp_bytes > report.arena_bytes;
     scratch += report.scratch_bytes;
-    for (const device::Command& command : plan.commands) {
-      fences += command.kind == device::CommandKind::fence;
-      live += command.live_arg != device::kNone;
+    for (const backend::PlanCommand& command : plan.commands) {
+      fences += command.kind == backend::CommandKind::fence;
+      live += command.live_arg != backend::kNone;
     }
   }
   EXPECT_GT(refused, 50u);
@@ -100,7 +100,7 @@ TEST(Memory, ScratchIsForEveryWorker) {
   dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(b)}, MixConstants{4, 4, 0, 4});
   const auto [plan, report] = device.plan(encoder.finish());
   EXPECT_EQ(report.scratch_bytes, 7u * 64) << "36, and each part is aligned";
-  const device::Command& command = plan.data().commands[0];
+  const backend::PlanCommand& command = plan.data().commands[0];
   EXPECT_EQ(command.kernel->name, "mix_scratch");
   EXPECT_EQ(plan.data().args[command.args.first + command.scratch_arg].view.bytes, 7u * 64);
 }

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "refrain/device/plan.h"
+#include "refrain/backend/plan.h"
 #include "refrain/graph/hazards.h"
 
 namespace refrain::null_tests {
@@ -82,17 +82,17 @@ inline std::vector<uint32_t> levels(const graph::AccessList& list, const Relatio
 }
 
 /// What the commands of a plan touch, the arena being memory 0.
-inline graph::AccessList accesses(const device::Plan& plan) {
+inline graph::AccessList accesses(const backend::PlanData& plan) {
   graph::AccessList list;
-  for (const device::Command& command : plan.commands) {
+  for (const backend::PlanCommand& command : plan.commands) {
     graph::AccessList::Entry entry{{static_cast<uint32_t>(list.ranges.size()), 0},
-                                   command.kind == device::CommandKind::fence};
+                                   command.kind == backend::CommandKind::fence};
     for (uint32_t a = 0; a < command.args.count; ++a) {
-      const device::Argument& arg = plan.args[command.args.first + a];
-      if (arg.access == device::Access::status) continue;
+      const backend::Argument& arg = plan.args[command.args.first + a];
+      if (arg.access == backend::Access::status) continue;
       list.ranges.push_back({arg.view.allocation == nullptr ? 0 : arg.view.allocation->id,
                              arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes,
-                             arg.access != device::Access::in});
+                             arg.access != backend::Access::in});
       ++entry.ranges.count;
     }
     list.commands.push_back(entry);
@@ -101,10 +101,10 @@ inline graph::AccessList accesses(const device::Plan& plan) {
 }
 
 /// The closure of the edges that a plan stores.
-inline Relation stored_order(const device::Plan& plan) {
+inline Relation stored_order(const backend::PlanData& plan) {
   Relation relation(plan.commands.size());
   for (size_t i = 0; i < relation.size(); ++i) {
-    const device::Range& deps = plan.commands[i].deps;
+    const backend::Range& deps = plan.commands[i].deps;
     for (uint32_t d = 0; d < deps.count; ++d) relation[i][plan.deps[deps.first + d]] = true;
   }
   return closure(std::move(relation));

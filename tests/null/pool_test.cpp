@@ -1,5 +1,5 @@
 // Memory that comes back when the submission that used it has completed, and memory that stays resident.
-#include "refrain/stream/pool.h"
+#include "refrain/device/pool.h"
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
@@ -8,10 +8,10 @@
 #include <set>
 #include <thread>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/checked.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/validate/validate_device.h"
-#include "refrain/stream/residency.h"
+#include "refrain/device/residency.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -24,9 +24,9 @@ using namespace std::chrono_literals;
 using test::refusal;
 
 Device cpu() {
-  device::CpuOptions options;
+  backend::CpuOptions options;
   options.threads = 1;
-  return Device(device::make_validate(device::make_cpu(options, kKernels)), {}, {});
+  return Device(backend::make_validate(backend::make_cpu(options, kKernels)), {}, {});
 }
 
 uint64_t id(const Buffer& buffer) { return buffer.memory()->allocation().id; }
@@ -220,10 +220,10 @@ TEST(Pool, PatienceMayHaveNoEnd) {
 }
 
 TEST(Pool, FreeMemoryIsGivenUpBeforeTheDeviceRefuses) {
-  device::CpuOptions options;
+  backend::CpuOptions options;
   options.threads = 1;
   options.memory_limit_bytes = 4096;
-  Device device(device::make_validate(device::make_cpu(options, kKernels)), {}, {});
+  Device device(backend::make_validate(backend::make_cpu(options, kKernels)), {}, {});
   BufferPool pool(device);
   const Buffer held = pool.buffer(DType::u8, {64});
   { const Buffer small = pool.buffer(DType::u8, {1024}), large = pool.buffer(DType::u8, {2048}); }
@@ -434,8 +434,8 @@ TEST(Residency, WhatGoesMakesRoomForWhatComes) {
   backend->advised.clear();
   set.flush();
   ASSERT_EQ(backend->advised.size(), 2u);
-  EXPECT_EQ(backend->advised[0].first, device::Advice::evictable) << "first: there may be a limit";
-  EXPECT_EQ(backend->advised[1].first, device::Advice::resident);
+  EXPECT_EQ(backend->advised[0].first, backend::Advice::evictable) << "first: there may be a limit";
+  EXPECT_EQ(backend->advised[1].first, backend::Advice::resident);
 }
 
 TEST(Residency, ARemovalWaitsForEveryQueueThatHadWork) {
@@ -463,7 +463,7 @@ TEST(Residency, ARemovalWaitsForEveryQueueThatHadWork) {
   backend->complete(1, 1);
   set.flush();
   ASSERT_EQ(backend->advised.size(), 2u);
-  EXPECT_EQ(backend->advised[1].first, device::Advice::evictable);
+  EXPECT_EQ(backend->advised[1].first, backend::Advice::evictable);
   EXPECT_FALSE(set.staged());
 }
 

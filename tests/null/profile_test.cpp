@@ -1,11 +1,11 @@
 // What a run took, command by command, as numbers, as a table and as a trace.
-#include "refrain/stream/profile.h"
+#include "refrain/device/profile.h"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
-#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/format/json.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
@@ -124,9 +124,9 @@ TEST(Profile, OfAProgramWithoutCommands) {
 
 TEST(Profile, OfARunOnTheCpu) {
   for (const uint32_t threads : {1u, 2u}) {
-    device::CpuOptions options;
+    backend::CpuOptions options;
     options.threads = threads;
-    Device device(device::make_cpu(options, kKernels), {}, {});
+    Device device(backend::make_cpu(options, kKernels), {}, {});
     const Buffer a = device.buffer(DType::u32, {16});
     const Program program = record(device, a, "step");
     for (int i = 0; i < 2; ++i) {

@@ -11,20 +11,20 @@
 #include <utility>
 #include <vector>
 
-#include "refrain/device/null/null_device.h"
+#include "refrain/backend/null/null_backend.h"
+#include "refrain/device/device.h"
 #include "refrain/graph/check.h"
 #include "refrain/graph/expand.h"
 #include "refrain/graph/lower.h"
 #include "refrain/graph/make_plan.h"
 #include "refrain/graph/memory.h"
-#include "refrain/stream/device.h"
 #include "tests/null/order_oracle.h"
 #include "tests/null/test_ops.h"
 
 namespace refrain::null_tests {
 
 inline Device null_device(uint32_t compute_units = 1) {
-  return Device(device::make_null(kKernels, 0, compute_units), {}, {});
+  return Device(backend::make_null(kKernels, 0, compute_units), {}, {});
 }
 
 class RandomGraph {
@@ -178,7 +178,8 @@ class RandomGraph {
 enum class Hostility { random, latest_first, longest_path_last };
 
 /// An order that the edges of a plan allow and that no kind device would choose.
-inline std::vector<uint32_t> hostile_order(const device::Plan& plan, Hostility hostility, std::mt19937& rng) {
+inline std::vector<uint32_t> hostile_order(const backend::PlanData& plan, Hostility hostility,
+                                           std::mt19937& rng) {
   const auto count = static_cast<uint32_t>(plan.commands.size());
   std::vector<uint32_t> waiting(count), height(count), ready, order;
   std::vector<std::vector<uint32_t>> followers(count);
@@ -207,15 +208,15 @@ inline std::vector<uint32_t> hostile_order(const device::Plan& plan, Hostility h
 }
 
 /// What is wrong with the memory plan of a graph; empty when nothing is.
-inline std::string memory_faults(const ComputeGraph& recorded, const device::DeviceInfo& info, bool reuse) {
+inline std::string memory_faults(const ComputeGraph& recorded, const backend::DeviceInfo& info, bool reuse) {
   ComputeGraph graph = recorded;
   graph::expand(graph, graph::Mode::exact);
   const graph::LoweredGraph lowered = graph::lower(graph, kKernels, info);
   graph::AccessList list;
   std::vector<std::vector<uint32_t>> users(lowered.temp_bytes.size());
-  for (const device::Command& command : lowered.commands) {
+  for (const backend::PlanCommand& command : lowered.commands) {
     graph::AccessList::Entry entry{{static_cast<uint32_t>(list.ranges.size()), command.args.count},
-                                   command.kind == device::CommandKind::fence};
+                                   command.kind == backend::CommandKind::fence};
     for (uint32_t a = command.args.first; a < command.args.first + command.args.count; ++a) {
       const graph::LoweredArgument& arg = lowered.args[a];
       const bool temp = arg.temp != graph::kNone;
@@ -275,7 +276,7 @@ inline std::string graph_faults(uint32_t seed, uint32_t commands) {
   for (const bool reuse : {true, false}) {
     if (const std::string fault = memory_faults(graph, device.info(), reuse); !fault.empty()) return fault;
   }
-  const auto run = [&](const device::Plan& of, std::span<const uint32_t> order) {
+  const auto run = [&](const backend::PlanData& of, std::span<const uint32_t> order) {
     std::vector<std::byte> memory(of.arena_bytes + 64, std::byte{0xEE});
     auto address = reinterpret_cast<uintptr_t>(memory.data());
     random.reset();

@@ -1,5 +1,5 @@
 // A user's own kernels: registered for a device, chosen like built-in ones, run by it.
-#include "refrain/stream/registry.h"
+#include "refrain/device/registry.h"
 
 #include <gtest/gtest.h>
 
@@ -7,8 +7,8 @@
 #include <functional>
 #include <thread>
 
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/validate/validate_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
 
@@ -42,9 +42,9 @@ UserKernel scale_kernel(std::string name = "scale_f32") {
 class Registry : public testing::Test {
  protected:
   static Device cpu() {
-    device::CpuOptions options;
+    backend::CpuOptions options;
     options.threads = 2;
-    return Device(device::make_validate(device::make_cpu(options, kKernels)), {}, {});
+    return Device(backend::make_validate(backend::make_cpu(options, kKernels)), {}, {});
   }
   void scale(CommandEncoder& encoder, Operand input, Operand output, float factor) {
     dispatch(encoder, kScale, std::array{input, output}, ScaleConstants{factor, 4});
@@ -108,11 +108,11 @@ TEST_F(Registry, TheFirstThatAcceptsIsTaken) {
 }
 
 TEST_F(Registry, ALaunchThatCannotBeWalkedIsRefused) {
-  static device::Launch wanted;
+  static backend::Launch wanted;
   UserKernel kernel = scale_kernel();
-  kernel.launch = [](const OpCall&, const device::DeviceInfo&) { return wanted; };
+  kernel.launch = [](const OpCall&, const backend::DeviceInfo&) { return wanted; };
   device_.kernels().add(kernel);
-  const auto refused = [&](const device::Launch& launch, const std::string& why) {
+  const auto refused = [&](const backend::Launch& launch, const std::string& why) {
     wanted = launch;
     EXPECT_EQ(refusal([&] { kernel_of(device_, x_); }), "[scale] kernel scale_f32: launch: " + why);
   };
@@ -285,9 +285,9 @@ TEST_F(UnknownAccess, IsAFenceInARecording) {
     hide(encoder);
     scale(encoder, z_, w_, 10);
   });
-  std::vector<device::CommandKind> kinds;
-  for (const device::Command& command : step.plan().data().commands) kinds.push_back(command.kind);
-  using enum device::CommandKind;
+  std::vector<backend::CommandKind> kinds;
+  for (const backend::PlanCommand& command : step.plan().data().commands) kinds.push_back(command.kind);
+  using enum backend::CommandKind;
   EXPECT_EQ(kinds, (std::vector{kernel, fence, kernel, fence, kernel}));
   for (int i = 0; i < 100; ++i) {
     device_.wait(device_.submit(step), std::chrono::seconds(10));

@@ -107,8 +107,8 @@ void expect_sound(const AccessList& list, const Reordering& found) {
     moved += static_cast<uint32_t>(at) < i;
   }
   ASSERT_EQ(found.moved, moved);
-  ASSERT_EQ(found.groups_before, groups(list, identity(list.commands.size())));
-  ASSERT_EQ(found.groups_after, groups(list, found.order));
+  ASSERT_EQ(found.sections_before, groups(list, identity(list.commands.size())));
+  ASSERT_EQ(found.sections_after, groups(list, found.order));
 }
 
 /// By levels, nothing is left open: level, then the longest path from a command on, then its cost, then where it
@@ -149,10 +149,10 @@ TEST(Reorder, RandomListsKeepTheirOrder) {
     // A group has no two commands of one chain: the longest chain is the least number of groups.
     const std::vector<uint32_t> longest = levels(list, closure(list));
     const size_t chain = longest.empty() ? 0 : *std::ranges::max_element(longest);
-    ASSERT_EQ(leveled.groups_after, chain) << "list " << i;
-    ASSERT_GE(greedily.groups_after, chain) << "list " << i;
-    before += leveled.groups_before;
-    greedy += greedily.groups_after;
+    ASSERT_EQ(leveled.sections_after, chain) << "list " << i;
+    ASSERT_GE(greedily.sections_after, chain) << "list " << i;
+    before += leveled.sections_before;
+    greedy += greedily.sections_after;
     least += chain;
     // Levels do not depend on the order that they were derived from.
     const AccessList again = graph::permuted(list, leveled.order);
@@ -174,7 +174,7 @@ TEST(Reorder, RandomGraphsKeepTheirBits) {
     const graph::LoweredGraph lowered = graph::lower(recorded, kKernels, device.info());
     const AccessList list = value_accesses(lowered);
     for (const Reordering& reordering : {by_levels(list), graph::order_by_lookahead(list)}) {
-      const device::Plan plan = planned(lowered, reordering.order);
+      const backend::PlanData plan = planned(lowered, reordering.order);
       ASSERT_TRUE(graph::check_order(plan).empty()) << "seed " << seed;
       for (const Indices& order :
            {identity(plan.commands.size()), hostile_order(plan, Hostility::latest_first, rng)}) {
@@ -212,7 +212,7 @@ TEST(Reorder, NothingCrossesAFence) {
   for (const Reordering& found : {by_levels(list), graph::order_by_lookahead(list)}) {
     EXPECT_EQ(found.order, identity(8));
     EXPECT_EQ(found.moved, 0u);
-    EXPECT_EQ(found.groups_after, 4u);
+    EXPECT_EQ(found.sections_after, 4u);
   }
 }
 
@@ -237,10 +237,10 @@ TEST(Reorder, LevelsSeeFurtherThanTheLookahead) {
     for (int i = 0; i < 100; ++i) commands.push_back({{}, {memory}});
   }
   const AccessList list = list_of(commands);
-  EXPECT_EQ(by_levels(list).groups_before, 199u);  // where the chains meet, one group holds both
-  EXPECT_EQ(by_levels(list).groups_after, 100u);
+  EXPECT_EQ(by_levels(list).sections_before, 199u);  // where the chains meet, one group holds both
+  EXPECT_EQ(by_levels(list).sections_after, 100u);
   EXPECT_EQ(by_levels(list).moved, 99u);
-  EXPECT_GT(graph::order_by_lookahead(list).groups_after, 100u);
+  EXPECT_GT(graph::order_by_lookahead(list).sections_after, 100u);
 }
 
 TEST(Reorder, TheLookaheadKeepsWhatIsPassedBy) {
@@ -249,8 +249,8 @@ TEST(Reorder, TheLookaheadKeepsWhatIsPassedBy) {
   const Reordering found = graph::order_by_lookahead(list);
   EXPECT_EQ(found.order, (Indices{0, 4, 1, 2, 3}));
   EXPECT_EQ(found.moved, 1u);
-  EXPECT_EQ(found.groups_before, 4u);
-  EXPECT_EQ(found.groups_after, 4u);
+  EXPECT_EQ(found.sections_before, 4u);
+  EXPECT_EQ(found.sections_after, 4u);
 }
 
 TEST(Reorder, AsManyCostsAsCommands) {

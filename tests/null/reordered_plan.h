@@ -19,15 +19,15 @@ namespace refrain::null_tests {
 /// What the commands of a lowered graph touch, each temp being a memory of its own.
 inline graph::AccessList value_accesses(const graph::LoweredGraph& lowered) {
   graph::AccessList list;
-  for (const device::Command& command : lowered.commands) {
+  for (const backend::PlanCommand& command : lowered.commands) {
     graph::AccessList::Entry entry{{static_cast<uint32_t>(list.ranges.size()), 0},
-                                   command.kind == device::CommandKind::fence};
+                                   command.kind == backend::CommandKind::fence};
     for (uint32_t a = command.args.first; a < command.args.first + command.args.count; ++a) {
       const graph::LoweredArgument& arg = lowered.args[a];
-      if (arg.access == device::Access::status || arg.view.bytes == 0) continue;
+      if (arg.access == backend::Access::status || arg.view.bytes == 0) continue;
       list.ranges.push_back(
           {arg.temp != graph::kNone ? (uint64_t{1} << 40) + arg.temp : arg.view.allocation->id,
-           arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes, arg.access != device::Access::in});
+           arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes, arg.access != backend::Access::in});
       ++entry.ranges.count;
     }
     list.commands.push_back(entry);
@@ -36,8 +36,8 @@ inline graph::AccessList value_accesses(const graph::LoweredGraph& lowered) {
 }
 
 /// The same commands and edges, with commands in another order that the edges allow, on the same memory.
-inline device::Plan in_order(const device::Plan& plan, std::span<const uint32_t> order) {
-  device::Plan result = plan;
+inline backend::PlanData in_order(const backend::PlanData& plan, std::span<const uint32_t> order) {
+  backend::PlanData result = plan;
   std::vector<uint32_t> position(order.size());
   for (uint32_t i = 0; i < order.size(); ++i) position[order[i]] = i;
   for (uint32_t i = 0; i < order.size(); ++i) result.commands[i] = plan.commands[order[i]];
@@ -46,12 +46,12 @@ inline device::Plan in_order(const device::Plan& plan, std::span<const uint32_t>
 }
 
 /// The plan of a lowered graph whose commands come in another order: edges and memory follow from that order.
-inline device::Plan planned(const graph::LoweredGraph& lowered, std::span<const uint32_t> order) {
+inline backend::PlanData planned(const graph::LoweredGraph& lowered, std::span<const uint32_t> order) {
   graph::LoweredGraph moved = lowered;
   for (uint32_t i = 0; i < order.size(); ++i) moved.commands[i] = lowered.commands[order[i]];
   const graph::MemoryPlan memory =
       graph::plan_memory(moved, graph::derive_order(value_accesses(moved)), /*reuse=*/true);
-  device::Plan plan;
+  backend::PlanData plan;
   plan.constants = moved.constants;
   plan.labels = moved.labels;
   plan.groups = moved.groups;
@@ -59,7 +59,7 @@ inline device::Plan planned(const graph::LoweredGraph& lowered, std::span<const 
   plan.components = moved.components;
   plan.arena_bytes = memory.arena_bytes;
   for (const graph::LoweredArgument& arg : moved.args) {
-    device::BufferView view = arg.view;
+    backend::BufferView view = arg.view;
     if (arg.temp != graph::kNone) view.offset_bytes += memory.offsets_bytes[arg.temp];
     plan.args.push_back({view, arg.access, arg.sealed});
   }
@@ -77,9 +77,9 @@ inline device::Plan planned(const graph::LoweredGraph& lowered, std::span<const 
 /// fence with everything, comes in the recorded order.
 inline std::string order_faults(const graph::AccessList& list, std::span<const uint32_t> order) {
   if (order.size() != list.commands.size()) return "commands are missing";
-  std::vector<uint32_t> position(order.size(), device::kNone);
+  std::vector<uint32_t> position(order.size(), backend::kNone);
   for (uint32_t i = 0; i < order.size(); ++i) {
-    if (order[i] >= order.size() || position[order[i]] != device::kNone) return "not a permutation";
+    if (order[i] >= order.size() || position[order[i]] != backend::kNone) return "not a permutation";
     position[order[i]] = i;
   }
   for (uint32_t later = 0; later < order.size(); ++later) {

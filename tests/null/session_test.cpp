@@ -1,5 +1,5 @@
 // Sessions of stages, order between queues, and failures, on the CPU device and on one that fails as told.
-#include "refrain/stream/session.h"
+#include "refrain/device/session.h"
 
 #include <gtest/gtest.h>
 
@@ -7,9 +7,9 @@
 #include <stdexcept>
 #include <thread>
 
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/fault/fault_device.h"
-#include "refrain/device/validate/validate_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/fault/fault_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/format/json.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
@@ -25,10 +25,10 @@ using test::refusal;
 constexpr OpSchema kBoom{"boom", "", kUpdateArgs, 0, nullptr};
 void explode(const TileArgs&, uint32_t, uint32_t) { throw std::runtime_error("exploded"); }
 
-std::unique_ptr<device::Backend> cpu(uint32_t threads) {
-  device::CpuOptions options;
+std::unique_ptr<backend::Backend> cpu(uint32_t threads) {
+  backend::CpuOptions options;
   options.threads = threads;
-  return device::make_validate(device::make_cpu(options, kKernels));
+  return backend::make_validate(backend::make_cpu(options, kKernels));
 }
 
 class SessionTest : public testing::TestWithParam<uint32_t> {
@@ -613,15 +613,15 @@ class Faults : public testing::Test {
     options.label = "step";
     return device.prepare(device.plan(encoder.finish()).first, options);
   }
-  std::shared_ptr<device::Backend> backend(const device::FaultPlan& plan) {
-    device::CpuOptions options;
+  std::shared_ptr<backend::Backend> backend(const backend::FaultPlan& plan) {
+    backend::CpuOptions options;
     options.threads = 1;
-    return device::make_fault(device::make_cpu(options, kKernels), plan);
+    return backend::make_fault(backend::make_cpu(options, kKernels), plan);
   }
 };
 
 TEST_F(Faults, RefusalsAreErrorsAndTheDeviceLives) {
-  device::FaultPlan plan;
+  backend::FaultPlan plan;
   plan.allocation = plan.prepare = plan.submit = 2;
   Device device(backend(plan), {}, {});
   const Program made = program(device);
@@ -640,7 +640,7 @@ TEST_F(Faults, AnUnobservedFailureIsToldToTheLogAndToLaterWaits) {
     EXPECT_EQ(level, LogLevel::warning);
     told.emplace_back(message);
   };
-  device::FaultPlan plan;
+  backend::FaultPlan plan;
   plan.command = 1;
   Device device(backend(plan), {}, options);
   const Point failed = device.submit(program(device));
@@ -665,9 +665,9 @@ TEST_F(Faults, OfALostDeviceEveryCallThrows) {
   CommandEncoder encoder = device.encoder();
   const Point host = device.host_point();
   const Point point = device.submit(made, {}, std::array{host});
-  device::FaultPlan loss;
+  backend::FaultPlan loss;
   loss.loss = 1;
-  device::set_faults(*fault, loss);
+  backend::set_faults(*fault, loss);
   EXPECT_NE(refusal<DeviceLost>([&] { device.buffer(DType::u8, {1}); }), "nothing was thrown");
   const std::function<void()> calls[] = {
       [&] { device.buffer(DType::u8, {1}); },
@@ -699,7 +699,7 @@ TEST_F(Faults, OfALostDeviceEveryCallThrows) {
 }
 
 TEST_F(Faults, ADelayIsATimeoutAndNoFailure) {
-  device::FaultPlan plan;
+  backend::FaultPlan plan;
   plan.delay = 30ms;
   Device device(backend(plan), {}, {});
   const Point point = device.submit(program(device));

@@ -6,10 +6,10 @@
 
 #include <numeric>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/fault/fault_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
-#include "refrain/device/cpu/cpu_device.h"
-#include "refrain/device/fault/fault_device.h"
-#include "refrain/device/validate/validate_device.h"
 #include "tests/null/fusible_ops.h"
 #include "tests/null/random_graph.h"
 
@@ -19,7 +19,7 @@ namespace {
 using graph::SplitPlan;
 
 /// A chain over one buffer with `commands` commands; true in `fences`: a fence behind it.
-device::Plan chain(Device& device, size_t commands, const std::vector<bool>& fences = {}) {
+backend::PlanData chain(Device& device, size_t commands, const std::vector<bool>& fences = {}) {
   CommandEncoder encoder = device.encoder();
   const Buffer a = device.buffer(DType::u32, {4}), b = device.buffer(DType::u32, {4});
   for (size_t i = 0; i < commands; ++i) {
@@ -29,9 +29,9 @@ device::Plan chain(Device& device, size_t commands, const std::vector<bool>& fen
   return graph::make_plan(encoder.finish(), kKernels, device.info(), {}).first;
 }
 
-size_t kernels(const device::Plan& plan) {
+size_t kernels(const backend::PlanData& plan) {
   return static_cast<size_t>(
-      std::ranges::count(plan.commands, device::CommandKind::kernel, &device::Command::kind));
+      std::ranges::count(plan.commands, backend::CommandKind::kernel, &backend::PlanCommand::kind));
 }
 
 TEST(Split, TheFirstPartIsATenthButNotLessThan64) {
@@ -59,7 +59,7 @@ TEST(Split, NoEmptyPart) {
 
 TEST(Split, FencesCountNothingAndTheOneAtTheCutIsDropped) {
   Device device = null_device();
-  const device::Plan plan = chain(device, 6, {true, true, false, false, true});  // kernels 0 2 4 5 6 8
+  const backend::PlanData plan = chain(device, 6, {true, true, false, false, true});  // kernels 0 2 4 5 6 8
   const SplitPlan inside = graph::split(plan, 3);
   EXPECT_EQ(inside.parts[0].commands.size(), 5u);
   EXPECT_EQ(kernels(inside.parts[0]), 3u);
@@ -68,13 +68,13 @@ TEST(Split, FencesCountNothingAndTheOneAtTheCutIsDropped) {
   EXPECT_EQ(at.parts[0].commands.size(), 3u);
   EXPECT_EQ(kernels(at.parts[0]), 2u);
   EXPECT_EQ(at.parts[1].commands.size(), 5u);
-  EXPECT_EQ(at.parts[1].commands[0].kind, device::CommandKind::kernel);
+  EXPECT_EQ(at.parts[1].commands[0].kind, backend::CommandKind::kernel);
   EXPECT_EQ(at.crossing, (std::vector<std::pair<uint32_t, uint32_t>>{{3, 4}}));
 }
 
 TEST(Split, EdgesAndLevelsOfTheParts) {
   Device device = null_device();
-  const device::Plan plan = chain(device, 5);
+  const backend::PlanData plan = chain(device, 5);
   const SplitPlan split = graph::split(plan, 2);
   EXPECT_EQ(split.crossing, (std::vector<std::pair<uint32_t, uint32_t>>{{1, 2}}));
   EXPECT_EQ(split.parts[0].deps, std::vector<uint32_t>{0});
@@ -88,11 +88,11 @@ TEST(Split, NoEdgeIsLost) {
   for (uint32_t seed = 0; seed < 60; ++seed) {
     Device device = null_device();
     RandomGraph random(device, 8800 + seed, 60);
-    const device::Plan plan = graph::make_plan(random.finish(), kKernels, device.info(), {}).first;
+    const backend::PlanData plan = graph::make_plan(random.finish(), kKernels, device.info(), {}).first;
     const SplitPlan split = graph::split(plan, 1 + seed % 12);
     ASSERT_EQ(split.parts.size(), 2u) << seed;
     // Each part has the order of its own conflicts, no more and no less.
-    for (const device::Plan& part : split.parts) {
+    for (const backend::PlanData& part : split.parts) {
       ASSERT_TRUE(graph::check_order(part).empty()) << seed;
       EXPECT_EQ(stored_order(part), closure(accesses(part))) << seed;
       EXPECT_EQ(part.arena_bytes, plan.arena_bytes);
@@ -113,7 +113,7 @@ TEST(Split, NoEdgeIsLost) {
         whole.emplace(plan.deps[plan.commands[i].deps.first + d], i);
     }
     for (const uint32_t offset : {0u, second}) {
-      const device::Plan& part = split.parts[offset != 0];
+      const backend::PlanData& part = split.parts[offset != 0];
       for (uint32_t i = 0; i < part.commands.size(); ++i) {
         for (uint32_t d = 0; d < part.commands[i].deps.count; ++d)
           parts.emplace(part.deps[part.commands[i].deps.first + d] + offset, i + offset);
@@ -124,30 +124,30 @@ TEST(Split, NoEdgeIsLost) {
 }
 
 /// Those without scratch, whose sizes are too odd for a device that checks.
-constexpr device::Kernel kChecked[] = {kKernels[2], kKernels[3], kKernels[4]};
+constexpr backend::Kernel kChecked[] = {kKernels[2], kKernels[3], kKernels[4]};
 
 /// Both parts on a CPU device that checks its contract, twice in a row.
 TEST(Split, SameBitsOnTheCpu) {
-  device::CpuOptions cpu;
+  backend::CpuOptions cpu;
   cpu.threads = 2;
-  const std::shared_ptr<device::Backend> backend = device::make_validate(device::make_cpu(cpu, kChecked));
-  const device::Allocation* arena = backend->allocate({.bytes = 1 << 20, .host = nullptr, .label = {}});
+  const std::shared_ptr<backend::Backend> backend = backend::make_validate(backend::make_cpu(cpu, kChecked));
+  const backend::Allocation* arena = backend->allocate({.bytes = 1 << 20, .host = nullptr, .label = {}});
   for (uint32_t seed = 0; seed < 40; ++seed) {
     Device device(backend, {}, {});
     RandomGraph random(device, 9900 + seed, 60);
-    const device::Plan plan = graph::make_plan(random.finish(), kChecked, device.info(), {}).first;
+    const backend::PlanData plan = graph::make_plan(random.finish(), kChecked, device.info(), {}).first;
     const SplitPlan split = graph::split(plan, 1 + seed % 12);
     ASSERT_EQ(split.parts.size(), 2u);
     ASSERT_LE(plan.arena_bytes, arena->bytes);
-    std::vector<std::unique_ptr<device::Program>> programs;
-    for (const device::Plan& part : split.parts) {
-      device::PrepareOptions options;
+    std::vector<std::unique_ptr<backend::Executable>> programs;
+    for (const backend::PlanData& part : split.parts) {
+      backend::ExecutableOptions options;
       options.arena = {arena, 0, arena->bytes};
       programs.push_back(backend->prepare(part, options));
     }
     for (int round = 0; round < 2; ++round) {
       random.reset();
-      device::Point last;
+      backend::Point last;
       for (const auto& program : programs) last = backend->submit({program.get(), {}, {}});
       ASSERT_TRUE(backend->wait(last, std::chrono::seconds(60)));
       ASSERT_TRUE(random.as_recorded()) << "seed " << seed;
@@ -160,20 +160,20 @@ TEST(Split, SameBitsOnTheCpu) {
 struct Layers {
   static constexpr uint32_t kLayers = 9;
 
-  explicit Layers(const std::shared_ptr<device::Backend>& backend = cpu())
+  explicit Layers(const std::shared_ptr<backend::Backend>& backend = cpu())
       : backend_(backend),
         device_(backend, {}, {}),
         x_(device_.buffer(DType::u32, {4, 6})),
         log_(device_.buffer(DType::u32, {24})),
         plan_(make()) {}
 
-  static std::shared_ptr<device::Backend> cpu() {
-    device::CpuOptions options;
+  static std::shared_ptr<backend::Backend> cpu() {
+    backend::CpuOptions options;
     options.threads = 2;
-    return device::make_validate(device::make_cpu(options, fusible_kernels()));
+    return backend::make_validate(backend::make_cpu(options, fusible_kernels()));
   }
 
-  device::Plan make() {
+  backend::PlanData make() {
     CommandEncoder e = device_.encoder();
     Operand last = x_;
     std::vector<Temp> temps;
@@ -196,15 +196,15 @@ struct Layers {
   }
 
   /// What x and the log hold after `plans` in a row.
-  std::vector<uint32_t> run(std::span<const device::Plan> plans, bool fails = false) {
+  std::vector<uint32_t> run(std::span<const backend::PlanData> plans, bool fails = false) {
     std::iota(x_.span<uint32_t>().begin(), x_.span<uint32_t>().end(), 1);
     std::ranges::fill(log_.span<uint32_t>(), 3);
     const Buffer arena = device_.buffer(DType::u8, {static_cast<int64_t>(plan_.arena_bytes) + 64});
-    device::PrepareOptions options;
+    backend::ExecutableOptions options;
     options.arena = arena.device_view();
-    std::vector<std::unique_ptr<device::Program>> programs;
-    device::Point last;
-    for (const device::Plan& plan : plans) {
+    std::vector<std::unique_ptr<backend::Executable>> programs;
+    backend::Point last;
+    for (const backend::PlanData& plan : plans) {
       programs.push_back(backend_->prepare(plan, options));
       last = backend_->submit({programs.back().get(), {}, {}});
     }
@@ -219,28 +219,28 @@ struct Layers {
     return values;
   }
 
-  std::shared_ptr<device::Backend> backend_;
+  std::shared_ptr<backend::Backend> backend_;
   Device device_;
   Buffer x_, log_;
-  device::Plan plan_;
+  backend::PlanData plan_;
 };
 
 class SplitGroups : public ::testing::Test, protected Layers {};
 
 /// All that a command is, without its edges.
-std::vector<std::string> lines(const device::Plan& plan) {
+std::vector<std::string> lines(const backend::PlanData& plan) {
   std::vector<std::string> result;
-  for (const device::Command& command : plan.commands) {
-    std::string line = device::title(plan, command) + " of " + plan.labels[command.label];
+  for (const backend::PlanCommand& command : plan.commands) {
+    std::string line = backend::title(plan, command) + " of " + plan.labels[command.label];
     for (uint32_t a = 0; a < command.args.count; ++a) {
-      const device::BufferView& view = plan.args[command.args.first + a].view;
-      line += ", " + device::argument_title(plan, command, a) + " " + std::to_string(view.offset_bytes) +
+      const backend::BufferView& view = plan.args[command.args.first + a].view;
+      line += ", " + backend::argument_title(plan, command, a) + " " + std::to_string(view.offset_bytes) +
               " " + std::to_string(view.bytes);
     }
-    if (command.kind == device::CommandKind::group) {
-      const device::Group& group = plan.groups[command.group];
+    if (command.kind == backend::CommandKind::fused_group) {
+      const backend::FusedGroup& group = plan.groups[command.group];
       for (uint32_t m = 0; m < group.members.count; ++m) {
-        const device::Member& member = plan.members[group.members.first + m];
+        const backend::FusedMember& member = plan.members[group.members.first + m];
         line += "; component " + std::to_string(member.component) + " private " +
                 std::to_string(member.private_arg) + " constants " + std::to_string(member.constants.first);
       }
@@ -262,7 +262,7 @@ TEST_F(SplitGroups, PartsKeepThemWhole) {
     EXPECT_EQ(both.size(), first);
     std::ranges::copy(lines(split.parts[1]), std::back_inserter(both));
     EXPECT_EQ(both, lines(plan_));
-    for (const device::Plan& part : split.parts) {
+    for (const backend::PlanData& part : split.parts) {
       EXPECT_TRUE(graph::check_order(part).empty());
       EXPECT_EQ(stored_order(part), closure(accesses(part)));
     }
@@ -273,11 +273,11 @@ TEST_F(SplitGroups, PartsKeepThemWhole) {
 TEST_F(SplitGroups, AFailureLeavesWhatTheCommandsBeforeItDid) {
   for (uint32_t commands = 1; commands < plan_.commands.size(); ++commands) {
     const std::vector<uint32_t> expected = run(std::array{graph::split(plan_, commands).parts[0]});
-    device::CpuOptions options;
+    backend::CpuOptions options;
     options.threads = 2;
-    device::FaultPlan faults;
+    backend::FaultPlan faults;
     faults.command = commands + 1;
-    Layers other(device::make_fault(device::make_cpu(options, fusible_kernels()), faults));
+    Layers other(backend::make_fault(backend::make_cpu(options, fusible_kernels()), faults));
     EXPECT_EQ(other.run(std::array{other.plan_}, /*fails=*/true), expected) << commands;
   }
 }

@@ -10,8 +10,8 @@
 namespace refrain::null_tests {
 namespace {
 
-using device::Access;
-using device::Allocation;
+using backend::Access;
+using backend::Allocation;
 using graph::AccessSummary;
 
 constexpr size_t kAllocations = 3, kBytes = 48;
@@ -23,8 +23,8 @@ struct Memory {
   }
 };
 
-device::Plan random_plan(std::mt19937& rng, const Memory& memory) {
-  device::Plan plan;
+backend::PlanData random_plan(std::mt19937& rng, const Memory& memory) {
+  backend::PlanData plan;
   const size_t count = rng() % 12;
   for (size_t i = 0; i < count; ++i) {
     const uint32_t which = rng() % (kAllocations + 1);
@@ -37,7 +37,7 @@ device::Plan random_plan(std::mt19937& rng, const Memory& memory) {
   // One command has what lies before the cut, another what lies behind; the last argument is nobody's.
   const auto all = static_cast<uint32_t>(count);
   const uint32_t cut = rng() % (all + 1);
-  for (const device::Range args : {device::Range{0, cut}, device::Range{cut, all - cut}})
+  for (const backend::Range args : {backend::Range{0, cut}, backend::Range{cut, all - cut}})
     plan.commands.emplace_back().args = args;
   plan.args.push_back({{&memory.allocations[0], 0, kBytes}, Access::inout, false});
   plan.arena_bytes = kBytes;
@@ -47,9 +47,9 @@ device::Plan random_plan(std::mt19937& rng, const Memory& memory) {
 /// 0: untouched, 1: read, 2: written.
 using Bytes = std::array<std::array<int, kBytes>, kAllocations>;
 
-Bytes touched(const device::Plan& plan, const Memory& memory) {
+Bytes touched(const backend::PlanData& plan, const Memory& memory) {
   Bytes bytes{};
-  for (const device::Argument& arg : std::span(plan.args).first(plan.args.size() - 1)) {
+  for (const backend::Argument& arg : std::span(plan.args).first(plan.args.size() - 1)) {
     if (arg.access == Access::status || arg.view.allocation == nullptr) continue;
     auto& row = bytes[static_cast<size_t>(arg.view.allocation - memory.allocations.data())];
     for (size_t b = arg.view.offset_bytes; b < arg.view.offset_bytes + arg.view.bytes; ++b)
@@ -90,7 +90,7 @@ TEST(Summary, RandomPlansAgreeWithTheDefinition) {
   const Memory memory;
   int conflicts = 0;
   for (int i = 0; i < 20000; ++i) {
-    const device::Plan a = random_plan(rng, memory), b = random_plan(rng, memory);
+    const backend::PlanData a = random_plan(rng, memory), b = random_plan(rng, memory);
     const Bytes a_bytes = touched(a, memory), b_bytes = touched(b, memory);
     const AccessSummary a_summary = graph::summarize(a), b_summary = graph::summarize(b);
     ASSERT_NO_FATAL_FAILURE(expect_equal(a_summary, a_bytes));
@@ -105,7 +105,7 @@ TEST(Summary, RandomPlansAgreeWithTheDefinition) {
 
 TEST(Summary, TheArenaCountsWhenItsMemoryIsGiven) {
   const Memory memory;
-  device::Plan plan;
+  backend::PlanData plan;
   plan.arena_bytes = 32;
   plan.args.push_back({{nullptr, 0, 16}, Access::out, false});
   plan.args.push_back({{&memory.allocations[0], 0, 8}, Access::in, false});

@@ -8,17 +8,17 @@
 #include <span>
 #include <vector>
 
+#include "refrain/backend/kernel.h"
+#include "refrain/backend/plan.h"
 #include "refrain/core/error.h"
-#include "refrain/device/kernel.h"
-#include "refrain/device/plan.h"
 
 namespace refrain::null_tests {
 
-using device::Access;
-using device::ArgumentSpec;
-using device::OpCall;
-using device::OpSchema;
-using device::TileArgs;
+using backend::Access;
+using backend::ArgumentSpec;
+using backend::OpCall;
+using backend::OpSchema;
+using backend::TileArgs;
 
 inline uint32_t mixed(uint32_t a, uint32_t b) {
   a = (a ^ (b + 0x9e3779b9u + (a << 6) + (a >> 2))) * 0x85ebca6bu;
@@ -33,7 +33,7 @@ struct MixConstants {
 
 inline void check_dtypes(const OpCall& call) {
   for (size_t i = 0; i < call.args.size(); ++i) {
-    const device::ArgumentInfo& arg = call.args[i];
+    const backend::ArgumentInfo& arg = call.args[i];
     if (arg.bound && arg.dtype != DType::u32 && arg.dtype != DType::activation) {
       throw InvalidArgument(std::string("[").append(call.op->name) + "] " +
                             std::string(call.op->args[i].name) + ": expected u32, got " +
@@ -94,22 +94,23 @@ inline void run_rows(const TileArgs& args, uint32_t begin, uint32_t end) {
     output[i] = mixed(a[i], c.salt);
 }
 
-inline constexpr device::TileKernel kRunMix{nullptr, nullptr, run_mix};
-inline constexpr device::TileKernel kRunUpdate{nullptr, nullptr, run_update};
-inline constexpr device::TileKernel kRunRows{nullptr, nullptr, run_rows};
-inline constexpr device::TileKernel kRunNothing{nullptr, nullptr, [](const TileArgs&, uint32_t, uint32_t) {}};
+inline constexpr backend::TileKernel kRunMix{nullptr, nullptr, run_mix};
+inline constexpr backend::TileKernel kRunUpdate{nullptr, nullptr, run_update};
+inline constexpr backend::TileKernel kRunRows{nullptr, nullptr, run_rows};
+inline constexpr backend::TileKernel kRunNothing{nullptr, nullptr,
+                                                 [](const TileArgs&, uint32_t, uint32_t) {}};
 
 inline bool any(const OpCall&) { return true; }
 inline bool with_scratch(const OpCall& call) { return call.constants_as<MixConstants>().salt % 4 == 0; }
-inline device::Launch one_tile(const OpCall&, const device::DeviceInfo&) { return {}; }
-inline device::Launch one_tile_and_scratch(const OpCall& call, const device::DeviceInfo&) {
+inline backend::Launch one_tile(const OpCall&, const backend::DeviceInfo&) { return {}; }
+inline backend::Launch one_tile_and_scratch(const OpCall& call, const backend::DeviceInfo&) {
   return {1, 1, 1, 32 + call.constants_as<MixConstants>().salt % 256};
 }
-inline device::Launch tile_per_row(const OpCall& call, const device::DeviceInfo&) {
+inline backend::Launch tile_per_row(const OpCall& call, const backend::DeviceInfo&) {
   return {static_cast<uint32_t>(call.args[0].shape[0]), 1, 1, 0};
 }
 
-inline constexpr device::Kernel kKernels[] = {
+inline constexpr backend::Kernel kKernels[] = {
     {"mix_of_the_future", &kMix, "test", uint64_t{1} << 63, 0, any, one_tile, &kRunNothing},
     {"mix_scratch", &kMix, "test", 0, 0, with_scratch, one_tile_and_scratch, &kRunMix},
     {"mix", &kMix, "test", 0, 0, any, one_tile, &kRunMix},
@@ -120,13 +121,13 @@ inline constexpr device::Kernel kKernels[] = {
 };
 
 /// Runs the commands of a plan on the host, one at a time in the order given, and spoils all scratch.
-inline void run_plan(const device::Plan& plan, std::span<const uint32_t> order, std::byte* arena) {
+inline void run_plan(const backend::PlanData& plan, std::span<const uint32_t> order, std::byte* arena) {
   for (const uint32_t index : order) {
-    const device::Command& command = plan.commands[index];
-    if (command.kind == device::CommandKind::fence) continue;
+    const backend::PlanCommand& command = plan.commands[index];
+    if (command.kind == backend::CommandKind::fence) continue;
     std::array<void*, 8> pointers{};
     for (uint32_t a = 0; a < command.args.count; ++a) {
-      const device::BufferView& view = plan.args[command.args.first + a].view;
+      const backend::BufferView& view = plan.args[command.args.first + a].view;
       auto* base = view.allocation == nullptr ? arena : static_cast<std::byte*>(view.allocation->host);
       pointers[a] = view.bytes == 0 ? nullptr : base + view.offset_bytes;
     }
@@ -134,16 +135,16 @@ inline void run_plan(const device::Plan& plan, std::span<const uint32_t> order, 
     args.args = pointers.data();
     args.constants = plan.constants.data() + command.constants.first;
     args.live_rows = command.launch.rows;
-    if (command.live_arg != device::kNone) {
+    if (command.live_arg != backend::kNone) {
       args.live_rows = std::min(args.live_rows, *static_cast<const uint32_t*>(pointers[command.live_arg]));
     }
-    if (command.scratch_arg != device::kNone) {
-      const device::Argument& scratch = plan.args[command.args.first + command.scratch_arg];
+    if (command.scratch_arg != backend::kNone) {
+      const backend::Argument& scratch = plan.args[command.args.first + command.scratch_arg];
       args.scratch = static_cast<std::byte*>(pointers[command.scratch_arg]);
       std::fill_n(args.scratch, scratch.view.bytes, std::byte{0xA5});
     }
-    const uint32_t tiles = device::CommandKind::kernel == command.kind ? args.live_rows : 0;
-    static_cast<const device::TileKernel*>(command.kernel->entry)->tiles(args, 0, tiles);
+    const uint32_t tiles = backend::CommandKind::kernel == command.kind ? args.live_rows : 0;
+    static_cast<const backend::TileKernel*>(command.kernel->entry)->tiles(args, 0, tiles);
   }
 }
 

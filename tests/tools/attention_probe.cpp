@@ -58,27 +58,27 @@ void write(const char* path, const Tensors& tensors, const std::vector<std::stri
 }
 
 template <class Constants>
-void run(const device::Kernel& kernel, Tensors& tensors, const std::vector<std::string>& names,
+void run(const backend::Kernel& kernel, Tensors& tensors, const std::vector<std::string>& names,
          const Constants& constants) {
   std::vector<void*> args;
   for (const std::string& name : names) args.push_back(tensors.at(name).words.data());
   const auto bytes = std::as_bytes(std::span(&constants, 1));
-  const device::Launch launch = kernel.launch({kernel.op, {}, bytes}, {});
+  const backend::Launch launch = kernel.launch({kernel.op, {}, bytes}, {});
   struct alignas(64) Line {
     std::byte bytes[64];
   };
   std::vector<Line> scratch(ceil_div(launch.scratch_bytes, sizeof(Line)));
-  const device::TileArgs tile_args = {args.data(), bytes.data(), reinterpret_cast<std::byte*>(scratch.data()),
-                                      launch.rows};
-  const auto& entry = *static_cast<const device::TileKernel*>(kernel.entry);
+  const backend::TileArgs tile_args = {args.data(), bytes.data(),
+                                       reinterpret_cast<std::byte*>(scratch.data()), launch.rows};
+  const auto& entry = *static_cast<const backend::TileKernel*>(kernel.entry);
   if (entry.prologue != nullptr) entry.prologue(tile_args);
   entry.tiles(tile_args, 0, ceil_div(launch.rows, launch.rows_per_block) * launch.tiles_per_block);
 }
 
 struct Kernels {
-  const device::Kernel* rope;
-  const device::Kernel* attention;
-  const device::Kernel* sample;
+  const backend::Kernel* rope;
+  const backend::Kernel* attention;
+  const backend::Kernel* sample;
 };
 
 /// Empty when the machine has none of the name.

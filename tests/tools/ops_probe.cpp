@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/features.h"
+#include "refrain/backend/features.h"
 #include "refrain/format/safetensors.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
@@ -39,18 +39,18 @@ Bytes allocate(size_t bytes) {
 
 uint64_t machine_features() {
 #if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return device::kFeatureAvx2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return backend::kFeatureAvx2;
 #endif
   return 0;
 }
 
 struct Packed {
-  device::WeightInfo info;
-  const device::WeightLayout* layout = nullptr;
+  backend::WeightInfo info;
+  const backend::WeightLayout* layout = nullptr;
   Bytes bytes;
 };
 
-Packed pack(const TensorSource& source, const device::WeightLayout& layout) {
+Packed pack(const TensorSource& source, const backend::WeightLayout& layout) {
   Packed packed{
       {source.format, source.dtype, source.shape, source.bits, source.group_size}, &layout, nullptr};
   const size_t bytes = layout.packed_bytes(packed.info);
@@ -61,23 +61,23 @@ Packed pack(const TensorSource& source, const device::WeightLayout& layout) {
 
 /// Runs each kernel on [first, second, output] and collects its output.
 template <class Constants>
-std::map<std::string, std::vector<float>> run_all(const device::OpSchema& op, const Shape& x_shape,
-                                                  const Bytes& x, const device::ArgumentInfo& second,
+std::map<std::string, std::vector<float>> run_all(const backend::OpSchema& op, const Shape& x_shape,
+                                                  const Bytes& x, const backend::ArgumentInfo& second,
                                                   std::byte* second_data, const Shape& y_shape,
                                                   const Constants& constants) {
-  const device::ArgumentInfo infos[] = {
+  const backend::ArgumentInfo infos[] = {
       {true, DType::f32, x_shape, nullptr, nullptr}, second, {true, DType::f32, y_shape, nullptr, nullptr}};
-  const device::OpCall call{&op, infos, std::as_bytes(std::span(&constants, 1))};
+  const backend::OpCall call{&op, infos, std::as_bytes(std::span(&constants, 1))};
   op.check(call);
   std::map<std::string, std::vector<float>> results;
-  for (const device::Kernel& kernel : ops::cpu_kernels()) {
+  for (const backend::Kernel& kernel : ops::cpu_kernels()) {
     if (kernel.op != &op || (kernel.needs & ~machine_features()) != 0 || !kernel.accepts(call)) continue;
     std::vector<float> y(static_cast<size_t>(y_shape.elements()));
     void* args[] = {x.get(), second_data, y.data()};
-    const device::Launch launch = kernel.launch(call, {});
+    const backend::Launch launch = kernel.launch(call, {});
     const Bytes scratch = allocate(launch.scratch_bytes);
-    const auto& entry = *static_cast<const device::TileKernel*>(kernel.entry);
-    const device::TileArgs tile_args{args, call.constants.data(), scratch.get(), launch.rows};
+    const auto& entry = *static_cast<const backend::TileKernel*>(kernel.entry);
+    const backend::TileArgs tile_args{args, call.constants.data(), scratch.get(), launch.rows};
     if (entry.prologue != nullptr) entry.prologue(tile_args);
     entry.tiles(tile_args, 0, ceil_div(launch.rows, launch.rows_per_block) * launch.tiles_per_block);
     results[std::string(kernel.name)] = std::move(y);

@@ -14,7 +14,7 @@
 #include <numeric>
 #include <stdexcept>
 
-#include "refrain/device/cpu/cpu_device.h"
+#include "refrain/backend/cpu/cpu_backend.h"
 
 #if defined(__SANITIZE_THREAD__)
 #define REFRAIN_THREAD_SANITIZER 1
@@ -24,7 +24,7 @@
 #endif
 #endif
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 constexpr int kReportedCode = 66;  // ThreadSanitizer's own default
@@ -32,8 +32,8 @@ constexpr int kFailedCode = 3;
 
 // A plan without one edge. The order of plan.deps stays: the last dep of the command takes the place of the
 // dropped.
-Plan without(const Plan& plan, const Edge& edge) {
-  Plan result = plan;
+PlanData without(const PlanData& plan, const Edge& edge) {
+  PlanData result = plan;
   Range& deps = result.commands[edge.command].deps;
   result.deps[edge.position] = result.deps[deps.first + deps.count - 1];
   --deps.count;
@@ -41,14 +41,14 @@ Plan without(const Plan& plan, const Edge& edge) {
 }
 
 // What the child does. Returns when the plan has run.
-void run(const MutationInput& input, const Plan& plan) {
+void run(const MutationInput& input, const PlanData& plan) {
   CpuOptions options;
   options.threads = static_cast<uint32_t>(plan.commands.size());
   options.spin = kSpinForever;
   const std::unique_ptr<Backend> device = make_cpu(options, input.kernels);
   std::vector<uint32_t> placement(plan.commands.size());
   std::iota(placement.begin(), placement.end(), 0u);
-  PrepareOptions prepare;
+  ExecutableOptions prepare;
   prepare.placement = placement;
   if (plan.arena_bytes > 0) {
     const Allocation* arena = device->allocate({plan.arena_bytes, nullptr, "arena"});
@@ -82,7 +82,7 @@ bool under_thread_sanitizer() {
 #endif
 }
 
-std::vector<Edge> edges(const Plan& plan) {
+std::vector<Edge> edges(const PlanData& plan) {
   std::vector<Edge> result;
   for (uint32_t command = 0; command < plan.commands.size(); ++command) {
     if (plan.commands[command].kind == CommandKind::fence) continue;
@@ -136,4 +136,4 @@ RunResult run_with_edge_dropped(const MutationInput& input, const Edge* dropped)
   return result;
 }
 
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

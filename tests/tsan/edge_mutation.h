@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "refrain/device/device.h"
+#include "refrain/backend/backend.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 
 /// True in a build with -fsanitize=thread.
 bool under_thread_sanitizer();
@@ -27,11 +27,11 @@ struct Edge {
 };
 
 /// The edges between kernels of `plan`. Those on a fence are the fence's own order, which cannot be dropped.
-std::vector<Edge> edges(const Plan& plan);
+std::vector<Edge> edges(const PlanData& plan);
 
 struct MutationInput {
-  const Plan* plan = nullptr;  ///< of at most 200 commands; its allocations are of host memory
-  std::span<const Update> updates = {};
+  const PlanData* plan = nullptr;  ///< of at most 200 commands; its allocations are of host memory
+  std::span<const UpdateData> updates = {};
   std::span<const Kernel> kernels = {};
   /// Replays of a run. ThreadSanitizer remembers four accesses of each 8 bytes and forgets one at random, so
   /// that a single replay may miss a race where several commands read the same bytes.
@@ -45,8 +45,8 @@ struct RunResult {
 };
 
 /// Runs the plan with edge `dropped` (null: with all) in a child process, in a fresh arena. Call it while
-/// this process has no other thread: in a child of several threads ThreadSanitizer ignores everything. Plan
+/// this process has no other thread: in a child of several threads ThreadSanitizer ignores everything. PlanData
 /// it with the null device, whose memory the host can fill.
 RunResult run_with_edge_dropped(const MutationInput& input, const Edge* dropped);
 
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

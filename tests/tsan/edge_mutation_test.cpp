@@ -4,10 +4,10 @@
 
 #include <gtest/gtest.h>
 
-#include "refrain/device/null/null_device.h"
+#include "refrain/backend/null/null_backend.h"
 #include "tests/conformance/test_kernels.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 constexpr uint32_t kRows = 16;
@@ -36,7 +36,7 @@ class EdgeMutation : public ::testing::Test {
     builder_.plan.arena_bytes = 8 * kBytes;
     builder_.derive_deps();
     const uint32_t rows = kRows;
-    const Update update{view(live_), std::as_bytes(std::span(&rows, 1))};
+    const UpdateData update{view(live_), std::as_bytes(std::span(&rows, 1))};
     MutationInput input;
     input.plan = &builder_.plan;
     input.updates = {&update, 1};
@@ -106,4 +106,4 @@ TEST_F(EdgeMutation, Scratch) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

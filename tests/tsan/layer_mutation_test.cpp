@@ -4,7 +4,7 @@
 
 #include <numeric>
 
-#include "refrain/device/null/null_device.h"
+#include "refrain/backend/null/null_backend.h"
 #include "refrain/format/model_folder.h"
 #include "refrain/model/architecture.h"
 #include "refrain/ops/kernel_tables.h"
@@ -13,7 +13,7 @@
 #include "refrain/ops/step_advance/step_advance.h"
 #include "tests/tsan/edge_mutation.h"
 
-namespace refrain::device::testing {
+namespace refrain::backend::testing {
 namespace {
 
 // More than the commands of one layer with embedding and head: each gets a worker, and its own scratch.
@@ -54,7 +54,7 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
   const uint32_t outputs[kRows] = {0, 1};
   std::vector<std::byte> image;
   step.encode({rows, std::span(&sequence, 1), outputs}, cache.page_table(), image);
-  const Update update{step.block.device_view(), image};
+  const UpdateData update{step.block.device_view(), image};
   for (const bool fuse : {false, true}) {
     PlanOptions options;
     options.fuse = fuse;
@@ -86,4 +86,4 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
 }
 
 }  // namespace
-}  // namespace refrain::device::testing
+}  // namespace refrain::backend::testing

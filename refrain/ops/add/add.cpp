@@ -6,13 +6,13 @@
 namespace refrain::ops {
 namespace {
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "a", .access = device::Access::in, .rows = true, .units = true},
-    {.name = "b", .access = device::Access::in, .rows = true, .units = true},
-    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b11, .units = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "a", .access = backend::Access::in, .rows = true, .units = true},
+    {.name = "b", .access = backend::Access::in, .rows = true, .units = true},
+    {.name = "output", .access = backend::Access::out, .rows = true, .in_place = 0b11, .units = true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 1, Shape::kMaxRank, "[rows, ...]");
@@ -22,16 +22,16 @@ void check(const device::OpCall& call) {
   expect_elementwise_constants(call, shape);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   const auto elements = static_cast<uint64_t>(call.args[0].shape.elements());
   return {3 * elements * sizeof(float), elements};
 }
 
 }  // namespace
 
-void add_reference(const device::TileArgs& args);
+void add_reference(const backend::TileArgs& args);
 
-constinit const device::OpSchema add_schema{
+constinit const backend::OpSchema add_schema{
     .name = "add",
     .doc =
         "Adds two tensors. output[i] = a[i] + b[i]. a, b, output: f32 [R, ...] of one shape. output may be a "
@@ -41,8 +41,8 @@ constinit const device::OpSchema add_schema{
     .check = check,
     .cost = cost,
     .reference = add_reference,
-    .iteration = device::Iteration::elementwise,
-    .units = [](const device::OpCall& call) { return call.constants_as<AddConstants>().columns; },
+    .iteration = backend::Iteration::elementwise,
+    .units = [](const backend::OpCall& call) { return call.constants_as<AddConstants>().columns; },
 };
 
 void add(CommandEncoder& encoder, const Add& args) {

@@ -3,9 +3,9 @@
 
 #include <span>
 
-#include "refrain/device/kernel.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 #include "refrain/ops/elementwise.h"
-#include "refrain/stream/encoder.h"
 
 namespace refrain::ops {
 
@@ -27,8 +27,8 @@ void add(CommandEncoder& encoder, const Add& args);
 
 using AddConstants = ElementwiseConstants;
 
-extern const device::OpSchema add_schema;
-std::span<const device::Kernel> add_cpu_kernels();
-std::span<const device::Kernel> add_cpu_avx2_kernels();
+extern const backend::OpSchema add_schema;
+std::span<const backend::Kernel> add_cpu_kernels();
+std::span<const backend::Kernel> add_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

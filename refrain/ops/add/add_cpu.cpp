@@ -4,13 +4,13 @@
 namespace refrain::ops {
 namespace {
 
-bool accepts(const device::OpCall&) { return true; }
+bool accepts(const backend::OpCall&) { return true; }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   return elementwise_launch(call.constants_as<AddConstants>());
 }
 
-void run(const device::TileArgs& args, const ElementRange& range) {
+void run(const backend::TileArgs& args, const ElementRange& range) {
   for (size_t row = 0; row < range.rows; ++row) {
     const size_t at = range.first + row * range.stride;
     const float* a = args.arg<float>(0) + at;
@@ -22,8 +22,8 @@ void run(const device::TileArgs& args, const ElementRange& range) {
 
 }  // namespace
 
-std::span<const device::Kernel> add_cpu_kernels() {
-  static constexpr device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> add_cpu_kernels() {
+  static constexpr backend::Kernel kKernels[] = {{
       .name = "add_f32_portable",
       .op = &add_schema,
       .numerics = "exact, f32, elementwise",

@@ -1,18 +1,18 @@
 // add: kernel for AVX2. The same bits as the portable one.
-#include "refrain/device/features.h"
+#include "refrain/backend/features.h"
 #include "refrain/ops/add/add.h"
 #include "refrain/ops/simd_avx2.h"
 
 namespace refrain::ops {
 namespace {
 
-bool accepts(const device::OpCall&) { return true; }
+bool accepts(const backend::OpCall&) { return true; }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   return elementwise_launch(call.constants_as<AddConstants>());
 }
 
-REFRAIN_AVX2 void run(const device::TileArgs& args, const ElementRange& range) {
+REFRAIN_AVX2 void run(const backend::TileArgs& args, const ElementRange& range) {
   for (size_t row = 0; row < range.rows; ++row) {
     const size_t at = range.first + row * range.stride;
     const float* a = args.arg<float>(0) + at;
@@ -28,12 +28,12 @@ REFRAIN_AVX2 void run(const device::TileArgs& args, const ElementRange& range) {
 
 }  // namespace
 
-std::span<const device::Kernel> add_cpu_avx2_kernels() {
-  static constexpr device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> add_cpu_avx2_kernels() {
+  static constexpr backend::Kernel kKernels[] = {{
       .name = "add_f32_avx2",
       .op = &add_schema,
       .numerics = "exact, f32, elementwise",
-      .needs = device::kFeatureAvx2,
+      .needs = backend::kFeatureAvx2,
       .accepts = accepts,
       .launch = launch,
       .entry = &kElementwiseEntry<run>,

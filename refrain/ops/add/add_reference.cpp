@@ -3,7 +3,7 @@
 
 namespace refrain::ops {
 
-void add_reference(const device::TileArgs& args) {
+void add_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<AddConstants>();
   const float* a = args.arg<float>(0);
   const float* b = args.arg<float>(1);

@@ -8,8 +8,8 @@ namespace {
 
 using namespace harness;
 
-std::vector<const device::Kernel*> kernels() {
-  std::vector<const device::Kernel*> list;
+std::vector<const backend::Kernel*> kernels() {
+  std::vector<const backend::Kernel*> list;
   append_runnable(list, add_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(list, add_cpu_avx2_kernels());
@@ -37,7 +37,7 @@ TEST(Add, MatchesTheReferenceBitForBit) {
     for (const uint32_t live : {0u, 1u, rows / 2, rows, rows + 3}) {
       Array<float> expected(count, -7), got(count, -7);
       call_of(shape, a, b, expected).reference(std::min(live, rows));
-      for (const device::Kernel* kernel : kernels()) {
+      for (const backend::Kernel* kernel : kernels()) {
         for (const Walk& walk : kWalks) {
           std::fill(got.begin(), got.end(), -7.0f);
           call_of(shape, a, b, got).run(*kernel, live, walk);
@@ -56,7 +56,7 @@ TEST(Add, OutputMayBeEitherArgument) {
   random.fill(a);
   random.fill(b);
   call_of(shape, a, b, expected).reference(3);
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     Array<float> in_place = a;
     call_of(shape, in_place, b, in_place).run(*kernel, 3);
     EXPECT_TRUE(same_bits(expected, in_place)) << kernel->name;

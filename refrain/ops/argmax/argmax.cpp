@@ -8,12 +8,12 @@ namespace {
 
 enum : size_t { kInput, kOutput };
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = device::Access::in, .rows = true},
-    {.name = "output", .access = device::Access::out, .rows = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "input", .access = backend::Access::in, .rows = true},
+    {.name = "output", .access = backend::Access::out, .rows = true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kInput, 2, 2, "[rows, columns]");
   const Shape& input = call.args[kInput].shape;
@@ -24,7 +24,7 @@ void check(const device::OpCall& call) {
   expect_constant(call, "columns", static_cast<uint64_t>(input[1]), constants.columns);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   const auto& constants = call.constants_as<ArgmaxConstants>();
   return {.bytes = argument_bytes(call.args[kInput]) + argument_bytes(call.args[kOutput]),
           .flops = uint64_t{constants.rows} * constants.columns};
@@ -32,7 +32,7 @@ device::Cost cost(const device::OpCall& call) {
 
 }  // namespace
 
-constinit const device::OpSchema argmax_schema = {
+constinit const backend::OpSchema argmax_schema = {
     .name = "argmax",
     .doc =
         "Finds the greatest value of each row: output[r] = the least i with input[r, i] = max over j of "
@@ -55,7 +55,7 @@ void argmax(CommandEncoder& encoder, const Argmax& args) {
   dispatch(encoder, argmax_schema, operands, constants);
 }
 
-device::Launch argmax_launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch argmax_launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   return {.rows = call.constants_as<ArgmaxConstants>().rows};
 }
 

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -28,11 +28,11 @@ struct ArgmaxConstants {
   uint32_t columns = 0;
 };
 
-extern const device::OpSchema argmax_schema;
+extern const backend::OpSchema argmax_schema;
 /// One tile a row.
-device::Launch argmax_launch(const device::OpCall& call, const device::DeviceInfo& info);
-void argmax_reference(const device::TileArgs& args);
-std::span<const device::Kernel> argmax_cpu_kernels();
-std::span<const device::Kernel> argmax_cpu_avx2_kernels();
+backend::Launch argmax_launch(const backend::OpCall& call, const backend::DeviceInfo& info);
+void argmax_reference(const backend::TileArgs& args);
+std::span<const backend::Kernel> argmax_cpu_kernels();
+std::span<const backend::Kernel> argmax_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

@@ -13,23 +13,23 @@ uint32_t argmax_row(const float* row, uint32_t columns) {
   return best;
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const uint32_t columns = args.constants_as<ArgmaxConstants>().columns;
   for (uint32_t r = begin; r < end; ++r) {
     args.arg<uint32_t>(1)[r] = argmax_row(args.arg<const float>(0) + size_t{r} * columns, columns);
   }
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles};
 
 }  // namespace
 
-std::span<const device::Kernel> argmax_cpu_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> argmax_cpu_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "argmax_f32",
       .op = &argmax_schema,
       .numerics = "exact, comparisons",
-      .accepts = [](const device::OpCall&) { return true; },
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = argmax_launch,
       .entry = &kTiles,
   }};

@@ -3,7 +3,7 @@
 #include <bit>
 #include <limits>
 
-#include "refrain/device/features.h"
+#include "refrain/backend/features.h"
 #include "refrain/ops/argmax/argmax.h"
 #include "refrain/ops/simd_avx2.h"
 
@@ -42,24 +42,24 @@ REFRAIN_AVX2 uint32_t argmax_row(const float* row, size_t columns) {
   return 0;  // nothing but NaNs
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const uint32_t columns = args.constants_as<ArgmaxConstants>().columns;
   for (uint32_t r = begin; r < end; ++r) {
     args.arg<uint32_t>(1)[r] = argmax_row(args.arg<const float>(0) + size_t{r} * columns, columns);
   }
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles};
 
 }  // namespace
 
-std::span<const device::Kernel> argmax_cpu_avx2_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> argmax_cpu_avx2_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "argmax_f32_avx2",
       .op = &argmax_schema,
       .numerics = "exact, comparisons",
-      .needs = device::kFeatureAvx2,
-      .accepts = [](const device::OpCall&) { return true; },
+      .needs = backend::kFeatureAvx2,
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = argmax_launch,
       .entry = &kTiles,
   }};

@@ -5,7 +5,7 @@
 
 namespace refrain::ops {
 
-void argmax_reference(const device::TileArgs& args) {
+void argmax_reference(const backend::TileArgs& args) {
   const size_t columns = args.constants_as<ArgmaxConstants>().columns;
   for (size_t r = 0; r < args.live_rows; ++r) {
     const float* row = args.arg<const float>(0) + r * columns;

@@ -11,8 +11,8 @@ using namespace harness;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-std::vector<const device::Kernel*> kernels() {
-  std::vector<const device::Kernel*> list;
+std::vector<const backend::Kernel*> kernels() {
+  std::vector<const backend::Kernel*> list;
   append_runnable(list, argmax_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(list, argmax_cpu_avx2_kernels());
@@ -26,7 +26,7 @@ Call make_call(uint32_t rows, uint32_t columns, const Array<float>& input, const
   return call;
 }
 
-uint32_t argmax_of(const device::Kernel& kernel, const std::vector<float>& values) {
+uint32_t argmax_of(const backend::Kernel& kernel, const std::vector<float>& values) {
   const Array<float> input(values.size());
   std::copy(values.begin(), values.end(), input.begin());
   const Array<uint32_t> output(1, 77);
@@ -46,7 +46,7 @@ TEST(Argmax, EveryKernelGivesTheReferencesIndex) {
       }
       const Array<uint32_t> expected(kRows, 77);
       make_call(kRows, columns, input, expected).reference(kRows);
-      for (const device::Kernel* kernel : kernels()) {
+      for (const backend::Kernel* kernel : kernels()) {
         for (const Walk& walk : kWalks) {
           const Array<uint32_t> output(kRows, 77);
           make_call(kRows, columns, input, output).run(*kernel, kRows, walk);
@@ -61,7 +61,7 @@ TEST(Argmax, EveryKernelGivesTheReferencesIndex) {
 }
 
 TEST(Argmax, TheMaximumIsFoundAtEveryPlace) {
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     for (size_t place = 0; place < 100; ++place) {
       std::vector<float> values(100, -3.0f);
       values[place] = -2.5f;
@@ -71,7 +71,7 @@ TEST(Argmax, TheMaximumIsFoundAtEveryPlace) {
 }
 
 TEST(Argmax, TiesNansInfinitiesAndZeros) {
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     EXPECT_EQ(argmax_of(*kernel, {1, 3, 2, 3}), 1u);
     EXPECT_EQ(argmax_of(*kernel, {kNan, kNan, kNan}), 0u);
     EXPECT_EQ(argmax_of(*kernel, {kNan, -kInf, -kInf}), 1u);

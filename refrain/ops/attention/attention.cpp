@@ -11,17 +11,17 @@ namespace {
 
 enum : size_t { kQuery, kRows, kSequences, kPageTable, kCache, kStatus, kOutput };
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "query", .access = device::Access::in, .rows = true},
-    {.name = "rows", .access = device::Access::in, .rows = true},
-    {.name = "sequences", .access = device::Access::in},
-    {.name = "page_table", .access = device::Access::in},
-    {.name = "cache", .access = device::Access::in},
-    {.name = "status", .access = device::Access::status},
-    {.name = "output", .access = device::Access::out, .rows = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "query", .access = backend::Access::in, .rows = true},
+    {.name = "rows", .access = backend::Access::in, .rows = true},
+    {.name = "sequences", .access = backend::Access::in},
+    {.name = "page_table", .access = backend::Access::in},
+    {.name = "cache", .access = backend::Access::in},
+    {.name = "status", .access = backend::Access::status},
+    {.name = "output", .access = backend::Access::out, .rows = true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kQuery, 3, 3, "[rows, heads, head_dim]");
   const Shape& query = call.args[kQuery].shape;
@@ -51,19 +51,19 @@ void check(const device::OpCall& call) {
   expect_constant(call, "pages", static_cast<uint64_t>(cache[1]), constants.pages);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   const auto& c = call.constants_as<AttentionConstants>();
   // How far the rows look back is not known; this takes the whole page table for each.
   const uint64_t scores = uint64_t{c.rows} * c.heads * c.page_table_entries * kPagePositions;
-  device::Cost result;
-  for (const device::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
+  backend::Cost result;
+  for (const backend::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
   result.flops = 4 * scores * c.head_dim;
   return result;
 }
 
 }  // namespace
 
-constinit const device::OpSchema attention_schema = {
+constinit const backend::OpSchema attention_schema = {
     .name = "attention",
     .doc =
         "Attends from each row to its sequence's cached positions up to its own. "

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -54,9 +54,9 @@ struct AttentionConstants {
 inline constexpr uint32_t kAttentionMaxBlockRows = 8;
 uint32_t attention_rows_per_block(const AttentionConstants& constants);
 
-extern const device::OpSchema attention_schema;
-void attention_reference(const device::TileArgs& args);
-std::span<const device::Kernel> attention_cpu_kernels();
-std::span<const device::Kernel> attention_cpu_avx2_kernels();
+extern const backend::OpSchema attention_schema;
+void attention_reference(const backend::TileArgs& args);
+std::span<const backend::Kernel> attention_cpu_kernels();
+std::span<const backend::Kernel> attention_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

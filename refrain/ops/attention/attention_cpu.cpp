@@ -45,7 +45,7 @@ void add_block(const AttentionConstants& c, const float* query, const float* key
   }
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<AttentionConstants>();
   const StepRow* rows = args.arg<const StepRow>(1);
   const float* cache = args.arg<const float>(4);
@@ -88,7 +88,7 @@ void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
   }
 }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<AttentionConstants>();
   return {
       .rows = c.rows,
@@ -98,16 +98,16 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
   };
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles};
 
 }  // namespace
 
-std::span<const device::Kernel> attention_cpu_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> attention_cpu_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "attention_f32",
       .op = &attention_schema,
       .numerics = "exact, scalar f32, blocks of 64 positions",
-      .accepts = [](const device::OpCall&) { return true; },
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = launch,
       .entry = &kTiles,
   }};

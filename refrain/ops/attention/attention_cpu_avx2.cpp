@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include "refrain/backend/features.h"
 #include "refrain/core/checked.h"
-#include "refrain/device/features.h"
 #include "refrain/ops/attention/attention.h"
 #include "refrain/ops/simd_avx2.h"
 #include "refrain/ops/step_row.h"
@@ -163,7 +163,7 @@ REFRAIN_AVX2 void add_block(const Block<kHeads>& block) {
   }
 }
 
-REFRAIN_AVX2 void run_tile(const device::TileArgs& args, const StepTables& tables, uint32_t tile) {
+REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const StepTables& tables, uint32_t tile) {
   const auto& c = args.constants_as<AttentionConstants>();
   const CacheGeometry geometry = {c.pages, c.kv_heads, c.head_dim};
   const float* cache = args.arg<const float>(4);
@@ -217,7 +217,7 @@ REFRAIN_AVX2 void run_tile(const device::TileArgs& args, const StepTables& table
   }
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<AttentionConstants>();
   const StepTables tables = {
       .sequences = args.arg<const StepSequence>(2),
@@ -229,7 +229,7 @@ void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
   for (uint32_t tile = begin; tile < end; ++tile) run_tile(args, tables, tile);
 }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<AttentionConstants>();
   const uint32_t block_rows = attention_rows_per_block(c);
   return {
@@ -240,17 +240,17 @@ device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
   };
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles};
 
 }  // namespace
 
-std::span<const device::Kernel> attention_cpu_avx2_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> attention_cpu_avx2_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "attention_f32_avx2",
       .op = &attention_schema,
       .numerics = "exact, AVX2 FMA, 8 lanes, blocks of 64 positions",
-      .needs = device::kFeatureAvx2,
-      .accepts = [](const device::OpCall&) { return true; },
+      .needs = backend::kFeatureAvx2,
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = launch,
       .entry = &kTiles,
   }};

@@ -14,7 +14,7 @@ struct History {
   std::vector<const float*> keys, values;
 };
 
-History history(const device::TileArgs& args, const StepRow& row, size_t kv_head) {
+History history(const backend::TileArgs& args, const StepRow& row, size_t kv_head) {
   const auto& c = args.constants_as<AttentionConstants>();
   uint32_t* status = args.arg<uint32_t>(5);
   const float* cache = args.arg<const float>(4);
@@ -45,7 +45,7 @@ History history(const device::TileArgs& args, const StepRow& row, size_t kv_head
 
 }  // namespace
 
-void attention_reference(const device::TileArgs& args) {
+void attention_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<AttentionConstants>();
   for (size_t r = 0; r < args.live_rows; ++r) {
     for (size_t h = 0; h < c.heads; ++h) {

@@ -13,8 +13,8 @@ namespace {
 using namespace harness;
 using Positions = std::vector<TestStep::Position>;
 
-std::vector<const device::Kernel*> kernels() {
-  std::vector<const device::Kernel*> list;
+std::vector<const backend::Kernel*> kernels() {
+  std::vector<const backend::Kernel*> list;
   append_runnable(list, attention_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(list, attention_cpu_avx2_kernels());
@@ -143,7 +143,7 @@ TEST(Attention, EveryKernelIsCloseToTheReference) {
         for (size_t i = 0; i < size_t{13} * heads.heads; ++i) {
           bounds.push_back(tolerance(base, i / heads.heads, i % heads.heads));
         }
-        for (const device::Kernel* kernel : kernels()) {
+        for (const backend::Kernel* kernel : kernels()) {
           const Data data = base;
           data.call().run(*kernel, 13);
           const double worst =
@@ -163,7 +163,7 @@ TEST(Attention, BitsDoNotDependOnWalksOrLiveRows) {
     Positions positions;
     for (uint32_t p = 30; p < 70; ++p) positions.emplace_back(p % 3 == 0 ? 1u : 0u, p);
     const Data base(TestStep({70, 70}, positions, 40, random), heads);
-    for (const device::Kernel* kernel : kernels()) {
+    for (const backend::Kernel* kernel : kernels()) {
       const Data whole = base;
       whole.call().run(*kernel, 40);
       for (const Walk& walk : kWalks) {
@@ -191,7 +191,7 @@ TEST(Attention, BitsDoNotDependOnHowABatchIsCut) {
     for (uint32_t p = 0; p < 135; ++p) positions.emplace_back(0, p);
     for (uint32_t p = 0; p < 20; ++p) positions.emplace_back(1, p);
     const Data whole(TestStep({135, 20}, positions, 155, random), heads);
-    for (const device::Kernel* kernel : kernels()) {
+    for (const backend::Kernel* kernel : kernels()) {
       whole.call().run(*kernel, 155);
       for (const uint32_t capacity : {1u, 5u, 32u, 64u}) {
         for (uint32_t first = 0; first < 155; first += capacity) {
@@ -215,7 +215,7 @@ TEST(Attention, BitsDoNotDependOnHowABatchIsCut) {
 }
 
 TEST(Attention, BitsDoNotDependOnWhichPagesHoldASequence) {
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     Array<float> first(0);
     for (const uint64_t seed : {1u, 2u, 3u}) {
       Random random(seed);
@@ -244,7 +244,7 @@ TEST(Attention, BitsDoNotDependOnWhichPagesHoldASequence) {
 TEST(Attention, HostileValuesGiveZerosAndRaiseStatus) {
   const auto run = [](const auto& spoil, uint32_t word, uint32_t bits) {
     for (const uint32_t capacity : {2u, 32u}) {
-      for (const device::Kernel* kernel : kernels()) {
+      for (const backend::Kernel* kernel : kernels()) {
         Random random(4);
         Data data(TestStep({130, 64}, {{0, 129}, {1, 5}}, capacity, random), {4, 2, 16});
         spoil(data.step);
@@ -288,7 +288,7 @@ TEST(Attention, HostileValuesGiveZerosAndRaiseStatus) {
 }
 
 TEST(Attention, InfinitiesAndNansStayInTheirRow) {
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     Random random(4);
     const Data clean(TestStep({130}, {{0, 129}, {0, 128}}, 2, random), {4, 2, 16});
     const Data dirty = clean;
@@ -328,7 +328,7 @@ TEST(Attention, CheckNamesWhatIsWrong) {
 REFRAIN_AVX2 float exp_avx2(float x) { return _mm256_cvtss_f32(avx2::exp(_mm256_set1_ps(x))); }
 
 TEST(Attention, ExpOfAvx2IsWithinTwoUnitsInTheLastPlace) {
-  if ((machine_features() & device::kFeatureAvx2) == 0) GTEST_SKIP() << "no AVX2";
+  if ((machine_features() & backend::kFeatureAvx2) == 0) GTEST_SKIP() << "no AVX2";
   EXPECT_EQ(exp_avx2(0.0f), 1.0f);
   EXPECT_EQ(exp_avx2(-INFINITY), 0.0f);
   EXPECT_EQ(exp_avx2(INFINITY), INFINITY);

@@ -6,16 +6,16 @@
 namespace refrain::ops {
 namespace {
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {"weight", device::Access::in},
-    {"rows", device::Access::in, true},
-    {"status", device::Access::status},
-    {"output", device::Access::out, true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {"weight", backend::Access::in},
+    {"rows", backend::Access::in, true},
+    {"status", backend::Access::status},
+    {"output", backend::Access::out, true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
-  expect_weight(call, 0, {WeightFormat::plain, WeightFormat::mlx_affine}, {device::Use::gather});
+  expect_weight(call, 0, {WeightFormat::plain, WeightFormat::mlx_affine}, {backend::Use::gather});
   expect_rank(call, 0, 2, 2, "[vocabulary, columns]");
   expect_dtype(call, 1, DType::u32);
   expect_rank(call, 1, 2, 2, "[rows, 4]");
@@ -26,7 +26,7 @@ void check(const device::OpCall& call) {
   const Shape& weight = call.args[0].shape;
   expect_tensor(call, 3, DType::f32, Shape{rows, weight[1]});
   const auto& c = call.constants_as<EmbeddingConstants>();
-  const device::WeightInfo& info = *call.args[0].weight;
+  const backend::WeightInfo& info = *call.args[0].weight;
   expect_constant(call, "rows", static_cast<uint64_t>(rows), c.rows);
   expect_constant(call, "sequences", static_cast<uint64_t>(call.args[2].shape[0] - 1), c.sequences);
   expect_constant(call, "vocabulary", dimension(weight, 0), c.vocabulary);
@@ -36,7 +36,7 @@ void check(const device::OpCall& call) {
   expect_constant(call, "group_size", info.format == WeightFormat::plain ? 0 : info.group_size, c.group_size);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   const auto& c = call.constants_as<EmbeddingConstants>();
   const uint64_t row_bytes = argument_bytes(call.args[0]) / c.vocabulary;
   const uint64_t affine_flops = c.bits != 0 ? uint64_t{2} * c.rows * c.columns : 0;
@@ -45,9 +45,9 @@ device::Cost cost(const device::OpCall& call) {
 
 }  // namespace
 
-void embedding_reference(const device::TileArgs& args);
+void embedding_reference(const backend::TileArgs& args);
 
-constinit const device::OpSchema embedding_schema{
+constinit const backend::OpSchema embedding_schema{
     .name = "embedding",
     .doc =
         "Fetches the weight row of each row's token. output[r] = weight[rows[r].token]. weight: Weight [V, "
@@ -71,7 +71,7 @@ void embedding(CommandEncoder& encoder, const Embedding& args) {
   constants.vocabulary = dimension(args.weight.shape(), 0);
   constants.columns = dimension(args.weight.shape(), 1);
   constants.sequences = dimension(args.status.shape(), 0) - 1;
-  if (const device::WeightInfo* weight = args.weight.weight_info(); weight != nullptr) {
+  if (const backend::WeightInfo* weight = args.weight.weight_info(); weight != nullptr) {
     constants.dtype = static_cast<uint32_t>(weight->dtype);
     if (weight->format != WeightFormat::plain) {
       constants.bits = weight->bits;

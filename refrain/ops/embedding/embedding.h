@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 #include "refrain/ops/affine_row.h"
-#include "refrain/stream/encoder.h"
 
 namespace refrain::ops {
 
@@ -44,8 +44,8 @@ struct EmbeddingConstants {
   uint32_t rows_per_tile() const { return std::clamp(16384 / columns, 1u, rows); }
 };
 
-extern const device::OpSchema embedding_schema;
-std::span<const device::Kernel> embedding_cpu_kernels();
-std::span<const device::Kernel> embedding_cpu_avx2_kernels();
+extern const backend::OpSchema embedding_schema;
+std::span<const backend::Kernel> embedding_cpu_kernels();
+std::span<const backend::Kernel> embedding_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

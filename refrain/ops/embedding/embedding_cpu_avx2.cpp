@@ -1,6 +1,6 @@
 // embedding: kernels for AVX2, one for each type of plain weight, and one for MLX affine ones. The bits of
 // the portable ones.
-#include "refrain/device/features.h"
+#include "refrain/backend/features.h"
 #include "refrain/ops/affine_avx2.h"
 #include "refrain/ops/embedding/embedding_row.h"
 
@@ -9,11 +9,11 @@ namespace {
 
 template <class T>
 struct Plain {
-  static bool accepts(const device::OpCall& call) {
+  static bool accepts(const backend::OpCall& call) {
     return call.args[0].layout == &rows() && call.args[0].weight->dtype == DTypeOf<T>::value;
   }
 
-  REFRAIN_AVX2 static void row(const device::TileArgs& args, size_t token, float* output) {
+  REFRAIN_AVX2 static void row(const backend::TileArgs& args, size_t token, float* output) {
     const size_t columns = args.constants_as<EmbeddingConstants>().columns;
     const T* from = args.arg<const T>(0) + token * columns;
     size_t k = 0;
@@ -24,10 +24,10 @@ struct Plain {
 };
 
 struct Affine {
-  static bool accepts(const device::OpCall& call) { return call.args[0].layout == &mlx_affine_rows(); }
+  static bool accepts(const backend::OpCall& call) { return call.args[0].layout == &mlx_affine_rows(); }
 
   template <uint32_t Bits>
-  static void row_of(const device::TileArgs& args, size_t token, float* output) {
+  static void row_of(const backend::TileArgs& args, size_t token, float* output) {
     const auto* weight = args.arg<const std::byte>(0);
     const AffineWeight affine = args.constants_as<EmbeddingConstants>().affine();
     switch (static_cast<DType>(affine.dtype)) {
@@ -40,7 +40,7 @@ struct Affine {
     }
   }
 
-  static void row(const device::TileArgs& args, size_t token, float* output) {
+  static void row(const backend::TileArgs& args, size_t token, float* output) {
     if (args.constants_as<EmbeddingConstants>().bits == 4) {
       row_of<4>(args, token, output);
     } else {
@@ -50,14 +50,14 @@ struct Affine {
 };
 
 template <class Fetch>
-constexpr device::TileKernel kEntry{nullptr, nullptr, embedding_tiles<Fetch>};
+constexpr backend::TileKernel kEntry{nullptr, nullptr, embedding_tiles<Fetch>};
 
 template <class Fetch>
-constexpr device::Kernel kernel(std::string_view name, std::string_view numerics) {
+constexpr backend::Kernel kernel(std::string_view name, std::string_view numerics) {
   return {.name = name,
           .op = &embedding_schema,
           .numerics = numerics,
-          .needs = device::kFeatureAvx2,
+          .needs = backend::kFeatureAvx2,
           .accepts = Fetch::accepts,
           .launch = embedding_launch,
           .entry = &kEntry<Fetch>};
@@ -65,8 +65,8 @@ constexpr device::Kernel kernel(std::string_view name, std::string_view numerics
 
 }  // namespace
 
-std::span<const device::Kernel> embedding_cpu_avx2_kernels() {
-  static constexpr device::Kernel kKernels[] = {
+std::span<const backend::Kernel> embedding_cpu_avx2_kernels() {
+  static constexpr backend::Kernel kKernels[] = {
       kernel<Plain<bf16>>("embedding_bf16_avx2", "exact, f32, copied"),
       kernel<Plain<f16>>("embedding_f16_avx2", "exact, f32, copied"),
       kernel<Plain<float>>("embedding_f32_avx2", "exact, f32, copied"),

@@ -4,7 +4,7 @@
 
 namespace refrain::ops {
 
-void embedding_reference(const device::TileArgs& args) {
+void embedding_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<EmbeddingConstants>();
   const auto* weight = args.arg<const std::byte>(0);
   auto* status = args.arg<uint32_t>(2);

@@ -7,7 +7,7 @@
 
 namespace refrain::ops {
 
-inline device::Launch embedding_launch(const device::OpCall& call, const device::DeviceInfo&) {
+inline backend::Launch embedding_launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<EmbeddingConstants>();
   return {.rows = c.rows, .rows_per_block = c.rows_per_tile(), .tiles_per_block = 1, .scratch_bytes = 0};
 }
@@ -27,7 +27,7 @@ inline bool embedding_row_valid(const EmbeddingConstants& c, const StepRow& row,
 
 /// Calls `Fetch::row(args, token, output)` for each valid live row of the tiles, writes zeros for the others.
 template <class Fetch>
-void embedding_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void embedding_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<EmbeddingConstants>();
   const size_t per_tile = c.rows_per_tile();
   const size_t last = std::min<size_t>(end * per_tile, args.live_rows);

@@ -11,13 +11,13 @@ using namespace harness;
 
 constexpr uint32_t kSequences = 3;
 
-std::vector<const device::Kernel*> kernels(const Call& call) {
-  std::vector<const device::Kernel*> all, list;
+std::vector<const backend::Kernel*> kernels(const Call& call) {
+  std::vector<const backend::Kernel*> all, list;
   append_runnable(all, embedding_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(all, embedding_cpu_avx2_kernels());
 #endif
-  for (const device::Kernel* kernel : all) {
+  for (const backend::Kernel* kernel : all) {
     if (call.accepted_by(*kernel)) list.push_back(kernel);
   }
   return list;
@@ -26,7 +26,7 @@ std::vector<const device::Kernel*> kernels(const Call& call) {
 Call call_of(const PackedWeight& weight, const Array<uint32_t>& rows, const Array<uint32_t>& status,
              const Array<float>& output) {
   const auto count = static_cast<uint32_t>(rows.size() / 4);
-  const device::WeightInfo& info = weight.info;
+  const backend::WeightInfo& info = weight.info;
   Call call(embedding_schema);
   call.weight(weight).tensor({count, 4}, rows).tensor({kSequences + 1}, status);
   call.tensor({count, info.shape[1]}, output);
@@ -89,7 +89,7 @@ TEST(Embedding, MatchesUnpackBitForBitAndRefusesRowsThatNameNothing) {
                 0);
       const auto list = kernels(call);
       ASSERT_EQ(list.size(), machine_features() == 0 ? 1u : 2u);
-      for (const device::Kernel* kernel : list) {
+      for (const backend::Kernel* kernel : list) {
         for (const Walk& walk : kWalks) {
           Array<float> got(kRows * columns, -7);
           Array<uint32_t> status(kSequences + 1, 128);
@@ -111,7 +111,7 @@ TEST(Embedding, ManyRowsInSmallTiles) {
   Array<float> expected(kRows * 96), got(kRows * 96);
   Array<uint32_t> status(kSequences + 1);
   call_of(weight, rows, status, expected).reference(kRows);
-  for (const device::Kernel* kernel : kernels(call_of(weight, rows, status, got))) {
+  for (const backend::Kernel* kernel : kernels(call_of(weight, rows, status, got))) {
     for (const Walk& walk : kWalks) {
       std::fill(got.begin(), got.end(), -7.0f);
       call_of(weight, rows, status, got).run(*kernel, kRows, walk);

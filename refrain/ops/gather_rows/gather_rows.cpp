@@ -10,15 +10,15 @@ namespace {
 
 enum : size_t { kInput, kIndex, kInputRows, kStatus, kOutput };
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = device::Access::in},
-    {.name = "index", .access = device::Access::in, .rows = true},
-    {.name = "input_rows", .access = device::Access::in},
-    {.name = "status", .access = device::Access::status},
-    {.name = "output", .access = device::Access::out, .rows = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "input", .access = backend::Access::in},
+    {.name = "index", .access = backend::Access::in, .rows = true},
+    {.name = "input_rows", .access = backend::Access::in},
+    {.name = "status", .access = backend::Access::status},
+    {.name = "output", .access = backend::Access::out, .rows = true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kInput, 2, 2, "[rows, columns]");
   const Shape& input = call.args[kInput].shape;
@@ -38,13 +38,13 @@ void check(const device::OpCall& call) {
                   constants.status_word);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   return {.bytes = 2 * argument_bytes(call.args[kOutput]) + argument_bytes(call.args[kIndex]), .flops = 0};
 }
 
 }  // namespace
 
-constinit const device::OpSchema gather_rows_schema = {
+constinit const backend::OpSchema gather_rows_schema = {
     .name = "gather_rows",
     .doc =
         "Copies the rows of `input` that `index` names: output[o, :] = input[index[o], :]. "

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -33,8 +33,8 @@ struct GatherRowsConstants {
   uint32_t status_word = 0;  ///< S
 };
 
-extern const device::OpSchema gather_rows_schema;
-void gather_rows_reference(const device::TileArgs& args);
-std::span<const device::Kernel> gather_rows_cpu_kernels();
+extern const backend::OpSchema gather_rows_schema;
+void gather_rows_reference(const backend::TileArgs& args);
+std::span<const backend::Kernel> gather_rows_cpu_kernels();
 
 }  // namespace refrain::ops

@@ -13,7 +13,7 @@ uint32_t rows_per_block(const GatherRowsConstants& c) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / c.columns, 1, c.output_rows));
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<GatherRowsConstants>();
   const float* input = args.arg<const float>(0);
   const uint32_t* index = args.arg<const uint32_t>(1);
@@ -33,21 +33,21 @@ void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
   }
 }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<GatherRowsConstants>();
   return {.rows = c.output_rows, .rows_per_block = rows_per_block(c)};
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles};
 
 }  // namespace
 
-std::span<const device::Kernel> gather_rows_cpu_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> gather_rows_cpu_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "gather_rows_f32",
       .op = &gather_rows_schema,
       .numerics = "exact, copy",
-      .accepts = [](const device::OpCall&) { return true; },
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = launch,
       .entry = &kTiles,
   }};

@@ -4,7 +4,7 @@
 
 namespace refrain::ops {
 
-void gather_rows_reference(const device::TileArgs& args) {
+void gather_rows_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<GatherRowsConstants>();
   const float* input = args.arg<const float>(0);
   const uint32_t* index = args.arg<const uint32_t>(1);

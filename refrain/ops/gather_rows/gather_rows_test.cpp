@@ -9,7 +9,7 @@ namespace {
 
 using namespace harness;
 
-const device::Kernel& kernel() { return gather_rows_cpu_kernels()[0]; }
+const backend::Kernel& kernel() { return gather_rows_cpu_kernels()[0]; }
 
 struct Data {
   Data(uint32_t input_rows, uint32_t outputs, uint32_t columns)

@@ -9,17 +9,17 @@ namespace {
 
 enum : size_t { kKey, kValue, kRows, kSequences, kPageTable, kCache, kStatus };
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "key", .access = device::Access::in, .rows = true, .units = true},
-    {.name = "value", .access = device::Access::in, .rows = true, .units = true},
-    {.name = "rows", .access = device::Access::in, .rows = true},
-    {.name = "sequences", .access = device::Access::in},
-    {.name = "page_table", .access = device::Access::in},
-    {.name = "cache", .access = device::Access::inout},
-    {.name = "status", .access = device::Access::status},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "key", .access = backend::Access::in, .rows = true, .units = true},
+    {.name = "value", .access = backend::Access::in, .rows = true, .units = true},
+    {.name = "rows", .access = backend::Access::in, .rows = true},
+    {.name = "sequences", .access = backend::Access::in},
+    {.name = "page_table", .access = backend::Access::in},
+    {.name = "cache", .access = backend::Access::inout},
+    {.name = "status", .access = backend::Access::status},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kKey, 3, 3, "[rows, kv_heads, head_dim]");
   const Shape& key = call.args[kKey].shape;
@@ -45,13 +45,13 @@ void check(const device::OpCall& call) {
   expect_constant(call, "pages", static_cast<uint64_t>(pages), constants.pages);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   return {.bytes = 2 * (argument_bytes(call.args[kKey]) + argument_bytes(call.args[kValue])), .flops = 0};
 }
 
 }  // namespace
 
-constinit const device::OpSchema kv_write_schema = {
+constinit const backend::OpSchema kv_write_schema = {
     .name = "kv_write",
     .doc =
         "Copies the keys and values of each row to the place of its position in its sequence's pages. "
@@ -66,8 +66,8 @@ constinit const device::OpSchema kv_write_schema = {
     .check = check,
     .cost = cost,
     .reference = kv_write_reference,
-    .iteration = device::Iteration::scatter,
-    .units = [](const device::OpCall& call) { return call.constants_as<KvWriteConstants>().kv_heads; },
+    .iteration = backend::Iteration::scatter,
+    .units = [](const backend::OpCall& call) { return call.constants_as<KvWriteConstants>().kv_heads; },
 };
 
 void kv_write(CommandEncoder& encoder, const KvWrite& args) {

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -41,8 +41,8 @@ struct KvWriteConstants {
   uint32_t pages = 0;
 };
 
-extern const device::OpSchema kv_write_schema;
-void kv_write_reference(const device::TileArgs& args);
-std::span<const device::Kernel> kv_write_cpu_kernels();
+extern const backend::OpSchema kv_write_schema;
+void kv_write_reference(const backend::TileArgs& args);
+std::span<const backend::Kernel> kv_write_cpu_kernels();
 
 }  // namespace refrain::ops

@@ -13,7 +13,7 @@ uint32_t rows_per_block(const KvWriteConstants& c) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / (uint64_t{c.kv_heads} * c.head_dim), 1, c.rows));
 }
 
-void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
             uint32_t unit_end) {
   const auto& c = args.constants_as<KvWriteConstants>();
   const float* sources[2] = {args.arg<const float>(0), args.arg<const float>(1)};
@@ -44,27 +44,27 @@ void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, 
   }
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<KvWriteConstants>();
   const uint32_t block = rows_per_block(c);
   region(args, begin * block, std::min(end * block, args.live_rows), 0, c.kv_heads);
 }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<KvWriteConstants>();
   return {.rows = c.rows, .rows_per_block = rows_per_block(c)};
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles, .region = region};
+constexpr backend::TileKernel kTiles = {.tiles = tiles, .region = region};
 
 }  // namespace
 
-std::span<const device::Kernel> kv_write_cpu_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> kv_write_cpu_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "kv_write_f32",
       .op = &kv_write_schema,
       .numerics = "exact, copy",
-      .accepts = [](const device::OpCall&) { return true; },
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = launch,
       .entry = &kTiles,
       .regions = true,

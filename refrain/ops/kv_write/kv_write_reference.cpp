@@ -4,7 +4,7 @@
 
 namespace refrain::ops {
 
-void kv_write_reference(const device::TileArgs& args) {
+void kv_write_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<KvWriteConstants>();
   const float* sources[2] = {args.arg<const float>(0), args.arg<const float>(1)};
   const StepRow* rows = args.arg<const StepRow>(2);

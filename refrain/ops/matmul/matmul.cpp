@@ -6,17 +6,17 @@
 namespace refrain::ops {
 namespace {
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {"input", device::Access::in, true},
-    {"weight", device::Access::in},
-    {.name = "output", .access = device::Access::out, .rows = true, .units = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {"input", backend::Access::in, true},
+    {"weight", backend::Access::in},
+    {.name = "output", .access = backend::Access::out, .rows = true, .units = true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 2, 2, "[rows, columns]");
-  expect_weight(call, 1, {WeightFormat::plain}, {device::Use::matvec, device::Use::matmul});
+  expect_weight(call, 1, {WeightFormat::plain}, {backend::Use::matvec, backend::Use::matmul});
   expect_rank(call, 1, 2, 2, "[outputs, columns]");
   const Shape& input = call.args[0].shape;
   const Shape& weight = call.args[1].shape;
@@ -29,18 +29,18 @@ void check(const device::OpCall& call) {
   expect_constant(call, "dtype", static_cast<uint64_t>(call.args[1].weight->dtype), c.dtype);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   uint64_t bytes = 0;
-  for (const device::ArgumentInfo& argument : call.args) bytes += argument_bytes(argument);
+  for (const backend::ArgumentInfo& argument : call.args) bytes += argument_bytes(argument);
   const auto& c = call.constants_as<MatmulConstants>();
   return {bytes, uint64_t{2} * c.rows * c.outputs * c.columns};
 }
 
 }  // namespace
 
-void matmul_reference(const device::TileArgs& args);
+void matmul_reference(const backend::TileArgs& args);
 
-constinit const device::OpSchema matmul_schema{
+constinit const backend::OpSchema matmul_schema{
     .name = "matmul",
     .doc =
         "Multiplies rows by the transpose of a weight matrix. output[r, n] = sum over k of input[r, k] * "
@@ -53,13 +53,13 @@ constinit const device::OpSchema matmul_schema{
     .check = check,
     .cost = cost,
     .reference = matmul_reference,
-    .iteration = device::Iteration::contraction,
-    .units = [](const device::OpCall& call) { return call.constants_as<MatmulConstants>().outputs; },
+    .iteration = backend::Iteration::contraction,
+    .units = [](const backend::OpCall& call) { return call.constants_as<MatmulConstants>().outputs; },
 };
 
 void matmul(CommandEncoder& encoder, const Matmul& args) {
   const Operand operands[] = {args.input, args.weight, args.output};
-  const device::WeightInfo* weight = args.weight.weight_info();
+  const backend::WeightInfo* weight = args.weight.weight_info();
   MatmulConstants constants;
   constants.rows = dimension(args.input.shape(), 0);
   constants.columns = dimension(args.input.shape(), 1);

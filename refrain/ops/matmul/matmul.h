@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -32,8 +32,8 @@ struct MatmulConstants {
   uint32_t dtype = 0;  ///< DType of the weight
 };
 
-extern const device::OpSchema matmul_schema;
-std::span<const device::Kernel> matmul_cpu_kernels();
-std::span<const device::Kernel> matmul_cpu_avx2_kernels();
+extern const backend::OpSchema matmul_schema;
+std::span<const backend::Kernel> matmul_cpu_kernels();
+std::span<const backend::Kernel> matmul_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

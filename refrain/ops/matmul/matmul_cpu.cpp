@@ -22,23 +22,23 @@ struct Rows {
 };
 
 template <class T>
-bool accepts(const device::OpCall& call) {
+bool accepts(const backend::OpCall& call) {
   return call.args[1].layout == &rows() && call.args[1].weight->dtype == DTypeOf<T>::value;
 }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<MatmulConstants>();
   return matmul_launch(c.rows, c.outputs, c.columns, c.columns * sizeof(float));
 }
 
 template <class T>
-void region(const device::TileArgs& args, const MatmulTile& tile) {
+void region(const backend::TileArgs& args, const MatmulTile& tile) {
   const Rows<T> weights{args.arg<const T>(1), args.constants_as<MatmulConstants>().columns};
   portable::matmul_region<MatmulConstants>(args, weights, tile);
 }
 
 template <class T>
-constexpr device::Kernel kernel(std::string_view name) {
+constexpr backend::Kernel kernel(std::string_view name) {
   return {.name = name,
           .op = &matmul_schema,
           .numerics = "exact, f32, 16 lanes, ascending",
@@ -51,8 +51,8 @@ constexpr device::Kernel kernel(std::string_view name) {
 
 }  // namespace
 
-std::span<const device::Kernel> matmul_cpu_kernels() {
-  static constexpr device::Kernel kKernels[] = {
+std::span<const backend::Kernel> matmul_cpu_kernels() {
+  static constexpr backend::Kernel kKernels[] = {
       kernel<bf16>("matmul_bf16_portable"),
       kernel<f16>("matmul_f16_portable"),
       kernel<float>("matmul_f32_portable"),

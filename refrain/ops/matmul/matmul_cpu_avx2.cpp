@@ -1,5 +1,5 @@
 // matmul: kernels for AVX2, one for each type of weight.
-#include "refrain/device/features.h"
+#include "refrain/backend/features.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/matmul/matmul.h"
 #include "refrain/ops/matmul_avx2.h"
@@ -27,27 +27,27 @@ struct Rows {
 };
 
 template <class T>
-bool accepts(const device::OpCall& call) {
+bool accepts(const backend::OpCall& call) {
   return call.args[1].layout == &rows() && call.args[1].weight->dtype == DTypeOf<T>::value;
 }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<MatmulConstants>();
   return matmul_launch(c.rows, c.outputs, c.columns, avx2::panel_bytes(c.columns));
 }
 
 template <class T>
-void region(const device::TileArgs& args, const MatmulTile& tile) {
+void region(const backend::TileArgs& args, const MatmulTile& tile) {
   const Rows<T> weights{args.arg<const T>(1), args.constants_as<MatmulConstants>().columns};
   avx2::matmul_region<MatmulConstants>(args, weights, tile);
 }
 
 template <class T>
-constexpr device::Kernel kernel(std::string_view name) {
+constexpr backend::Kernel kernel(std::string_view name) {
   return {.name = name,
           .op = &matmul_schema,
           .numerics = "exact, f32, avx2 fma, 8 lanes, ascending",
-          .needs = device::kFeatureAvx2,
+          .needs = backend::kFeatureAvx2,
           .accepts = accepts<T>,
           .launch = launch,
           .entry = &kMatmulEntry<MatmulConstants, region<T>>,
@@ -57,8 +57,8 @@ constexpr device::Kernel kernel(std::string_view name) {
 
 }  // namespace
 
-std::span<const device::Kernel> matmul_cpu_avx2_kernels() {
-  static constexpr device::Kernel kKernels[] = {
+std::span<const backend::Kernel> matmul_cpu_avx2_kernels() {
+  static constexpr backend::Kernel kKernels[] = {
       kernel<bf16>("matmul_bf16_avx2"),
       kernel<f16>("matmul_f16_avx2"),
       kernel<float>("matmul_f32_avx2"),

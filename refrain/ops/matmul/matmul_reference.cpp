@@ -18,7 +18,7 @@ double weight_at(const void* weight, uint32_t dtype, size_t index) {
 
 }  // namespace
 
-void matmul_reference(const device::TileArgs& args) {
+void matmul_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<MatmulConstants>();
   for (size_t row = 0; row < args.live_rows; ++row) {
     for (size_t output = 0; output < c.outputs; ++output) {

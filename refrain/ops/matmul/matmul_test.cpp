@@ -9,15 +9,15 @@ namespace {
 
 using namespace harness;
 
-std::vector<const device::Kernel*> kernels(DType dtype) {
-  std::vector<const device::Kernel*> all, list;
+std::vector<const backend::Kernel*> kernels(DType dtype) {
+  std::vector<const backend::Kernel*> all, list;
   append_runnable(all, matmul_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(all, matmul_cpu_avx2_kernels());
 #endif
   std::string part(name(dtype));
   part.append("_").insert(part.begin(), '_');
-  for (const device::Kernel* kernel : all) {
+  for (const backend::Kernel* kernel : all) {
     if (kernel->name.find(part) != std::string_view::npos) list.push_back(kernel);
   }
   return list;
@@ -62,7 +62,7 @@ TEST(Matmul, MatchesTheReference) {
       for (const uint32_t live : {0u, 1u, size.rows / 2, size.rows, size.rows + 3}) {
         Array<float> expected(count, -7), first(count, -7), got(count, -7);
         call_of(size.rows, input, weight, expected).reference(std::min(live, size.rows));
-        for (const device::Kernel* kernel : kernels(dtype)) {
+        for (const backend::Kernel* kernel : kernels(dtype)) {
           std::fill(first.begin(), first.end(), -7.0f);
           call_of(size.rows, input, weight, first).run(*kernel, live);
           EXPECT_LE(excess(expected, first, [&](size_t i) { return tolerance(input, weight, i); }), 0)
@@ -88,7 +88,7 @@ TEST(Matmul, BitsOfARowDoNotDependOnTheNumberOfRows) {
   random.fill(input);
   for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) {
     const PackedWeight weight = random_plain_weight(dtype, {kOutputs, kColumns}, rows(), random);
-    for (const device::Kernel* kernel : kernels(dtype)) {
+    for (const backend::Kernel* kernel : kernels(dtype)) {
       Array<float> all(kRows * kOutputs);
       call_of(kRows, input, weight, all).run(*kernel, kRows);
       for (const uint32_t some : {1u, 2u, 3u, 4u, 5u, 8u, 11u, 64u}) {

@@ -6,17 +6,17 @@
 namespace refrain::ops {
 namespace {
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {"input", device::Access::in, true},
-    {"weight", device::Access::in},
-    {.name = "output", .access = device::Access::out, .rows = true, .units = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {"input", backend::Access::in, true},
+    {"weight", backend::Access::in},
+    {.name = "output", .access = backend::Access::out, .rows = true, .units = true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 2, 2, "[rows, columns]");
-  expect_weight(call, 1, {WeightFormat::mlx_affine}, {device::Use::matvec, device::Use::matmul});
+  expect_weight(call, 1, {WeightFormat::mlx_affine}, {backend::Use::matvec, backend::Use::matmul});
   expect_rank(call, 1, 2, 2, "[outputs, columns]");
   const Shape& input = call.args[0].shape;
   const Shape& weight = call.args[1].shape;
@@ -26,24 +26,24 @@ void check(const device::OpCall& call) {
   expect_constant(call, "rows", dimension(input, 0), c.rows);
   expect_constant(call, "outputs", dimension(weight, 0), c.outputs);
   expect_constant(call, "columns", dimension(input, 1), c.columns);
-  const device::WeightInfo& info = *call.args[1].weight;
+  const backend::WeightInfo& info = *call.args[1].weight;
   expect_constant(call, "bits", info.bits, c.bits);
   expect_constant(call, "group_size", info.group_size, c.group_size);
   expect_constant(call, "dtype", static_cast<uint64_t>(info.dtype), c.dtype);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   uint64_t bytes = 0;
-  for (const device::ArgumentInfo& argument : call.args) bytes += argument_bytes(argument);
+  for (const backend::ArgumentInfo& argument : call.args) bytes += argument_bytes(argument);
   const auto& c = call.constants_as<QuantizedMatmulConstants>();
   return {bytes, uint64_t{2} * c.rows * c.outputs * c.columns};
 }
 
 }  // namespace
 
-void quantized_matmul_reference(const device::TileArgs& args);
+void quantized_matmul_reference(const backend::TileArgs& args);
 
-constinit const device::OpSchema quantized_matmul_schema{
+constinit const backend::OpSchema quantized_matmul_schema{
     .name = "quantized_matmul",
     .doc =
         "Multiplies rows by the transpose of a quantized weight matrix. output[r, n] = sum over k of "
@@ -58,13 +58,14 @@ constinit const device::OpSchema quantized_matmul_schema{
     .check = check,
     .cost = cost,
     .reference = quantized_matmul_reference,
-    .iteration = device::Iteration::contraction,
-    .units = [](const device::OpCall& call) { return call.constants_as<QuantizedMatmulConstants>().outputs; },
+    .iteration = backend::Iteration::contraction,
+    .units =
+        [](const backend::OpCall& call) { return call.constants_as<QuantizedMatmulConstants>().outputs; },
 };
 
 void quantized_matmul(CommandEncoder& encoder, const QuantizedMatmul& args) {
   const Operand operands[] = {args.input, args.weight, args.output};
-  const device::WeightInfo* weight = args.weight.weight_info();
+  const backend::WeightInfo* weight = args.weight.weight_info();
   QuantizedMatmulConstants constants;
   constants.rows = dimension(args.input.shape(), 0);
   constants.columns = dimension(args.input.shape(), 1);

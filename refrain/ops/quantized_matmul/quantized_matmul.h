@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 #include "refrain/ops/affine_row.h"
-#include "refrain/stream/encoder.h"
 
 namespace refrain::ops {
 
@@ -40,8 +40,8 @@ struct QuantizedMatmulConstants {
   AffineWeight weight() const { return {outputs, columns, bits, group_size, dtype}; }
 };
 
-extern const device::OpSchema quantized_matmul_schema;
-std::span<const device::Kernel> quantized_matmul_cpu_kernels();
-std::span<const device::Kernel> quantized_matmul_cpu_avx2_kernels();
+extern const backend::OpSchema quantized_matmul_schema;
+std::span<const backend::Kernel> quantized_matmul_cpu_kernels();
+std::span<const backend::Kernel> quantized_matmul_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

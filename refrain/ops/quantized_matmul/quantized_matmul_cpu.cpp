@@ -13,22 +13,22 @@ struct Rows {
   void widen(size_t output, float* to) const { widen_affine_row(packed, weight, output, to); }
 };
 
-bool accepts(const device::OpCall& call) { return call.args[1].layout == &mlx_affine_rows(); }
+bool accepts(const backend::OpCall& call) { return call.args[1].layout == &mlx_affine_rows(); }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<QuantizedMatmulConstants>();
   return matmul_launch(c.rows, c.outputs, c.columns, c.columns * sizeof(float));
 }
 
-void region(const device::TileArgs& args, const MatmulTile& tile) {
+void region(const backend::TileArgs& args, const MatmulTile& tile) {
   const Rows weights{args.arg<const std::byte>(1), args.constants_as<QuantizedMatmulConstants>().weight()};
   portable::matmul_region<QuantizedMatmulConstants>(args, weights, tile);
 }
 
 }  // namespace
 
-std::span<const device::Kernel> quantized_matmul_cpu_kernels() {
-  static constexpr device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> quantized_matmul_cpu_kernels() {
+  static constexpr backend::Kernel kKernels[] = {{
       .name = "quantized_matmul_affine_portable",
       .op = &quantized_matmul_schema,
       .numerics = "exact, f32, 16 lanes, ascending",

@@ -3,7 +3,7 @@
 
 namespace refrain::ops {
 
-void quantized_matmul_reference(const device::TileArgs& args) {
+void quantized_matmul_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<QuantizedMatmulConstants>();
   for (size_t row = 0; row < args.live_rows; ++row) {
     const float* input = args.arg<float>(0) + row * c.columns;

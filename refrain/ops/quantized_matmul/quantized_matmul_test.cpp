@@ -11,7 +11,7 @@ using namespace harness;
 
 Call call_of(uint32_t rows, const Array<float>& input, const PackedWeight& weight,
              const Array<float>& output) {
-  const device::WeightInfo& info = weight.info;
+  const backend::WeightInfo& info = weight.info;
   Call call(quantized_matmul_schema);
   call.tensor({rows, info.shape[1]}, input).weight(weight).tensor({rows, info.shape[0]}, output);
   call.constants(QuantizedMatmulConstants{rows, static_cast<uint32_t>(info.shape[0]),
@@ -20,13 +20,13 @@ Call call_of(uint32_t rows, const Array<float>& input, const PackedWeight& weigh
   return call;
 }
 
-std::vector<const device::Kernel*> kernels(const Call& call) {
-  std::vector<const device::Kernel*> all, list;
+std::vector<const backend::Kernel*> kernels(const Call& call) {
+  std::vector<const backend::Kernel*> all, list;
   append_runnable(all, quantized_matmul_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(all, quantized_matmul_cpu_avx2_kernels());
 #endif
-  for (const device::Kernel* kernel : all) {
+  for (const backend::Kernel* kernel : all) {
     if (call.accepted_by(*kernel)) list.push_back(kernel);
   }
   return list;
@@ -83,7 +83,7 @@ TEST(QuantizedMatmul, MatchesTheReference) {
         reference.reference(std::min(live, size.rows));
         const auto list = kernels(reference);
         ASSERT_EQ(list.size(), machine_features() == 0 ? 1u : 2u);
-        for (const device::Kernel* kernel : list) {
+        for (const backend::Kernel* kernel : list) {
           std::fill(first.begin(), first.end(), -7.0f);
           call_of(size.rows, input, weight, first).run(*kernel, live);
           EXPECT_LE(excess(expected, first, [&](size_t i) { return tolerance(input, weight, i); }), 0)
@@ -118,7 +118,7 @@ TEST(QuantizedMatmul, AgreesWithTheUnpackedWeight) {
       expected[o] = static_cast<float>(sum);
     }
     const Call call = call_of(1, input, weight, output);
-    for (const device::Kernel* kernel : kernels(call)) {
+    for (const backend::Kernel* kernel : kernels(call)) {
       call.run(*kernel, 1);
       // unpack() itself rounds scale * code and the sum.
       EXPECT_LE(excess(expected, output, [&](size_t i) { return 2 * tolerance(input, weight, i); }), 0)
@@ -137,7 +137,7 @@ TEST(QuantizedMatmul, BitsOfARowDoNotDependOnTheNumberOfRows) {
         random_affine_weight(format.dtype, kOutputs, kColumns, format.bits, format.group_size, random);
     Array<float> all(kRows * kOutputs);
     const Call whole = call_of(kRows, input, weight, all);
-    for (const device::Kernel* kernel : kernels(whole)) {
+    for (const backend::Kernel* kernel : kernels(whole)) {
       whole.run(*kernel, kRows);
       for (const uint32_t some : {1u, 2u, 3u, 4u, 5u, 8u, 64u}) {
         for (size_t first = 0; first + some <= kRows; first += some) {

@@ -10,10 +10,10 @@
 namespace refrain::ops {
 namespace {
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = device::Access::in, .rows = true, .units = true},
-    {"weight", device::Access::in, false, true},
-    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b1, .units = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "input", .access = backend::Access::in, .rows = true, .units = true},
+    {"weight", backend::Access::in, false, true},
+    {.name = "output", .access = backend::Access::out, .rows = true, .in_place = 0b1, .units = true},
 };
 
 RmsNormConstants constants_of(const Shape& shape, float eps) {
@@ -22,13 +22,13 @@ RmsNormConstants constants_of(const Shape& shape, float eps) {
           eps};
 }
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 2, 3, "[rows, columns] or [rows, vectors, columns]");
   const Shape& shape = call.args[0].shape;
   if (call.args[1].bound) {
-    expect_weight(call, 1, {WeightFormat::plain}, {device::Use::vector});
+    expect_weight(call, 1, {WeightFormat::plain}, {backend::Use::vector});
     expect_shape(call, 1, Shape{shape.back()});
   }
   expect_tensor(call, 2, DType::f32, shape);
@@ -42,17 +42,17 @@ void check(const device::OpCall& call) {
   }
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   uint64_t bytes = 0;
-  for (const device::ArgumentInfo& argument : call.args) bytes += argument_bytes(argument);
+  for (const backend::ArgumentInfo& argument : call.args) bytes += argument_bytes(argument);
   return {bytes, 4 * static_cast<uint64_t>(call.args[0].shape.elements())};
 }
 
 }  // namespace
 
-void rms_norm_reference(const device::TileArgs& args);
+void rms_norm_reference(const backend::TileArgs& args);
 
-constinit const device::OpSchema rms_norm_schema{
+constinit const backend::OpSchema rms_norm_schema{
     .name = "rms_norm",
     .doc =
         "Scales each vector to a root mean square of one, then by a weight. output[i] = input[i] / "
@@ -64,8 +64,8 @@ constinit const device::OpSchema rms_norm_schema{
     .check = check,
     .cost = cost,
     .reference = rms_norm_reference,
-    .iteration = device::Iteration::row_reduction,
-    .units = [](const device::OpCall& call) { return call.constants_as<RmsNormConstants>().vectors; },
+    .iteration = backend::Iteration::row_reduction,
+    .units = [](const backend::OpCall& call) { return call.constants_as<RmsNormConstants>().vectors; },
 };
 
 void rms_norm(CommandEncoder& encoder, const RmsNorm& args) {

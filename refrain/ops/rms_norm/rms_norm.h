@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -42,14 +42,14 @@ constexpr uint32_t rms_norm_rows_per_tile(const RmsNormConstants& c) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(8192 / row_elements, 1, c.rows));
 }
 
-inline device::Launch rms_norm_launch(const device::OpCall& call, const device::DeviceInfo&) {
+inline backend::Launch rms_norm_launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<RmsNormConstants>();
   return {
       .rows = c.rows, .rows_per_block = rms_norm_rows_per_tile(c), .tiles_per_block = 1, .scratch_bytes = 0};
 }
 
-extern const device::OpSchema rms_norm_schema;
-std::span<const device::Kernel> rms_norm_cpu_kernels();
-std::span<const device::Kernel> rms_norm_cpu_avx2_kernels();
+extern const backend::OpSchema rms_norm_schema;
+std::span<const backend::Kernel> rms_norm_cpu_kernels();
+std::span<const backend::Kernel> rms_norm_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

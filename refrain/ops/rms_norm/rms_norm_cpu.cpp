@@ -10,7 +10,7 @@ namespace {
 
 constexpr uint32_t kLanes = 32;
 
-bool accepts(const device::OpCall& call) {
+bool accepts(const backend::OpCall& call) {
   return !call.args[1].bound || call.args[1].layout == &vector_f32();
 }
 
@@ -27,7 +27,7 @@ float sum_of_squares(const float* input, uint32_t columns) {
   return lanes[0];
 }
 
-void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
             uint32_t unit_end) {
   const auto& c = args.constants_as<RmsNormConstants>();
   const float* weight = args.arg<float>(1);
@@ -46,18 +46,18 @@ void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, 
   }
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<RmsNormConstants>();
   const uint32_t rows_per_tile = rms_norm_rows_per_tile(c);
   region(args, begin * rows_per_tile, std::min(end * rows_per_tile, args.live_rows), 0, c.vectors);
 }
 
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles, region};
+constexpr backend::TileKernel kEntry{nullptr, nullptr, tiles, region};
 
 }  // namespace
 
-std::span<const device::Kernel> rms_norm_cpu_kernels() {
-  static constexpr device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> rms_norm_cpu_kernels() {
+  static constexpr backend::Kernel kKernels[] = {{
       .name = "rms_norm_f32_portable",
       .op = &rms_norm_schema,
       .numerics = "exact, f32, 32 lanes",

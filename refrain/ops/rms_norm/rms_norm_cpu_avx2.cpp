@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "refrain/device/features.h"
+#include "refrain/backend/features.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/rms_norm/rms_norm.h"
 #include "refrain/ops/simd_avx2.h"
@@ -12,7 +12,7 @@ namespace {
 
 constexpr uint32_t kLanes = 32;
 
-bool accepts(const device::OpCall& call) {
+bool accepts(const backend::OpCall& call) {
   return !call.args[1].bound || call.args[1].layout == &vector_f32();
 }
 
@@ -46,7 +46,7 @@ REFRAIN_AVX2 void scale_vector(const float* input, float scale, const float* wei
   for (; i < columns; ++i) output[i] = weight != nullptr ? input[i] * scale * weight[i] : input[i] * scale;
 }
 
-REFRAIN_AVX2 void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end,
+REFRAIN_AVX2 void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end,
                          uint32_t unit_begin, uint32_t unit_end) {
   const auto& c = args.constants_as<RmsNormConstants>();
   const float* weight = args.arg<float>(1);
@@ -61,22 +61,22 @@ REFRAIN_AVX2 void region(const device::TileArgs& args, uint32_t row_begin, uint3
   }
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<RmsNormConstants>();
   const uint32_t rows_per_tile = rms_norm_rows_per_tile(c);
   region(args, begin * rows_per_tile, std::min(end * rows_per_tile, args.live_rows), 0, c.vectors);
 }
 
-constexpr device::TileKernel kEntry{nullptr, nullptr, tiles, region};
+constexpr backend::TileKernel kEntry{nullptr, nullptr, tiles, region};
 
 }  // namespace
 
-std::span<const device::Kernel> rms_norm_cpu_avx2_kernels() {
-  static constexpr device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> rms_norm_cpu_avx2_kernels() {
+  static constexpr backend::Kernel kKernels[] = {{
       .name = "rms_norm_f32_avx2",
       .op = &rms_norm_schema,
       .numerics = "exact, f32, avx2 fma, 32 lanes",
-      .needs = device::kFeatureAvx2,
+      .needs = backend::kFeatureAvx2,
       .accepts = accepts,
       .launch = rms_norm_launch,
       .entry = &kEntry,

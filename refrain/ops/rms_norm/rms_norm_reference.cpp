@@ -5,7 +5,7 @@
 
 namespace refrain::ops {
 
-void rms_norm_reference(const device::TileArgs& args) {
+void rms_norm_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<RmsNormConstants>();
   const float* weight = args.arg<float>(1);
   for (size_t vector = 0; vector < size_t{args.live_rows} * c.vectors; ++vector) {

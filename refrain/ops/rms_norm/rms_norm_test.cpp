@@ -8,8 +8,8 @@ namespace {
 
 using namespace harness;
 
-std::vector<const device::Kernel*> kernels() {
-  std::vector<const device::Kernel*> list;
+std::vector<const backend::Kernel*> kernels() {
+  std::vector<const backend::Kernel*> list;
   append_runnable(list, rms_norm_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(list, rms_norm_cpu_avx2_kernels());
@@ -51,7 +51,7 @@ TEST(RmsNorm, MatchesTheReference) {
       for (const uint32_t live : {0u, 1u, rows / 2, rows, rows + 3}) {
         Array<float> expected(count, -7), first(count, -7), got(count, -7);
         call_of(shape, input, bound, expected).reference(std::min(live, rows));
-        for (const device::Kernel* kernel : kernels()) {
+        for (const backend::Kernel* kernel : kernels()) {
           std::fill(first.begin(), first.end(), -7.0f);
           call_of(shape, input, bound, first).run(*kernel, live);
           EXPECT_LE(excess(expected, first, [&](size_t i) { return tolerance(expected, i, shape.back()); }),
@@ -76,7 +76,7 @@ TEST(RmsNorm, ZerosGiveZerosAndInPlaceGivesTheSameBits) {
   random.fill(input);
   std::fill_n(input.begin() + 77, 77, 0.0f);
   const PackedWeight weight = random_plain_weight(DType::bf16, {77}, vector_f32(), random);
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     Array<float> output(4 * 77), in_place = input;
     call_of(shape, input, &weight, output).run(*kernel, 4);
     call_of(shape, in_place, &weight, in_place).run(*kernel, 4);
@@ -90,7 +90,7 @@ TEST(RmsNorm, BitsDoNotDependOnTheNumberOfRows) {
   constexpr uint32_t kColumns = 147;
   Array<float> input(kColumns * 64);
   random.fill(input);
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     Array<float> together(kColumns * 64);
     call_of({64, kColumns}, input, nullptr, together).run(*kernel, 64);
     for (uint32_t row = 0; row < 64; ++row) {

@@ -14,20 +14,20 @@ namespace {
 
 enum : size_t { kInput, kRows, kFrequencies, kOutput };
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = device::Access::in, .rows = true, .units = true},
-    {.name = "rows", .access = device::Access::in, .rows = true},
-    {.name = "frequencies", .access = device::Access::in},
-    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b1, .units = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "input", .access = backend::Access::in, .rows = true, .units = true},
+    {.name = "rows", .access = backend::Access::in, .rows = true},
+    {.name = "frequencies", .access = backend::Access::in},
+    {.name = "output", .access = backend::Access::out, .rows = true, .in_place = 0b1, .units = true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kInput, 3, 3, "[rows, heads, head_dim]");
   const Shape& input = call.args[kInput].shape;
   expect_dtype(call, kInput, DType::f32);
   expect_tensor(call, kRows, DType::u32, {input[0], 4});
-  expect_weight(call, kFrequencies, {WeightFormat::plain}, {device::Use::vector});
+  expect_weight(call, kFrequencies, {WeightFormat::plain}, {backend::Use::vector});
   expect_rank(call, kFrequencies, 1, 1, "[pairs]");
   const Shape& frequencies = call.args[kFrequencies].shape;
   if (frequencies[0] > input[2] / 2) {
@@ -48,18 +48,18 @@ uint32_t rows_per_block(const RopeConstants& constants) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / row_elements, 1, constants.rows));
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   const auto& constants = call.constants_as<RopeConstants>();
   const uint64_t rotations = uint64_t{constants.rows} * constants.heads * constants.pairs;
-  device::Cost result;
-  for (const device::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
+  backend::Cost result;
+  for (const backend::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
   result.flops = 6 * rotations;
   return result;
 }
 
 }  // namespace
 
-constinit const device::OpSchema rope_schema = {
+constinit const backend::OpSchema rope_schema = {
     .name = "rope",
     .doc =
         "Rotates the pairs of every head by the angle of the row's position. "
@@ -73,8 +73,8 @@ constinit const device::OpSchema rope_schema = {
     .check = check,
     .cost = cost,
     .reference = rope_reference,
-    .iteration = device::Iteration::per_head,
-    .units = [](const device::OpCall& call) { return call.constants_as<RopeConstants>().heads; },
+    .iteration = backend::Iteration::per_head,
+    .units = [](const backend::OpCall& call) { return call.constants_as<RopeConstants>().heads; },
 };
 
 void rope(CommandEncoder& encoder, const Rope& args) {
@@ -90,9 +90,9 @@ void rope(CommandEncoder& encoder, const Rope& args) {
   dispatch(encoder, rope_schema, operands, constants);
 }
 
-device::Launch rope_launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch rope_launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& constants = call.constants_as<RopeConstants>();
-  device::Launch launch;
+  backend::Launch launch;
   launch.rows = constants.rows;
   launch.rows_per_block = rows_per_block(constants);
   launch.row_scratch_bytes = size_t{2} * constants.pairs * sizeof(float);
@@ -100,7 +100,7 @@ device::Launch rope_launch(const device::OpCall& call, const device::DeviceInfo&
   return launch;
 }
 
-void rope_angles(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end) {
+void rope_angles(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end) {
   const auto& c = args.constants_as<RopeConstants>();
   const StepRow* rows = args.arg<const StepRow>(kRows);
   const float* frequencies = args.arg<const float>(kFrequencies);
@@ -117,8 +117,8 @@ void rope_angles(const device::TileArgs& args, uint32_t row_begin, uint32_t row_
   }
 }
 
-void rope_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end,
-                void (*region)(const device::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t)) {
+void rope_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end,
+                void (*region)(const backend::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t)) {
   const auto& c = args.constants_as<RopeConstants>();
   const uint32_t block = rows_per_block(c);
   // Row by row, so that the angles stay in the nearest cache.

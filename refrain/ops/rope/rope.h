@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -42,16 +42,16 @@ struct RopeConstants {
   uint32_t interleaved = 0;  ///< 0 or 1
 };
 
-extern const device::OpSchema rope_schema;
+extern const backend::OpSchema rope_schema;
 /// One tile a block of rows; scratch for the cosines and sines of a row.
-device::Launch rope_launch(const device::OpCall& call, const device::DeviceInfo& info);
+backend::Launch rope_launch(const backend::OpCall& call, const backend::DeviceInfo& info);
 /// TileKernel::rows_prologue of every kernel: of each row F cosines, then F sines.
-void rope_angles(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end);
+void rope_angles(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end);
 /// TileKernel::tiles of a kernel with this region.
-void rope_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end,
-                void (*region)(const device::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t));
-void rope_reference(const device::TileArgs& args);
-std::span<const device::Kernel> rope_cpu_kernels();
-std::span<const device::Kernel> rope_cpu_avx2_kernels();
+void rope_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end,
+                void (*region)(const backend::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t));
+void rope_reference(const backend::TileArgs& args);
+std::span<const backend::Kernel> rope_cpu_kernels();
+std::span<const backend::Kernel> rope_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

@@ -17,7 +17,7 @@ void rotate_head(const RopeConstants& c, const float* cosines, const float* sine
   for (size_t i = size_t{2} * c.pairs; i < c.head_dim; ++i) output[i] = input[i];
 }
 
-void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
             uint32_t unit_end) {
   const auto& c = args.constants_as<RopeConstants>();
   const float* input = args.arg<const float>(0);
@@ -32,20 +32,20 @@ void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end, 
   }
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   rope_tiles(args, begin, end, region);
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles, .region = region, .rows_prologue = rope_angles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles, .region = region, .rows_prologue = rope_angles};
 
 }  // namespace
 
-std::span<const device::Kernel> rope_cpu_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> rope_cpu_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "rope_f32",
       .op = &rope_schema,
       .numerics = "exact, f32",
-      .accepts = [](const device::OpCall&) { return true; },
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = rope_launch,
       .entry = &kTiles,
       .regions = true,

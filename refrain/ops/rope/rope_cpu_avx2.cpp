@@ -2,7 +2,7 @@
 // kernel, so both give the same bits.
 #include <algorithm>
 
-#include "refrain/device/features.h"
+#include "refrain/backend/features.h"
 #include "refrain/ops/rope/rope.h"
 #include "refrain/ops/simd_avx2.h"
 
@@ -44,7 +44,7 @@ REFRAIN_AVX2_INLINE void rotate_neighbours(size_t pairs, const float* cosines, c
   }
 }
 
-REFRAIN_AVX2 void region(const device::TileArgs& args, uint32_t row_begin, uint32_t row_end,
+REFRAIN_AVX2 void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end,
                          uint32_t unit_begin, uint32_t unit_end) {
   const auto& c = args.constants_as<RopeConstants>();
   const float* input = args.arg<const float>(0);
@@ -64,21 +64,21 @@ REFRAIN_AVX2 void region(const device::TileArgs& args, uint32_t row_begin, uint3
   }
 }
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   rope_tiles(args, begin, end, region);
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles, .region = region, .rows_prologue = rope_angles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles, .region = region, .rows_prologue = rope_angles};
 
 }  // namespace
 
-std::span<const device::Kernel> rope_cpu_avx2_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> rope_cpu_avx2_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "rope_f32_avx2",
       .op = &rope_schema,
       .numerics = "exact, f32",
-      .needs = device::kFeatureAvx2,
-      .accepts = [](const device::OpCall&) { return true; },
+      .needs = backend::kFeatureAvx2,
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = rope_launch,
       .entry = &kTiles,
       .regions = true,

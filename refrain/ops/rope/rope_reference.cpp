@@ -7,7 +7,7 @@
 
 namespace refrain::ops {
 
-void rope_reference(const device::TileArgs& args) {
+void rope_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<RopeConstants>();
   const float* input = args.arg<const float>(0);
   const StepRow* rows = args.arg<const StepRow>(1);

@@ -9,8 +9,8 @@ namespace {
 
 using namespace harness;
 
-std::vector<const device::Kernel*> kernels() {
-  std::vector<const device::Kernel*> list;
+std::vector<const backend::Kernel*> kernels() {
+  std::vector<const backend::Kernel*> list;
   append_runnable(list, rope_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(list, rope_cpu_avx2_kernels());
@@ -67,7 +67,7 @@ TEST(Rope, EveryKernelIsCloseToTheReference) {
     const Data data(c);
     const Array<float> expected(c.elements(), -7.0f);
     data.call(c, expected).reference(c.rows);
-    for (const device::Kernel* kernel : kernels()) {
+    for (const backend::Kernel* kernel : kernels()) {
       const Array<float> output(c.elements(), -7.0f);
       data.call(c, output).run(*kernel, c.rows);
       // Cosine and sine come within one unit in the last place (2^-23 of a value of at most 1, or 2^-23
@@ -94,7 +94,7 @@ TEST(Rope, EveryKernelIsCloseToTheReference) {
 TEST(Rope, BitsDoNotDependOnTilesRowsOrAliasing) {
   for (const Case& c : kCases) {
     const Data data(c);
-    for (const device::Kernel* kernel : kernels()) {
+    for (const backend::Kernel* kernel : kernels()) {
       const Array<float> whole(c.elements(), -7.0f);
       data.call(c, whole).run(*kernel, c.rows);
       for (const Walk& walk : kWalks) {
@@ -131,7 +131,7 @@ TEST(Rope, KernelsOfOneNumericsClassGiveTheSameBits) {
   for (const Case& c : kCases) {
     const Data data(c);
     std::vector<Array<float>> results;
-    for (const device::Kernel* kernel : kernels()) {
+    for (const backend::Kernel* kernel : kernels()) {
       EXPECT_EQ(kernel->numerics, kernels()[0]->numerics);
       results.emplace_back(c.elements());
       data.call(c, results.back()).run(*kernel, c.rows);
@@ -144,7 +144,7 @@ TEST(Rope, PositionZeroIsTheIdentity) {
   const Case c{4, 2, 16, 8, false};
   const Data data(c);
   for (StepRow& row : data.rows) row.position = 0;
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     const Array<float> output(c.elements());
     data.call(c, output).run(*kernel, c.rows);
     EXPECT_TRUE(same_bits(output, data.input)) << kernel->name;

@@ -258,7 +258,7 @@ inline void write_sampled(StepRow& row, uint32_t token) {
 }
 
 /// Tiles [begin, end) of `sample`.
-REFRAIN_SAMPLE_INLINE void sample_tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+REFRAIN_SAMPLE_INLINE void sample_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<SampleConstants>();
   const uint32_t* index = args.arg<const uint32_t>(1);
   StepRow* rows = args.arg<StepRow>(2);

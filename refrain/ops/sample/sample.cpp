@@ -9,16 +9,16 @@ namespace {
 
 enum : size_t { kLogits, kIndex, kStepRows, kSequences, kAllowed, kStatus };
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "logits", .access = device::Access::in, .rows = true},
-    {.name = "index", .access = device::Access::in, .rows = true},
-    {.name = "step_rows", .access = device::Access::inout},
-    {.name = "sequences", .access = device::Access::in},
-    {.name = "allowed", .access = device::Access::in, .optional = true},
-    {.name = "status", .access = device::Access::status},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "logits", .access = backend::Access::in, .rows = true},
+    {.name = "index", .access = backend::Access::in, .rows = true},
+    {.name = "step_rows", .access = backend::Access::inout},
+    {.name = "sequences", .access = backend::Access::in},
+    {.name = "allowed", .access = backend::Access::in, .optional = true},
+    {.name = "status", .access = backend::Access::status},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kLogits, 2, 2, "[rows, vocabulary]");
   const Shape& logits = call.args[kLogits].shape;
@@ -40,7 +40,7 @@ void check(const device::OpCall& call) {
   expect_constant(call, "sequences", static_cast<uint64_t>(sequences), constants.sequences);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   const auto& constants = call.constants_as<SampleConstants>();
   // A subtraction, a division, an exponential of 30 operations and a sum for each logit.
   return {.bytes = argument_bytes(call.args[kLogits]),
@@ -49,7 +49,7 @@ device::Cost cost(const device::OpCall& call) {
 
 }  // namespace
 
-constinit const device::OpSchema sample_schema = {
+constinit const backend::OpSchema sample_schema = {
     .name = "sample",
     .doc =
         "Draws a token for each row of logits by its sequence's temperature T, top_k, top_p and seed. "
@@ -81,9 +81,9 @@ void sample(CommandEncoder& encoder, const Sample& args) {
   dispatch(encoder, sample_schema, operands, constants);
 }
 
-device::Launch sample_launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch sample_launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& constants = call.constants_as<SampleConstants>();
-  device::Launch launch;
+  backend::Launch launch;
   launch.rows = constants.rows;
   launch.scratch_bytes = align_up(size_t{8} * constants.vocabulary, 64);
   return launch;

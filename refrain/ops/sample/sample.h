@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -52,11 +52,11 @@ struct SampleConstants {
   uint32_t sequences = 0;  ///< S
 };
 
-extern const device::OpSchema sample_schema;
+extern const backend::OpSchema sample_schema;
 /// One tile a row; scratch of eight bytes an id.
-device::Launch sample_launch(const device::OpCall& call, const device::DeviceInfo& info);
-void sample_reference(const device::TileArgs& args);
-std::span<const device::Kernel> sample_cpu_kernels();
-std::span<const device::Kernel> sample_cpu_avx2_kernels();
+backend::Launch sample_launch(const backend::OpCall& call, const backend::DeviceInfo& info);
+void sample_reference(const backend::TileArgs& args);
+std::span<const backend::Kernel> sample_cpu_kernels();
+std::span<const backend::Kernel> sample_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

@@ -5,20 +5,20 @@
 namespace refrain::ops {
 namespace {
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   sampling::sample_tiles(args, begin, end);
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles};
 
 }  // namespace
 
-std::span<const device::Kernel> sample_cpu_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> sample_cpu_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "sample_f32",
       .op = &sample_schema,
       .numerics = "exact, f64 without FMA",
-      .accepts = [](const device::OpCall&) { return true; },
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = sample_launch,
       .entry = &kTiles,
   }};

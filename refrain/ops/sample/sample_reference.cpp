@@ -74,7 +74,7 @@ uint32_t draw(const float* logits, uint32_t vocabulary, const uint32_t* allowed,
 
 }  // namespace
 
-void sample_reference(const device::TileArgs& args) {
+void sample_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<SampleConstants>();
   const uint32_t* index = args.arg<const uint32_t>(1);
   StepRow* rows = args.arg<StepRow>(2);

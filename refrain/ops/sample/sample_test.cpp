@@ -24,8 +24,8 @@ static_assert(philox4x32_10({0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF}, {0
 static_assert(philox4x32_10({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
               Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 
-std::vector<const device::Kernel*> kernels() {
-  std::vector<const device::Kernel*> list;
+std::vector<const backend::Kernel*> kernels() {
+  std::vector<const backend::Kernel*> list;
   append_runnable(list, sample_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(list, sample_cpu_avx2_kernels());
@@ -98,7 +98,7 @@ std::vector<uint32_t> draws(const std::vector<float>& logits, const StepSequence
     std::copy(allowed.begin(), allowed.end(), data.allowed.begin());
   }
   std::vector<uint32_t> expected;
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     for (StepRow& row : data.rows) row.sampled = 0xBEEF;
     data.call().run(*kernel, count);
     std::vector<uint32_t> sampled;
@@ -143,7 +143,7 @@ TEST(Sample, EveryKernelDrawsWhatTheReferenceDraws) {
         data.masked = masked;
         Data reference = data;
         reference.call().reference(kOutputs);
-        for (const device::Kernel* kernel : kernels()) {
+        for (const backend::Kernel* kernel : kernels()) {
           for (const Walk& walk : kWalks) {
             Data copy = data;
             copy.call().run(*kernel, kOutputs, walk);
@@ -174,7 +174,7 @@ TEST(Sample, ALargeVocabularyDrawsWhatTheReferenceDraws) {
   data.sequences[5] = settings(100, 100000, 0.5f, 9);
   Data reference = data;
   reference.call().reference(6);
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     Data copy = data;
     copy.call().run(*kernel, 6);
     for (size_t o = 0; o < 6; ++o) EXPECT_EQ(copy.rows[o].sampled, reference.rows[o].sampled) << o;
@@ -316,7 +316,7 @@ TEST(Sample, ExpIsWithinTwoUnitsInTheLastPlace) {
 }
 
 TEST(Sample, HostileIndicesAndSequencesRaiseStatus) {
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     Data data(4, 50);
     data.index[0] = 4;
     data.index[1] = 0xFFFFFFFF;

@@ -6,13 +6,13 @@
 namespace refrain::ops {
 namespace {
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "gate", .access = device::Access::in, .rows = true, .units = true},
-    {.name = "up", .access = device::Access::in, .rows = true, .units = true},
-    {.name = "output", .access = device::Access::out, .rows = true, .in_place = 0b11, .units = true},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "gate", .access = backend::Access::in, .rows = true, .units = true},
+    {.name = "up", .access = backend::Access::in, .rows = true, .units = true},
+    {.name = "output", .access = backend::Access::out, .rows = true, .in_place = 0b11, .units = true},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 1, Shape::kMaxRank, "[rows, ...]");
@@ -22,16 +22,16 @@ void check(const device::OpCall& call) {
   expect_elementwise_constants(call, shape);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   const auto elements = static_cast<uint64_t>(call.args[0].shape.elements());
   return {3 * elements * sizeof(float), 4 * elements};
 }
 
 }  // namespace
 
-void silu_mul_reference(const device::TileArgs& args);
+void silu_mul_reference(const backend::TileArgs& args);
 
-constinit const device::OpSchema silu_mul_schema{
+constinit const backend::OpSchema silu_mul_schema{
     .name = "silu_mul",
     .doc =
         "Multiplies by a sigmoid-weighted gate. output[i] = gate[i] / (1 + exp(-gate[i])) * up[i]. gate, up, "
@@ -42,8 +42,8 @@ constinit const device::OpSchema silu_mul_schema{
     .check = check,
     .cost = cost,
     .reference = silu_mul_reference,
-    .iteration = device::Iteration::elementwise,
-    .units = [](const device::OpCall& call) { return call.constants_as<SiluMulConstants>().columns; },
+    .iteration = backend::Iteration::elementwise,
+    .units = [](const backend::OpCall& call) { return call.constants_as<SiluMulConstants>().columns; },
 };
 
 void silu_mul(CommandEncoder& encoder, const SiluMul& args) {

@@ -3,9 +3,9 @@
 
 #include <span>
 
-#include "refrain/device/kernel.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 #include "refrain/ops/elementwise.h"
-#include "refrain/stream/encoder.h"
 
 namespace refrain::ops {
 
@@ -28,8 +28,8 @@ void silu_mul(CommandEncoder& encoder, const SiluMul& args);
 
 using SiluMulConstants = ElementwiseConstants;
 
-extern const device::OpSchema silu_mul_schema;
-std::span<const device::Kernel> silu_mul_cpu_kernels();
-std::span<const device::Kernel> silu_mul_cpu_avx2_kernels();
+extern const backend::OpSchema silu_mul_schema;
+std::span<const backend::Kernel> silu_mul_cpu_kernels();
+std::span<const backend::Kernel> silu_mul_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

@@ -1,14 +1,14 @@
 // silu_mul: kernel for AVX2.
-#include "refrain/device/features.h"
+#include "refrain/backend/features.h"
 #include "refrain/ops/silu_mul/silu_mul.h"
 #include "refrain/ops/simd_avx2.h"
 
 namespace refrain::ops {
 namespace {
 
-bool accepts(const device::OpCall&) { return true; }
+bool accepts(const backend::OpCall&) { return true; }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   return elementwise_launch(call.constants_as<SiluMulConstants>());
 }
 
@@ -18,7 +18,7 @@ REFRAIN_AVX2_INLINE __m256 silu_mul8(__m256 gate, __m256 up) {
   return _mm256_mul_ps(_mm256_div_ps(gate, divisor), up);
 }
 
-REFRAIN_AVX2 void run(const device::TileArgs& args, const ElementRange& range) {
+REFRAIN_AVX2 void run(const backend::TileArgs& args, const ElementRange& range) {
   for (size_t row = 0; row < range.rows; ++row) {
     const size_t at = range.first + row * range.stride;
     const float* gate = args.arg<float>(0) + at;
@@ -37,12 +37,12 @@ REFRAIN_AVX2 void run(const device::TileArgs& args, const ElementRange& range) {
 
 }  // namespace
 
-std::span<const device::Kernel> silu_mul_cpu_avx2_kernels() {
-  static constexpr device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> silu_mul_cpu_avx2_kernels() {
+  static constexpr backend::Kernel kKernels[] = {{
       .name = "silu_mul_f32_avx2",
       .op = &silu_mul_schema,
       .numerics = "exact, f32, elementwise, avx2 exp",
-      .needs = device::kFeatureAvx2,
+      .needs = backend::kFeatureAvx2,
       .accepts = accepts,
       .launch = launch,
       .entry = &kElementwiseEntry<run>,

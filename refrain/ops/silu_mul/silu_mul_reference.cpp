@@ -5,7 +5,7 @@
 
 namespace refrain::ops {
 
-void silu_mul_reference(const device::TileArgs& args) {
+void silu_mul_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<SiluMulConstants>();
   const float* gate = args.arg<float>(0);
   const float* up = args.arg<float>(1);

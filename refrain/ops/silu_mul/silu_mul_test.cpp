@@ -8,8 +8,8 @@ namespace {
 
 using namespace harness;
 
-std::vector<const device::Kernel*> kernels() {
-  std::vector<const device::Kernel*> list;
+std::vector<const backend::Kernel*> kernels() {
+  std::vector<const backend::Kernel*> list;
   append_runnable(list, silu_mul_cpu_kernels());
 #if defined(__x86_64__)
   append_runnable(list, silu_mul_cpu_avx2_kernels());
@@ -43,7 +43,7 @@ TEST(SiluMul, MatchesTheReference) {
     for (const uint32_t live : {0u, 1u, rows / 2, rows, rows + 3}) {
       Array<float> expected(count, -7), first(count, -7), got(count, -7);
       call_of(shape, gate, up, expected).reference(std::min(live, rows));
-      for (const device::Kernel* kernel : kernels()) {
+      for (const backend::Kernel* kernel : kernels()) {
         std::fill(first.begin(), first.end(), -7.0f);
         call_of(shape, gate, up, first).run(*kernel, live);
         // Relative: exp 2e-7, then the sum, the quotient, the product and the reference, half a unit each:
@@ -69,7 +69,7 @@ TEST(SiluMul, BitsDoNotDependOnWhereARowLies) {
   Array<float> gate(kColumns * 9), up(kColumns * 9);
   random.fill(gate, -9, 9);
   random.fill(up);
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     Array<float> together(kColumns * 9);
     call_of({9, kColumns}, gate, up, together).run(*kernel, 9);
     for (uint32_t row = 0; row < 9; ++row) {
@@ -89,7 +89,7 @@ TEST(SiluMul, OutputMayBeEitherArgument) {
   Array<float> gate(3003), up(3003), expected(3003);
   random.fill(gate);
   random.fill(up);
-  for (const device::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels()) {
     call_of(shape, gate, up, expected).run(*kernel, 3);
     Array<float> in_place = gate;
     call_of(shape, in_place, up, in_place).run(*kernel, 3);

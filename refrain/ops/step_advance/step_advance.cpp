@@ -8,12 +8,12 @@ namespace {
 
 enum : size_t { kRows, kSequences };
 
-constexpr device::ArgumentSpec kArgs[] = {
-    {.name = "rows", .access = device::Access::inout, .rows = true},
-    {.name = "sequences", .access = device::Access::inout},
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "rows", .access = backend::Access::inout, .rows = true},
+    {.name = "sequences", .access = backend::Access::inout},
 };
 
-void check(const device::OpCall& call) {
+void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kRows, 2, 2, "[rows, 4]");
   const int64_t rows = call.args[kRows].shape[0];
@@ -26,14 +26,14 @@ void check(const device::OpCall& call) {
   expect_constant(call, "sequences", static_cast<uint64_t>(sequences), constants.sequences);
 }
 
-device::Cost cost(const device::OpCall& call) {
+backend::Cost cost(const backend::OpCall& call) {
   // Three words of a row and one of a sequence are read or written, some of them both.
   return {.bytes = uint64_t{24} * call.constants_as<StepAdvanceConstants>().rows, .flops = 0};
 }
 
 }  // namespace
 
-constinit const device::OpSchema step_advance_schema = {
+constinit const backend::OpSchema step_advance_schema = {
     .name = "step_advance",
     .doc =
         "Makes the sampled token of each row the next one to be computed. "

@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <span>
 
-#include "refrain/device/kernel.h"
-#include "refrain/stream/encoder.h"
+#include "refrain/backend/kernel.h"
+#include "refrain/device/encoder.h"
 
 namespace refrain::ops {
 
@@ -28,8 +28,8 @@ struct StepAdvanceConstants {
   uint32_t sequences = 0;  ///< S
 };
 
-extern const device::OpSchema step_advance_schema;
-void step_advance_reference(const device::TileArgs& args);
-std::span<const device::Kernel> step_advance_cpu_kernels();
+extern const backend::OpSchema step_advance_schema;
+void step_advance_reference(const backend::TileArgs& args);
+std::span<const backend::Kernel> step_advance_cpu_kernels();
 
 }  // namespace refrain::ops

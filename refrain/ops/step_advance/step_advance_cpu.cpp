@@ -5,7 +5,7 @@
 namespace refrain::ops {
 namespace {
 
-void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
+void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<StepAdvanceConstants>();
   StepSequence* sequences = args.arg<StepSequence>(1);
   if (begin == end) return;
@@ -19,21 +19,21 @@ void tiles(const device::TileArgs& args, uint32_t begin, uint32_t end) {
   }
 }
 
-device::Launch launch(const device::OpCall& call, const device::DeviceInfo&) {
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const uint32_t rows = call.constants_as<StepAdvanceConstants>().rows;
   return {.rows = rows, .rows_per_block = rows};
 }
 
-constexpr device::TileKernel kTiles = {.tiles = tiles};
+constexpr backend::TileKernel kTiles = {.tiles = tiles};
 
 }  // namespace
 
-std::span<const device::Kernel> step_advance_cpu_kernels() {
-  static const device::Kernel kKernels[] = {{
+std::span<const backend::Kernel> step_advance_cpu_kernels() {
+  static const backend::Kernel kKernels[] = {{
       .name = "step_advance_u32",
       .op = &step_advance_schema,
       .numerics = "exact, integer",
-      .accepts = [](const device::OpCall&) { return true; },
+      .accepts = [](const backend::OpCall&) { return true; },
       .launch = launch,
       .entry = &kTiles,
   }};

@@ -5,7 +5,7 @@
 
 namespace refrain::ops {
 
-void step_advance_reference(const device::TileArgs& args) {
+void step_advance_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<StepAdvanceConstants>();
   uint32_t* rows = args.arg<uint32_t>(0);
   uint32_t* sequences = args.arg<uint32_t>(1);

@@ -9,7 +9,7 @@ namespace {
 
 using namespace harness;
 
-const device::Kernel& kernel() { return step_advance_cpu_kernels()[0]; }
+const backend::Kernel& kernel() { return step_advance_cpu_kernels()[0]; }
 
 struct Data {
   explicit Data(uint32_t row_count, uint32_t sequence_count) : rows(row_count), sequences(sequence_count) {

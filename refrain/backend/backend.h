@@ -1,0 +1,138 @@
+// The contract between the front (device/, which checks) and a backend (which trusts).
+//
+// The front hands a backend one immutable PlanData; the backend turns it into an Executable once and runs it many
+// times. No command is a virtual call. A backend checks nothing: validate/ wraps any backend and checks the
+// contract. Errors that only the device can see: DeviceError (refused, the device lives), DeviceLost
+// (sticky).
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "refrain/backend/plan.h"
+
+namespace refrain::backend {
+
+struct BufferSpec {
+  size_t bytes = 0;  ///< > 0
+  /// Memory of the host to use in place (read-only mappings included), aligned to
+  /// info.buffer_alignment_bytes and no part of another allocation that lives; null: allocate, zeroed.
+  void* host = nullptr;
+  std::string label;
+};
+
+struct MemoryUsage {
+  size_t used_bytes = 0;    ///< allocated here, imports excluded
+  size_t budget_bytes = 0;  ///< what the machine offers
+  /// Of allocations and imports, what lies in physical memory now. A page may be shared with other memory.
+  size_t resident_bytes = 0;
+  size_t locked_bytes = 0;  ///< of these, what cannot be paged out until it is evictable again
+};
+
+enum class Advice : uint8_t {
+  resident,   ///< brought into memory, and kept there as far as the system allows
+  will_need,  ///< brought into memory
+  evictable,  ///< the opposite of both; the bytes stay as they are
+};
+
+/// A backend's own form of a PlanData. Immutable apart from its replay state; used by one queue.
+class Executable {
+ public:
+  virtual ~Executable() = default;
+};
+
+struct ExecutableOptions {
+  uint32_t queue = 0;
+  BufferView arena = {};    ///< plan.arena_bytes or more, zeroed; shared by the programs of one queue
+  bool once = false;        ///< will be submitted one time
+  bool timestamps = false;  ///< keep the begin and end of each command
+  /// Worker of each command, for tests of ordering: all tiles of command i run on worker placement[i].
+  std::span<const uint32_t> placement = {};
+  std::string_view label = {};  ///< names the program's submissions in errors; valid during the call
+};
+
+class Backend;
+
+/// A moment: when `queue` of `backend` has completed `value` submissions. Values only grow. A submission that
+/// failed has been reached as well.
+struct Point {
+  const Backend* backend = nullptr;
+  uint32_t queue = 0;
+  uint64_t value = 0;
+};
+
+/// The timeline that only the host signals; it may be waited for before it is signalled.
+inline constexpr uint32_t kHostQueue = UINT32_MAX;
+
+/// Bytes that a submission writes before its first command. Copied at submit.
+struct UpdateData {
+  BufferView to;                    ///< never of the arena
+  std::span<const std::byte> from;  ///< as long as `to`
+};
+
+struct Submission {
+  const Executable* program = nullptr;  ///< outlives the completion of the submission
+  std::span<const UpdateData> updates;
+  std::span<const Point> waits;  ///< points of this backend that submit() returned, or host points
+};
+
+struct TickSpan {
+  uint64_t begin = 0;
+  uint64_t end = 0;
+};
+
+class Backend {
+ public:
+  Backend(DeviceInfo device_info, std::span<const Kernel> kernel_table)
+      : info(std::move(device_info)), kernels(kernel_table) {}
+  virtual ~Backend() = default;  ///< waits for submitted work
+  Backend(const Backend&) = delete;
+  Backend& operator=(const Backend&) = delete;
+
+  const DeviceInfo info;
+  const std::span<const Kernel> kernels;
+
+  // Any thread may call any function; submissions to one queue run in the order of their submit calls. Between
+  // queues only waits give an order: priorities, which the options of a backend may give its queues, are a hint.
+  //
+  // Failure. A submission that fails has ended: it uses nothing any more, completed() counts it, what it
+  // would have written is undefined. With it fail, without running, all later submissions of its queue,
+  // whenever they are submitted, and all that wait for one that failed; wait() names each with the first
+  // failure. What completed before is not affected, nor are other queues. A device that ends fails what can
+  // no longer run.
+  //
+  // Loss. Every submission that had not completed has failed, and every call throws the same DeviceLost, but
+  // for three that never throw: release() and signal_host() do nothing, completed() counts all that was
+  // submitted.
+
+  /// Memory aligned to info.buffer_alignment_bytes, zeroed unless imported. Throws DeviceError when refused.
+  virtual const Allocation* allocate(const BufferSpec& spec) = 0;
+  /// No submission in flight uses it any more.
+  virtual void release(const Allocation* allocation) noexcept = 0;
+  /// A hint about residency.
+  virtual void advise(std::span<const BufferView> views, Advice advice) {
+    (void)views;
+    (void)advice;
+  }
+  virtual MemoryUsage memory() const = 0;
+  /// The plan and what it names outlive the program.
+  virtual std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) = 0;
+  /// Returns at once.
+  virtual Point submit(const Submission& submission) = 0;
+  /// How many submissions of `queue` have completed or failed (kHostQueue: the value last signalled).
+  virtual uint64_t completed(uint32_t queue) const = 0;
+  /// False when `timeout` passed first. Throws DeviceError with the failure of the submission, if it failed,
+  /// each time.
+  virtual bool wait(const Point& point, std::chrono::nanoseconds timeout) = 0;
+  /// Raises the host timeline to `value`; lower values are ignored.
+  virtual void signal_host(uint64_t value) = 0;
+  /// Begin and end of each command of the last completed submission of a program prepared with `timestamps`.
+  virtual void timestamps(const Executable& program, std::span<TickSpan> spans) const = 0;
+};
+
+}  // namespace refrain::backend

@@ -1,0 +1,256 @@
+// Team sizes, quotas, memory limits and features from invented proc/ and sys/ trees, and options of make_cpu.
+#include "refrain/backend/cpu/machine.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/cpu/features.h"
+#include "refrain/backend/cpu/residency.h"
+#include "refrain/core/error.h"
+
+namespace refrain::backend::cpu {
+namespace {
+
+namespace fs = std::filesystem;
+
+class Machine : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    root_ =
+        fs::path(::testing::TempDir()) /
+        (std::string("refrain_machine_") + ::testing::UnitTest::GetInstance()->current_test_info()->name());
+    fs::remove_all(root_);
+    fs::create_directories(root_);
+  }
+  void TearDown() override { fs::remove_all(root_); }
+
+  void write(const std::string& path, const std::string& content) const {
+    fs::create_directories((root_ / path).parent_path());
+    std::ofstream(root_ / path) << content << '\n';
+  }
+  void cpu(uint32_t index, const std::string& siblings, const char* name = "core_cpus_list") const {
+    write("sys/devices/system/cpu/cpu" + std::to_string(index) + "/topology/" + name, siblings);
+  }
+  std::string root() const { return root_.string(); }
+
+  fs::path root_;
+  const std::vector<uint32_t> four_ = {0, 1, 2, 3};
+};
+
+TEST_F(Machine, AffinityHasACpu) { EXPECT_GE(affinity_cpus().size(), 1u); }
+
+TEST_F(Machine, UnknownTopologyCountsCpus) {
+  EXPECT_EQ(count_cores(four_, root()), 4u);
+  EXPECT_EQ(choose_workers(four_, root()), 4u);
+}
+
+TEST_F(Machine, OneWorkerACore) {
+  for (const uint32_t i : four_) cpu(i, i % 2 == 0 ? "0,2" : "1,3");
+  EXPECT_EQ(count_cores(four_, root()), 2u);
+  const std::vector<uint32_t> siblings = {1, 3};
+  EXPECT_EQ(choose_workers(siblings, root()), 1u) << "the mask counts, not the machine";
+}
+
+TEST_F(Machine, OlderNameOfTheTopology) {
+  for (const uint32_t i : four_) cpu(i, i < 2 ? "0-1" : "2-3", "thread_siblings_list");
+  EXPECT_EQ(count_cores(four_, root()), 2u);
+}
+
+TEST_F(Machine, QuotaV2) {
+  write("proc/self/cgroup", "0::/a/b");
+  write("sys/fs/cgroup/a/b/cpu.max", "max 100000");
+  EXPECT_FALSE(quota_cpus(root()).has_value());
+  write("sys/fs/cgroup/a/cpu.max", "250000 100000");
+  EXPECT_DOUBLE_EQ(quota_cpus(root()).value(), 2.5) << "an ancestor limits too";
+  EXPECT_EQ(choose_workers(four_, root()), 2u) << "the floor";
+  write("sys/fs/cgroup/a/b/cpu.max", "50000 100000");
+  EXPECT_EQ(choose_workers(four_, root()), 1u) << "at least one";
+}
+
+TEST_F(Machine, QuotaV1) {
+  write("proc/self/cgroup", "3:cpuset:/x\n2:cpu,cpuacct:/docker/1\n1:memory:/x");
+  write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "300000");
+  write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000");
+  EXPECT_EQ(choose_workers(four_, root()), 3u) << "the path of the group does not exist in a container";
+  write("sys/fs/cgroup/cpu/docker/1/cpu.cfs_quota_us", "-1");
+  write("sys/fs/cgroup/cpu/docker/1/cpu.cfs_period_us", "100000");
+  EXPECT_EQ(choose_workers(four_, root()), 3u);
+  write("sys/fs/cgroup/cpu/docker/1/cpu.cfs_quota_us", "200000");
+  EXPECT_EQ(choose_workers(four_, root()), 2u);
+}
+
+TEST_F(Machine, QuotaBeyondTheMaskChangesNothing) {
+  write("proc/self/cgroup", "0::/");
+  write("sys/fs/cgroup/cpu.max", "6400000 100000");
+  EXPECT_EQ(choose_workers(four_, root()), 4u);
+}
+
+TEST_F(Machine, WorkersThatRunAtTheSameTime) {
+  EXPECT_EQ(whole_cpus(four_, root()), 4u);
+  write("proc/self/cgroup", "0::/");
+  write("sys/fs/cgroup/cpu.max", "250000 100000");
+  EXPECT_EQ(whole_cpus(four_, root()), 2u) << "a third worker that spins takes the time of those that work";
+  write("sys/fs/cgroup/cpu.max", "50000 100000");
+  EXPECT_EQ(whole_cpus(four_, root()), 0u);
+  write("sys/fs/cgroup/cpu.max", "900000 100000");
+  EXPECT_EQ(whole_cpus(four_, root()), 4u);
+}
+
+TEST_F(Machine, BrokenFilesAreIgnored) {
+  write("proc/self/cgroup", "nonsense\n0::/a\n:");
+  write("sys/fs/cgroup/a/cpu.max", "many");
+  write("sys/fs/cgroup/cpu.max", "-5 0");
+  EXPECT_FALSE(quota_cpus(root()).has_value());
+}
+
+TEST_F(Machine, AvailableBytes) {
+  EXPECT_EQ(available_bytes(root()), SIZE_MAX);
+  write("proc/meminfo", "MemTotal:       99 kB\nMemAvailable:   1000 kB");
+  EXPECT_EQ(available_bytes(root()), 1024000u);
+  write("proc/self/cgroup", "4:memory:/m\n0::/u");
+  write("sys/fs/cgroup/u/memory.max", "900000");
+  write("sys/fs/cgroup/u/memory.current", "100000");
+  EXPECT_EQ(available_bytes(root()), 800000u);
+  write("sys/fs/cgroup/u/memory.stat", "anon 1\ninactive_file 60000\nactive_file 30000\n");
+  EXPECT_EQ(available_bytes(root()), 890000u);
+  write("sys/fs/cgroup/memory/m/memory.limit_in_bytes", "700000");
+  write("sys/fs/cgroup/memory/m/memory.usage_in_bytes", "800000");
+  EXPECT_EQ(available_bytes(root()), 0u);
+}
+
+TEST_F(Machine, ModelName) {
+  EXPECT_EQ(model_name(root()), "CPU");
+  write("proc/cpuinfo", "processor\t: 0\nmodel name\t: Test Processor 9000\n");
+  EXPECT_EQ(model_name(root()), "Test Processor 9000");
+}
+
+TEST_F(Machine, DeviceFollowsTheQuota) {
+  write("proc/self/cgroup", "0::/");
+  write("sys/fs/cgroup/cpu.max", "100000 100000");
+  write("proc/cpuinfo", "model name\t: Test Processor 9000\n");
+  CpuOptions options;
+  options.system_root = root();
+  options.features = 0;
+  const auto device = make_cpu(options, {});
+  EXPECT_EQ(device->info.compute_units, 1u);
+  EXPECT_EQ(device->info.name, "Test Processor 9000, 1 worker, portable");
+  options.threads = 3;
+  EXPECT_EQ(make_cpu(options, {})->info.compute_units, 3u) << "what is asked for overrides";
+}
+
+TEST_F(Machine, FeaturesCanBeMasked) {
+  const uint64_t found = detect_features();
+  CpuOptions options;
+  options.threads = 1;
+  EXPECT_EQ(make_cpu(options, {})->info.features, found);
+  options.features = ~uint64_t{kFeatureAvx2};
+  EXPECT_EQ(make_cpu(options, {})->info.features, 0u) << "all others need AVX2";
+  options.features = kFeatureAvx2;
+  EXPECT_EQ(make_cpu(options, {})->info.features, found & kFeatureAvx2);
+}
+
+#if defined(__x86_64__) && defined(__GNUC__)
+TEST_F(Machine, FeaturesAgreeWithTheCompiler) {
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  EXPECT_EQ((detect_features() & kFeatureAvx2) != 0, avx2);
+  EXPECT_EQ((detect_features() & kFeatureAvx512) != 0,
+            avx2 && __builtin_cpu_supports("avx512bw") != 0 && __builtin_cpu_supports("avx512vl") != 0);
+}
+#endif
+
+TEST_F(Machine, DescribesFeatures) {
+  EXPECT_EQ(describe_features(0), "portable");
+  EXPECT_EQ(describe_features(kFeatureAvx2 | kFeatureAvx512), "avx2, avx512");
+}
+
+TEST_F(Machine, MemoryLimit) {
+  CpuOptions options;
+  options.threads = 1;
+  options.memory_limit_bytes = 1 << 20;
+  const auto device = make_cpu(options, {});
+  const Allocation* half = device->allocate({size_t{1} << 19, nullptr, "half"});
+  EXPECT_THROW(device->allocate({(size_t{1} << 19) + 1, nullptr, "too much"}), DeviceError);
+  device->release(half);
+  EXPECT_NE(device->allocate({size_t{1} << 20, nullptr, "all"}), nullptr);
+}
+
+TEST_F(Machine, SmallAllocationsCountAgainstTheBudget) {
+  write("proc/meminfo", "MemAvailable:   1000 kB");
+  CpuOptions options;
+  options.threads = 1;
+  options.system_root = root();
+  const auto device = make_cpu(options, {});
+  const Allocation* first = device->allocate({600000, nullptr, "first"});
+  EXPECT_THROW(device->allocate({600000, nullptr, "second"}), DeviceError);
+  device->release(first);
+  EXPECT_NE(device->allocate({600000, nullptr, "third"}), nullptr);
+}
+
+TEST_F(Machine, UntouchedAllocationsCountAgainstTheBudget) {
+  CpuOptions options;
+  options.threads = 1;
+  const auto device = make_cpu(options, {});
+  const size_t budget = device->memory().budget_bytes;
+  const Allocation* half = device->allocate({budget / 2, nullptr, "half"});
+  EXPECT_EQ(device->memory().budget_bytes, budget);
+  EXPECT_THROW(device->allocate({budget - budget / 4, nullptr, "too much"}), DeviceError);
+  device->release(half);
+}
+
+TEST_F(Machine, LargeAllocationsLieOnHugePages) {
+  CpuOptions options;
+  options.threads = 1;
+  const auto device = make_cpu(options, {});
+  const Allocation* large = device->allocate({(size_t{5} << 20) + 3, nullptr, "large"});
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(large->host) % (size_t{2} << 20), 0u);
+  static_cast<char*>(large->host)[large->bytes - 1] = 1;
+}
+
+// A refusal in the middle, as at a limit: what lies before it is locked, noted, and given back.
+TEST_F(Machine, LocksWhatCanBeLocked) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const auto locked = [] {
+    std::ifstream file("/proc/self/status");
+    for (std::string line; std::getline(file, line);) {
+      if (line.starts_with("VmLck:")) return std::stoul(line.substr(6)) * 1024;
+    }
+    return 0ul;
+  };
+  const size_t before = locked();
+  void* mapping = mmap(nullptr, 8 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(mapping, MAP_FAILED);
+  const auto begin = reinterpret_cast<uintptr_t>(mapping);
+  ASSERT_EQ(munmap(reinterpret_cast<void*>(begin + 5 * page), page), 0);
+  if (mlock(mapping, 5 * page) != 0) GTEST_SKIP() << "not even a few pages may be locked here";
+  if (locked() != before + 5 * page) GTEST_SKIP() << "a sanitizer locks nothing, and says that it has";
+  ASSERT_EQ(munlock(mapping, 5 * page), 0);
+  LockedPages pages;
+  pages.lock(begin, begin + 8 * page);
+  EXPECT_EQ(pages.bytes(), 5 * page);
+  EXPECT_EQ(locked(), before + 5 * page);
+  pages.lock(begin, begin + 4 * page);
+  EXPECT_EQ(pages.bytes(), 5 * page) << "locked already";
+  pages.unlock(begin + 2 * page, begin + 3 * page);
+  EXPECT_EQ(pages.bytes(), 4 * page);
+  pages.lock(begin + 1, begin + 5 * page - 1);
+  EXPECT_EQ(pages.bytes(), 5 * page) << "the gap, and no page that lies outside in part";
+  pages.unlock(begin, begin + 8 * page);
+  EXPECT_EQ(pages.bytes(), 0u);
+  EXPECT_EQ(locked(), before);
+  munmap(mapping, 8 * page);
+}
+
+TEST_F(Machine, TooManyThreads) {
+  CpuOptions options;
+  options.threads = 1000000;
+  EXPECT_THROW(make_cpu(options, {}), InvalidArgument);
+}
+
+}  // namespace
+}  // namespace refrain::backend::cpu

@@ -1,0 +1,144 @@
+// What an op is: its arguments, what it does to each, and what may be known of a call before it runs.
+// Types only; the ops themselves are values in ops/.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <initializer_list>
+#include <span>
+#include <string_view>
+
+#include "refrain/core/dtype.h"
+#include "refrain/core/shape.h"
+#include "refrain/core/tensor_source.h"
+
+namespace refrain::backend {
+
+/// What a kernel does to an argument. Stated once, in the schema; all ordering is derived from it.
+enum class Access : uint8_t {
+  in = 1,      ///< read only
+  out = 2,     ///< nothing of the view is read, every live row of it is written
+  inout = 3,   ///< anything else, a scattered write for example
+  status = 4,  ///< status words, only OR-ed into atomically: no order is derived from them
+};
+
+/// Arguments that an op may have: as many as ArgumentSpec::in_place has bits.
+inline constexpr size_t kMaxArguments = 32;
+
+struct ArgumentSpec {
+  std::string_view name;
+  Access access = Access::in;
+  bool rows = false;      ///< the first dimension counts rows and may carry a live count
+  bool optional = false;  ///< may be left unbound
+  uint32_t in_place = 0;  ///< out: bit i: may be exactly the bytes of argument i; no other overlap is allowed
+  bool units = false;  ///< each row divides into the op's units; a unit's part is touched by that unit alone
+};
+
+/// How an op walks its rows: with OpSchema::units, all that fusing asks of an op.
+enum class Iteration : uint8_t {
+  other,          ///< never fused
+  elementwise,    ///< each element from those at its place
+  row_reduction,  ///< each vector of a row from all of that vector
+  contraction,    ///< each output from a whole row of the input and its own part of a weight
+  per_head,       ///< each head of a row from that head
+  gather,         ///< rows fetched by index
+  scatter,        ///< parts of a row written to places read from memory
+};
+
+/// What a weight will be used for; a layout must serve all of its uses.
+enum class Use : uint8_t {
+  matvec = 1,  ///< product with a few rows
+  matmul = 2,  ///< product with many rows
+  gather = 4,  ///< rows fetched by index
+  vector = 8,  ///< a short vector that a kernel reads whole, such as the weight of a norm
+};
+
+class Uses {
+ public:
+  Uses(std::initializer_list<Use> uses) {
+    for (const Use use : uses) bits_ |= static_cast<uint8_t>(use);
+  }
+  /// True when every use of this set is in `other`.
+  bool within(Uses other) const { return (bits_ & ~other.bits_) == 0; }
+
+ private:
+  uint8_t bits_ = 0;
+};
+
+/// What a weight is, apart from where its bytes are.
+struct WeightInfo {
+  WeightFormat format = WeightFormat::plain;
+  DType dtype = DType::f32;  ///< of elements; quantized formats: of scales and biases
+  Shape shape;               ///< logical, [rows, columns] for matrices
+  uint32_t bits = 0;
+  uint32_t group_size = 0;
+};
+
+/// How the bytes of a weight are arranged for the kernels that read it. A value in ops/.
+struct WeightLayout {
+  std::string_view name;
+  /// True when a weight of this kind can be laid out so and the layout serves `uses`.
+  bool (*accepts)(const WeightInfo& weight, Uses uses) = nullptr;
+  /// Bytes of the packed form.
+  size_t (*packed_bytes)(const WeightInfo& weight) = nullptr;
+  /// Writes the packed form of `source` to `packed` (packed_bytes of it, aligned to 64).
+  void (*pack)(const TensorSource& source, const WeightInfo& weight, std::span<std::byte> packed) = nullptr;
+  /// Writes the logical values, row-major, to `values`. The reference that tests use.
+  void (*unpack)(const WeightInfo& weight, std::span<const std::byte> packed,
+                 std::span<float> values) = nullptr;
+  /// True when the packed form is the source's only segment unchanged, so that it can be used in place.
+  bool as_stored = false;
+};
+
+/// What is known of a bound argument before there is an address.
+struct ArgumentInfo {
+  bool bound = false;
+  DType dtype = DType::f32;              ///< of elements; a weight: as in WeightInfo
+  Shape shape;                           ///< a weight: its logical shape
+  const WeightInfo* weight = nullptr;    ///< null: a row-major tensor, not a weight
+  const WeightLayout* layout = nullptr;  ///< of a weight
+};
+
+struct OpSchema;
+
+/// One call of an op, for checks, kernel choice and cost. `args` are in the order of the schema.
+struct OpCall {
+  const OpSchema* op = nullptr;
+  std::span<const ArgumentInfo> args;
+  std::span<const std::byte> constants;
+
+  /// The constants as the op's own struct.
+  template <class T>
+  const T& constants_as() const {
+    return *reinterpret_cast<const T*>(constants.data());
+  }
+};
+
+/// Work of a call with all rows live.
+struct Cost {
+  uint64_t bytes = 0;  ///< read and written, each once
+  uint64_t flops = 0;
+};
+
+struct TileArgs;
+
+/// An op. A value in ops/, one a folder.
+struct OpSchema {
+  std::string_view name;
+  std::string_view doc;  ///< sentence; formula; arguments; aliasing; errors; accuracy; source
+  std::span<const ArgumentSpec> args;
+  size_t constants_bytes = 0;                   ///< size of the op's constants struct
+  void (*check)(const OpCall& call) = nullptr;  ///< throws InvalidArgument
+  Cost (*cost)(const OpCall& call) = nullptr;
+  /// All live rows, computed in double and rounded once on output. The oracle of the op's tests.
+  void (*reference)(const TileArgs& args) = nullptr;
+  Iteration iteration = Iteration::other;
+  /// Into how many equal units, each of which can be computed apart, one row of the work divides. From the
+  /// constants alone. Null: into none.
+  uint32_t (*units)(const OpCall& call) = nullptr;
+  /// Touches memory that no argument names, though no weight. Each dispatch is then a fence before and behind it, and its
+  /// submission runs beside none of another queue.
+  bool unknown_access = false;
+};
+
+}  // namespace refrain::backend

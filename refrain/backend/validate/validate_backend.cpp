@@ -1,0 +1,392 @@
+// Keeps a ledger of allocations, programs and submissions in flight, and holds each call against it.
+#include "refrain/backend/validate/validate_backend.h"
+
+#include <deque>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <set>
+#include <sstream>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "refrain/backend/validate/plan_check.h"
+#include "refrain/core/error.h"
+
+namespace refrain::backend {
+namespace validate {
+namespace {
+
+std::string text(uint64_t value) { return std::to_string(value); }
+
+// False when the operating system says that a page of [address, +bytes) is mapped without the right to write.
+bool writable(const void* address, size_t bytes) {
+  const auto begin = reinterpret_cast<uintptr_t>(address);
+  std::ifstream maps("/proc/self/maps");
+  for (std::string line; std::getline(maps, line);) {
+    std::istringstream fields(line);
+    uintptr_t first = 0, last = 0;
+    char dash = 0;
+    std::string rights;
+    if (!(fields >> std::hex >> first >> dash >> last >> rights) || rights.size() < 2) continue;
+    if (first < begin + bytes && begin < last && rights[1] != 'w') return false;
+  }
+  return true;
+}
+
+struct Ledger;
+
+class CheckedExecutable final : public Executable {
+ public:
+  CheckedExecutable(std::shared_ptr<Ledger> ledger_, std::unique_ptr<Executable> inner_, uint32_t queue_)
+      : ledger(std::move(ledger_)), inner(std::move(inner_)), queue(queue_) {}
+  ~CheckedExecutable() override;
+
+  const std::shared_ptr<Ledger> ledger;
+  std::unique_ptr<Executable> inner;
+  const uint32_t queue;
+  bool once = false;
+  bool timestamps = false;
+  size_t commands = 0;
+  uint64_t submissions = 0;
+  std::vector<Touch> touches;
+  const Allocation* arena = nullptr;
+};
+
+struct Flight {
+  uint64_t value = 0;
+  const CheckedExecutable* program = nullptr;
+  std::vector<const Allocation*> updated;
+};
+
+struct Record {
+  std::string label;
+  bool writable = true;
+};
+
+// What plans have sealed of one allocation: where, by the begin and end of each range.
+using SealedRanges = std::map<std::pair<size_t, size_t>, std::string>;
+
+// Shared with the programs, which may outlive the device.
+struct Ledger {
+  mutable std::mutex mutex;
+  Backend* backend = nullptr;  // the inner one; null once it has ended
+  std::unordered_map<const Allocation*, Record> live;
+  std::set<const CheckedExecutable*> programs;
+  std::unordered_map<const Allocation*, SealedRanges> sealed;
+  std::vector<uint64_t> returned;  // the last value that submit() returned, by queue
+  std::vector<std::deque<Flight>> flights;
+  // What ended too early, kept until the submissions in flight at that time have completed.
+  struct Kept {
+    std::unique_ptr<Executable> program;
+    const Allocation* allocation = nullptr;
+    std::vector<uint64_t> until;
+  };
+  std::vector<Kept> kept;
+  std::string breach;
+
+  bool lives(const Allocation* allocation) const { return live.contains(allocation); }
+
+  void record(const std::string& what) {
+    if (breach.empty()) breach = what;
+  }
+
+  // Drops what has completed and throws a breach that could not be thrown before.
+  void settle() {
+    for (uint32_t queue = 0; queue < flights.size(); ++queue) {
+      const uint64_t done = backend->completed(queue);
+      while (!flights[queue].empty() && flights[queue].front().value <= done) flights[queue].pop_front();
+    }
+    for (size_t i = 0; i < kept.size();) {
+      bool free = true;
+      for (uint32_t queue = 0; queue < kept[i].until.size(); ++queue) {
+        free = free && backend->completed(queue) >= kept[i].until[queue];
+      }
+      if (!free) {
+        ++i;
+        continue;
+      }
+      if (kept[i].allocation != nullptr) backend->release(kept[i].allocation);
+      kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+    if (!breach.empty()) fail(std::exchange(breach, {}));
+  }
+
+  // A program in flight that touches `allocation`, as text; empty when there is none.
+  std::string user_in_flight(const Allocation* allocation) const {
+    for (uint32_t queue = 0; queue < flights.size(); ++queue) {
+      const uint64_t done = backend->completed(queue);
+      for (const Flight& flight : flights[queue]) {
+        if (flight.value <= done) continue;
+        bool uses = flight.program->arena == allocation;
+        for (const Touch& touch : flight.program->touches) uses = uses || touch.allocation == allocation;
+        for (const Allocation* updated : flight.updated) uses = uses || updated == allocation;
+        if (uses) return "submission " + text(flight.value) + " of queue " + text(queue);
+      }
+    }
+    return {};
+  }
+};
+
+CheckedExecutable::~CheckedExecutable() {
+  const std::lock_guard lock(ledger->mutex);
+  ledger->programs.erase(this);
+  if (ledger->backend == nullptr) return;
+  auto& flights = ledger->flights[queue];
+  const uint64_t done = ledger->backend->completed(queue);
+  bool in_flight = false;
+  for (size_t i = 0; i < flights.size();) {
+    if (flights[i].program != this) {
+      ++i;
+      continue;
+    }
+    in_flight = in_flight || flights[i].value > done;
+    flights.erase(flights.begin() + static_cast<std::ptrdiff_t>(i));
+  }
+  if (!in_flight) return;
+  ledger->record("program: ended while a submission of it was in flight on queue " + text(queue));
+  ledger->kept.push_back({std::move(inner), nullptr, ledger->returned});
+}
+
+class ValidateBackend final : public Backend {
+ public:
+  explicit ValidateBackend(std::unique_ptr<Backend> inner)
+      : Backend(inner->info, inner->kernels), inner_(std::move(inner)), ledger_(std::make_shared<Ledger>()) {
+    ledger_->backend = inner_.get();
+    ledger_->returned.resize(info.queue_count);
+    ledger_->flights.resize(info.queue_count);
+  }
+
+  ~ValidateBackend() override {
+    std::unique_ptr<Backend> inner;
+    {
+      const std::lock_guard lock(ledger_->mutex);
+      inner = std::move(inner_);
+    }
+    // Outside the lock: whoever is in wait() is let go. Programs that were kept for it end after it.
+    inner.reset();
+    const std::lock_guard lock(ledger_->mutex);
+    ledger_->backend = nullptr;
+    ledger_->kept.clear();
+  }
+
+  const Allocation* allocate(const BufferSpec& spec) override {
+    const std::lock_guard lock(ledger_->mutex);
+    ledger_->settle();
+    if (spec.bytes == 0) fail("allocate: '" + spec.label + "': expected more than 0 bytes");
+    if (spec.host != nullptr) check_import(spec);
+    const Allocation* allocation = inner_->allocate(spec);
+    ledger_->live[allocation] = {spec.label, spec.host == nullptr || writable(spec.host, spec.bytes)};
+    return allocation;
+  }
+
+  void release(const Allocation* allocation) noexcept override {
+    const std::lock_guard lock(ledger_->mutex);
+    const auto found = ledger_->live.find(allocation);
+    if (found == ledger_->live.end()) {
+      ledger_->record("release: this is no live allocation");
+      return;
+    }
+    const std::string label = found->second.label;
+    ledger_->live.erase(found);
+    ledger_->sealed.erase(allocation);
+    if (const std::string user = ledger_->user_in_flight(allocation); !user.empty()) {
+      ledger_->record("release: allocation '" + label + "' is used by " + user + ", which is in flight");
+      ledger_->kept.push_back({nullptr, allocation, ledger_->returned});
+      return;
+    }
+    inner_->release(allocation);
+  }
+
+  void advise(std::span<const BufferView> views, Advice advice) override {
+    const std::lock_guard lock(ledger_->mutex);
+    ledger_->settle();
+    for (const BufferView& view : views) check_view("advise", view);
+    inner_->advise(views, advice);
+  }
+
+  MemoryUsage memory() const override { return inner_->memory(); }
+
+  std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) override {
+    const std::lock_guard lock(ledger_->mutex);
+    ledger_->settle();
+    const PlanCheck check{info, options,
+                          [this](const Allocation* allocation) { return ledger_->lives(allocation); }};
+    std::vector<Touch> touches = check_plan(plan, check);
+    for (const Touch& touch : touches) check_touch(touch);
+    auto program =
+        std::make_unique<CheckedExecutable>(ledger_, inner_->prepare(plan, options), options.queue);
+    for (const Touch& touch : touches) {
+      if (touch.sealed) ledger_->sealed[touch.allocation].try_emplace({touch.begin, touch.end}, touch.where);
+    }
+    program->once = options.once;
+    program->timestamps = options.timestamps;
+    program->commands = plan.commands.size();
+    program->touches = std::move(touches);
+    program->arena = plan.arena_bytes > 0 ? options.arena.allocation : nullptr;
+    ledger_->programs.insert(program.get());
+    return program;
+  }
+
+  Point submit(const Submission& submission) override {
+    const std::lock_guard lock(ledger_->mutex);
+    ledger_->settle();
+    const auto* program = static_cast<const CheckedExecutable*>(submission.program);
+    if (!ledger_->programs.contains(program))
+      fail("submit: program: not one that lives and that prepare() returned");
+    if (program->once && program->submissions > 0) fail("submit: program: prepared for one submission");
+    check_program(*program);
+    Flight flight{0, program, {}};
+    for (const UpdateData& update : submission.updates) {
+      check_update(update);
+      flight.updated.push_back(update.to.allocation);
+    }
+    std::vector<Point> waits(submission.waits.begin(), submission.waits.end());
+    for (Point& point : waits) {
+      check_point("submit", point);
+      point.backend = inner_.get();
+    }
+    const Point point = inner_->submit({program->inner.get(), submission.updates, waits});
+    if (point.queue != program->queue || point.value != ledger_->returned[point.queue] + 1) {
+      fail("submit: the backend returned point " + text(point.value) + " of queue " + text(point.queue) +
+           ", expected " + text(ledger_->returned[program->queue] + 1) + " of queue " + text(program->queue));
+    }
+    ledger_->returned[point.queue] = point.value;
+    flight.value = point.value;
+    ledger_->flights[point.queue].push_back(std::move(flight));
+    ++const_cast<CheckedExecutable*>(program)->submissions;
+    return {this, point.queue, point.value};
+  }
+
+  uint64_t completed(uint32_t queue) const override {
+    if (queue >= info.queue_count && queue != kHostQueue)
+      fail("completed: queue " + text(queue) + " does not exist");
+    return inner_->completed(queue);
+  }
+
+  bool wait(const Point& point, std::chrono::nanoseconds timeout) override {
+    Backend* inner = nullptr;
+    {
+      const std::lock_guard lock(ledger_->mutex);
+      ledger_->settle();
+      check_point("wait", point);
+      inner = inner_.get();
+    }
+    return inner->wait({inner, point.queue, point.value}, timeout);
+  }
+
+  void signal_host(uint64_t value) override { inner_->signal_host(value); }
+
+  void timestamps(const Executable& program, std::span<TickSpan> spans) const override {
+    const std::lock_guard lock(ledger_->mutex);
+    const auto* checked = static_cast<const CheckedExecutable*>(&program);
+    if (!ledger_->programs.contains(checked)) fail("timestamps: program: not one that lives");
+    if (!checked->timestamps) fail("timestamps: program: prepared without timestamps");
+    if (spans.size() != checked->commands) {
+      fail("timestamps: spans: expected " + text(checked->commands) + ", got " + text(spans.size()));
+    }
+    inner_->timestamps(*checked->inner, spans);
+  }
+
+ private:
+  void check_view(const std::string& call, const BufferView& view) const {
+    if (!ledger_->lives(view.allocation)) fail(call + ": view: its allocation does not live");
+    if (!within(view.offset_bytes, view.bytes, view.allocation->bytes)) {
+      fail(call + ": view: bytes [" + text(view.offset_bytes) + ", +" + text(view.bytes) +
+           ") leave the allocation '" + ledger_->live.at(view.allocation).label + "' of " +
+           text(view.allocation->bytes));
+    }
+  }
+
+  // Identity is an allocation's: bytes that two of them share would be ordered by neither.
+  void check_import(const BufferSpec& spec) const {
+    const auto begin = reinterpret_cast<uintptr_t>(spec.host);
+    if (begin % info.buffer_alignment_bytes != 0) {
+      fail("allocate: '" + spec.label + "': imported memory is not aligned to " +
+           text(info.buffer_alignment_bytes));
+    }
+    for (const auto& [allocation, record] : ledger_->live) {
+      const auto other = reinterpret_cast<uintptr_t>(allocation->host);
+      if (other == 0 || begin >= other + allocation->bytes || other >= begin + spec.bytes) continue;
+      fail("allocate: '" + spec.label + "': imports memory of the live allocation '" + record.label + "'");
+    }
+  }
+
+  // Where bytes of [begin, end) have been sealed, null when nowhere.
+  const std::string* sealed_in(const Allocation* allocation, size_t begin, size_t end) const {
+    const auto ranges = ledger_->sealed.find(allocation);
+    if (ranges == ledger_->sealed.end()) return nullptr;
+    for (const auto& [range, where] : ranges->second) {
+      if (range.first < end && begin < range.second) return &where;
+    }
+    return nullptr;
+  }
+
+  // A touch of a new plan against what the machine and the programs before it say.
+  void check_touch(const Touch& touch) const {
+    if (touch.writes) {
+      const Record& record = ledger_->live.at(touch.allocation);
+      if (!record.writable)
+        fail("prepare: " + touch.where + ": writes the read-only import '" + record.label + "'");
+      if (const std::string* where = sealed_in(touch.allocation, touch.begin, touch.end)) {
+        fail("prepare: " + touch.where + ": writes what an earlier plan sealed in " + *where);
+      }
+    }
+    if (!touch.sealed) return;
+    for (const CheckedExecutable* program : ledger_->programs) {
+      for (const Touch& other : program->touches) {
+        if (other.writes && other.allocation == touch.allocation && other.begin < touch.end &&
+            touch.begin < other.end) {
+          fail("prepare: " + touch.where + ": sealed, but a program that lives writes it in " + other.where);
+        }
+      }
+    }
+  }
+
+  void check_program(const CheckedExecutable& program) const {
+    if (program.arena != nullptr && !ledger_->lives(program.arena))
+      fail("submit: the arena has been released");
+    for (const Touch& touch : program.touches) {
+      if (!ledger_->lives(touch.allocation))
+        fail("submit: " + touch.where + ": its allocation has been released");
+    }
+  }
+
+  void check_update(const UpdateData& update) const {
+    check_view("submit: update", update.to);
+    if (update.from.size() != update.to.bytes) {
+      fail("submit: update: " + text(update.from.size()) + " bytes for a view of " + text(update.to.bytes));
+    }
+    const Record& record = ledger_->live.at(update.to.allocation);
+    if (!record.writable) fail("submit: update: writes the read-only import '" + record.label + "'");
+    const size_t begin = update.to.offset_bytes;
+    if (const std::string* where = sealed_in(update.to.allocation, begin, begin + update.to.bytes)) {
+      fail("submit: update: writes what is sealed in " + *where);
+    }
+  }
+
+  void check_point(const std::string& call, const Point& point) const {
+    if (point.backend != this) fail(call + ": point: of another backend");
+    if (point.queue == kHostQueue) return;
+    if (point.queue >= info.queue_count)
+      fail(call + ": point: queue " + text(point.queue) + " does not exist");
+    if (point.value > ledger_->returned[point.queue]) {
+      fail(call + ": point: value " + text(point.value) + " of queue " + text(point.queue) +
+           " was never returned");
+    }
+  }
+
+  std::unique_ptr<Backend> inner_;
+  const std::shared_ptr<Ledger> ledger_;
+};
+
+}  // namespace
+}  // namespace validate
+
+std::unique_ptr<Backend> make_validate(std::unique_ptr<Backend> inner) {
+  return std::make_unique<validate::ValidateBackend>(std::move(inner));
+}
+
+}  // namespace refrain::backend

@@ -1,0 +1,241 @@
+#include "refrain/device/device.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <functional>
+#include <utility>
+
+#include "refrain/core/checked.h"
+#include "refrain/core/deadline.h"
+#include "refrain/core/error.h"
+#include "refrain/device/device_state.h"
+
+namespace refrain {
+namespace {
+
+backend::WeightInfo weight_info(const TensorSource& source) {
+  return {source.format, source.dtype, source.shape, source.bits, source.group_size};
+}
+
+// Bytes of a buffer to be made. Throws InvalidArgument for none and for too many.
+size_t checked_bytes(const char* call, DType dtype, const Shape& shape, std::string_view label) {
+  const int64_t elements = shape.elements();
+  if (elements == 0 || size_bytes(dtype) == 0) {
+    throw InvalidArgument(fmt::format("[{}] {}: expected elements of a known size, got {} {}", call, label,
+                                      name(dtype), to_string(shape)));
+  }
+  const std::optional<size_t> bytes = checked_mul(static_cast<size_t>(elements), size_bytes(dtype));
+  if (!bytes) throw InvalidArgument(fmt::format("[{}] {}: {} is too large", call, label, to_string(shape)));
+  return *bytes;
+}
+
+}  // namespace
+
+Device::Device(std::shared_ptr<backend::Backend> backend, std::span<const backend::WeightLayout> layouts,
+               const DeviceOptions& options)
+    : state_(std::make_shared<DeviceState>(std::move(backend), layouts, options)) {}
+
+DeviceState& Device::checked() const {
+  if (!state_) throw InvalidArgument("[device] expected an open device, got one that was moved from");
+  return *state_;
+}
+
+DeviceState& Device::live() const {
+  checked().check_live();
+  return *state_;
+}
+
+const backend::DeviceInfo& Device::info() const { return checked().backend->info; }
+
+backend::MemoryUsage Device::memory() const {
+  DeviceState& state = live();
+  return state.guarded([&] { return state.backend->memory(); });
+}
+
+Counters Device::counters() const {
+  const DeviceState& state = checked();
+  const std::lock_guard lock(state.mutex);
+  Counters counters = state.counters;
+  counters.dispatches_recorded = state.dispatches_recorded.load(std::memory_order_relaxed);
+  return counters;
+}
+
+KernelRegistry& Device::kernels() const { return live().registry; }
+
+Buffer Device::buffer(DType dtype, const Shape& shape, std::string_view label) {
+  const size_t bytes = checked_bytes("buffer", dtype, shape, label);
+  return Buffer(live().allocate({bytes, nullptr, std::string(label)}), 0, dtype, shape);
+}
+
+Buffer Device::import(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                      std::string_view label) {
+  DeviceState& state = live();
+  const size_t bytes = checked_bytes("import_memory", dtype, shape, label);
+  auto [handle, offset_bytes] = state.imports->get(state, {static_cast<const std::byte*>(memory), bytes},
+                                                   std::move(owner), std::string(label));
+  return Buffer(std::move(handle), offset_bytes, dtype, shape);
+}
+
+Buffer Device::import_memory(void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
+                             std::string_view label) {
+  return import(memory, dtype, shape, std::move(owner), label);
+}
+
+Buffer Device::import_memory(const void* memory, DType dtype, const Shape& shape,
+                             std::shared_ptr<const void> owner, std::string_view label) {
+  Buffer buffer = import(memory, dtype, shape, std::move(owner), label);
+  buffer.read_only_ = true;
+  return buffer;
+}
+
+Weight Device::pack(const TensorSource& source, Uses uses) {
+  auto state = std::make_shared<Weight::State>();
+  state->name = source.name;
+  state->info = weight_info(source);
+  for (const backend::WeightLayout& layout : live().layouts) {
+    if (layout.accepts(state->info, uses)) {
+      state->layout = &layout;
+      break;
+    }
+  }
+  if (state->layout == nullptr) {
+    throw InvalidArgument(fmt::format("[pack] {}: device {} has no layout for {}{} with the uses asked for",
+                                      source.name, info().backend, name(source.dtype),
+                                      to_string(source.shape)));
+  }
+  state->bytes = state->layout->packed_bytes(state->info);
+  if (state->bytes == 0)
+    throw InvalidArgument(fmt::format("[pack] {}: expected elements, got none", source.name));
+
+  if (source.segments.empty())
+    throw InvalidArgument(fmt::format("[pack] {}: expected segments, got none", source.name));
+  const TensorSegment& first = source.segments[0];
+  const std::span<const std::byte> file =
+      source.file != nullptr ? source.file->bytes() : std::span<const std::byte>();
+  state->in_place = state->layout->as_stored && info().host_memory && first.bytes.size() == state->bytes &&
+                    std::less_equal<>()(file.data(), first.bytes.data()) &&
+                    std::less_equal<>()(first.bytes.data() + first.bytes.size(), file.data() + file.size()) &&
+                    reinterpret_cast<uintptr_t>(first.bytes.data()) % kInPlaceAlignmentBytes == 0;
+  if (state->in_place) {
+    // The whole file: its weights are views of one allocation.
+    DeviceState& device = checked();
+    auto [memory, offset_bytes] =
+        device.imports->get(device, file, source.file, source.file->path().string());
+    state->memory = std::move(memory);
+    state->offset_bytes = offset_bytes + static_cast<size_t>(first.bytes.data() - file.data());
+  } else {
+    state->memory = checked().allocate({state->bytes, nullptr, source.name});
+    if (state->memory->allocation().host == nullptr) {
+      throw DeviceError(
+          fmt::format("[pack] {}: the host cannot reach this device's memory in place", source.name));
+    }
+    state->layout->pack(source, state->info,
+                        {static_cast<std::byte*>(state->memory->allocation().host), state->bytes});
+  }
+  return Weight(std::move(state));
+}
+
+CommandEncoder Device::encoder() {
+  live();
+  return CommandEncoder(state_);
+}
+
+std::pair<Plan, PlanReport> Device::plan(ComputeGraph graph, const PlanOptions& options) {
+  return checked().plan(std::move(graph), options);
+}
+
+Program Device::prepare(const Plan& plan, const PrepareOptions& options) {
+  return checked().prepare(plan, options, false);
+}
+
+Point Device::submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits) {
+  return checked().submit(program, updates, waits, DeviceState::Limit::to_check);
+}
+
+void Device::wait(const Point& point, std::chrono::nanoseconds timeout) { checked().wait(point, timeout); }
+
+void Device::synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout) {
+  DeviceState& state = live();
+  if (!buffer || &buffer.memory()->backend() != state.backend.get()) {
+    throw InvalidArgument("[synchronize] buffer: expected one of this device, got another's or none");
+  }
+  const backend::BufferView view = buffer.device_view();
+  const graph::AccessSummary::Entry write{view.allocation->id, view.offset_bytes,
+                                          view.offset_bytes + view.bytes, true};
+  const auto deadline = deadline_after(timeout);
+  for (uint32_t queue = 0; queue < state.in_flight.size(); ++queue) {
+    uint64_t value = 0;
+    {
+      const std::lock_guard lock(state.mutex);
+      const DeviceState::InFlight* last = state.latest_conflict(queue, {}, {&write, 1});
+      if (last != nullptr) value = last->value;
+    }
+    if (value == 0) continue;
+    const std::chrono::nanoseconds left = deadline - std::chrono::steady_clock::now();
+    state.wait({state.backend.get(), queue, value}, std::max(left, std::chrono::nanoseconds(0)));
+  }
+}
+
+void Device::when_reached(const Point& point, std::function<void(std::exception_ptr)> function) {
+  DeviceState& state = live();
+  state.check(point, "when_reached");
+  if (!function) throw InvalidArgument("[when_reached] function: expected one, got none");
+  state.callbacks.add(point, std::move(function));
+}
+
+bool Device::reached(const Point& point) const {
+  DeviceState& state = live();
+  state.check(point, "reached");
+  return state.guarded([&] { return state.backend->completed(point.queue) >= point.value; });
+}
+
+Point Device::host_point() {
+  return {live().backend.get(), backend::kHostQueue, checked().host_value.fetch_add(1) + 1};
+}
+
+void Device::signal(const Point& point) {
+  DeviceState& state = live();
+  state.check(point, "signal");
+  if (point.queue != backend::kHostQueue) {
+    throw InvalidArgument("[signal] point: expected one of the host's timeline, got a queue's");
+  }
+  state.guarded([&] { state.backend->signal_host(point.value); });
+  state.callbacks.host_changed();
+}
+
+std::vector<std::pair<double, double>> Device::timestamps_ns(const Program& program) const {
+  DeviceState& state = live();
+  if (!program) throw InvalidArgument("[timestamps_ns] program: expected a prepared program, got none");
+  if (program.state_->backend != state.backend) {
+    throw InvalidArgument("[timestamps_ns] program: expected one of this device, got another's");
+  }
+  if (!program.state_->timestamps) {
+    throw InvalidArgument("[timestamps_ns] program: expected one prepared with timestamps");
+  }
+  std::vector<backend::TickSpan> ticks(program.plan().data().commands.size());
+  state.guarded([&] { state.backend->timestamps(*program.state_->program, ticks); });
+  std::vector<std::pair<double, double>> spans;
+  for (const backend::TickSpan& span : ticks) {
+    spans.emplace_back(static_cast<double>(span.begin) * info().ns_per_tick,
+                       static_cast<double>(span.end) * info().ns_per_tick);
+  }
+  return spans;
+}
+
+const backend::PlanData& Plan::data() const {
+  if (!data_) throw InvalidArgument("[plan] expected a plan, got none");
+  return *data_;
+}
+
+const std::string& Program::label() const {
+  if (!state_) throw InvalidArgument("[program] expected a prepared program, got none");
+  return state_->label;
+}
+
+const Plan& Program::plan() const {
+  if (!state_) throw InvalidArgument("[program] expected a prepared program, got none");
+  return state_->plan;
+}
+
+}  // namespace refrain

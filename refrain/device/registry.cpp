@@ -1,0 +1,104 @@
+#include "refrain/device/registry.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "refrain/core/error.h"
+
+namespace refrain {
+namespace {
+
+bool accept_all(const backend::OpCall&) { return true; }
+
+backend::Launch launch_rows(const backend::OpCall& call, const backend::DeviceInfo&) {
+  for (size_t i = 0; i < call.args.size(); ++i) {
+    if (!call.op->args[i].rows || !call.args[i].bound || call.args[i].shape.rank() == 0) continue;
+    const int64_t rows = call.args[i].shape[0];
+    if (rows > UINT32_MAX) {
+      throw InvalidArgument(fmt::format("[{}] {}: expected at most {} rows, got {}", call.op->name,
+                                        call.op->args[i].name, UINT32_MAX, rows));
+    }
+    return {static_cast<uint32_t>(rows), 1, 1, 0};
+  }
+  return {};
+}
+
+void check_schema(const std::string& kernel, const backend::OpSchema& op) {
+  const auto refuse = [&](const std::string& what) {
+    throw InvalidArgument(fmt::format("[kernels] {}: op '{}': {}", kernel, op.name, what));
+  };
+  if (op.name.empty()) refuse("expected a name, got none");
+  if (op.args.size() > backend::kMaxArguments) {
+    refuse(fmt::format("expected at most {} arguments, got {}", backend::kMaxArguments, op.args.size()));
+  }
+  for (size_t i = 0; i < op.args.size(); ++i) {
+    const backend::ArgumentSpec& arg = op.args[i];
+    if (arg.name.empty()) refuse(fmt::format("argument {}: expected a name, got none", i));
+    if (arg.access < backend::Access::in || arg.access > backend::Access::status) {
+      refuse(fmt::format("{}: expected in, out, inout or status, got {}", arg.name,
+                         static_cast<int>(arg.access)));
+    }
+    if (arg.in_place == 0) continue;
+    if (arg.access != backend::Access::out) refuse(fmt::format("{}: in place: expected an output", arg.name));
+    if (uint64_t{arg.in_place} >> op.args.size() != 0 || (arg.in_place >> i & 1) != 0) {
+      refuse(fmt::format("{}: in place: expected other arguments of the op", arg.name));
+    }
+    for (size_t j = 0; j < op.args.size(); ++j) {
+      if ((arg.in_place >> j & 1) == 0 || op.args[j].access == backend::Access::in) continue;
+      refuse(fmt::format("{}: in place of {}: expected an input", arg.name, op.args[j].name));
+    }
+  }
+}
+
+}  // namespace
+
+KernelRegistry::KernelRegistry(std::span<const backend::Kernel> built_in)
+    : owned_(std::make_shared<std::deque<Owned>>()),
+      table_(std::make_shared<const KernelTable>(built_in.begin(), built_in.end())) {}
+
+void KernelRegistry::add(const UserKernel& kernel) {
+  if (kernel.name.empty()) throw InvalidArgument("[kernels] name: expected one, got none");
+  if (kernel.op == nullptr)
+    throw InvalidArgument(fmt::format("[kernels] {}: op: expected one, got none", kernel.name));
+  if (kernel.entry.tiles == nullptr) {
+    throw InvalidArgument(fmt::format("[kernels] {}: tiles: expected a function, got none", kernel.name));
+  }
+  check_schema(kernel.name, *kernel.op);
+
+  const std::lock_guard lock(mutex_);
+  if (std::ranges::find(*table_, kernel.name, &backend::Kernel::name) != table_->end()) {
+    throw InvalidArgument(fmt::format("[kernels] {}: there is a kernel of this name", kernel.name));
+  }
+  // A new table, since plans that are being made look at the old one.
+  struct Holder {
+    std::shared_ptr<const std::deque<Owned>> owned;
+    KernelTable table;
+  };
+  auto holder = std::make_shared<Holder>(Holder{owned_, {}});
+  holder->table.reserve(table_->size() + 1);
+  holder->table = *table_;
+  const Owned& owned = owned_->emplace_back(Owned{kernel.name, kernel.numerics, kernel.entry});
+  // From here on nothing throws.
+  backend::Kernel row;
+  row.name = owned.name;
+  row.op = kernel.op;
+  row.numerics = owned.numerics;
+  row.needs = kernel.needs;
+  row.prefetches = kernel.prefetches;
+  row.accepts = kernel.accepts != nullptr ? kernel.accepts : accept_all;
+  row.launch = kernel.launch != nullptr ? kernel.launch : launch_rows;
+  row.entry = &owned.entry;
+  row.regions = kernel.entry.region != nullptr;
+  row.keeps_rows = kernel.entry.rows_prologue != nullptr;
+  holder->table.insert(holder->table.begin() + static_cast<std::ptrdiff_t>(user_kernels_), row);
+  ++user_kernels_;
+  table_ = std::shared_ptr<const KernelTable>(holder, &holder->table);
+}
+
+std::shared_ptr<const KernelTable> KernelRegistry::table() const {
+  const std::lock_guard lock(mutex_);
+  return table_;
+}
+
+}  // namespace refrain
