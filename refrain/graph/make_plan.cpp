@@ -45,8 +45,8 @@ size_t greatest(const std::vector<uint32_t>& levels) {
 
 /// Barriers between runs of commands without a conflict.
 size_t barriers(const AccessList& list, const Order& order) {
-  const size_t groups = count_sections(list, order);
-  return groups == 0 ? 0 : groups - 1;
+  const size_t sections = count_sections(list, order);
+  return sections == 0 ? 0 : sections - 1;
 }
 
 /// Puts the commands in the order asked for.

@@ -12,7 +12,7 @@
 namespace refrain::graph {
 namespace {
 
-constexpr size_t kLookahead = 64;  // positions from the command that begins the next group, itself included
+constexpr size_t kLookahead = 64;  // positions from the command that begins the next section, itself included
 
 Reordering finished(std::vector<uint32_t> order, const AccessList& accesses, const Order& recorded) {
   Reordering result;
@@ -74,23 +74,23 @@ class Touched {
 }  // namespace
 
 size_t count_sections(const AccessList& accesses, const Order& order) {
-  size_t groups = 0;
-  uint32_t begin = 0;  // of the current group
+  size_t sections = 0;
+  uint32_t begin = 0;  // of the current section
   bool open = false;
   for (uint32_t i = 0; i < accesses.commands.size(); ++i) {
     if (accesses.commands[i].fence) {
       open = false;
       continue;
     }
-    // An edge into the group is a conflict with it. Of two commands of one group no path leads from one to
-    // the other, so no edge into the group has been left out as redundant.
+    // An edge into the section is a conflict with it. Of two commands of one section no path leads from one to
+    // the other, so no edge into the section has been left out as redundant.
     const std::span<const uint32_t> deps = order.deps_of_command(i);
     if (open && (deps.empty() || deps.back() < begin)) continue;
     open = true;
     begin = i;
-    ++groups;
+    ++sections;
   }
-  return groups;
+  return sections;
 }
 
 std::vector<uint64_t> access_costs(const AccessList& accesses) {
@@ -142,29 +142,29 @@ Reordering order_by_lookahead(const AccessList& accesses) {
   std::vector<uint32_t> result;
   result.reserve(count);
   std::vector<bool> taken(count);
-  Touched group, passed;
+  Touched section, passed;
   for (size_t i = 0; i < count; ++i) {
     if (taken[i]) continue;
     if (accesses.commands[i].fence) {
-      group.clear();
-    } else if (group.conflicts(accesses.ranges_of(i))) {
+      section.clear();
+    } else if (section.conflicts(accesses.ranges_of(i))) {
       passed.clear();
       passed.add(accesses.ranges_of(i));
       const size_t end = std::min(i + kLookahead, count);
       for (size_t next = i + 1; next < end && !accesses.commands[next].fence; ++next) {
         if (taken[next]) continue;
         const std::span<const RangeAccess> ranges = accesses.ranges_of(next);
-        if (group.conflicts(ranges) || passed.conflicts(ranges)) {
+        if (section.conflicts(ranges) || passed.conflicts(ranges)) {
           passed.add(ranges);
           continue;
         }
-        group.add(ranges);
+        section.add(ranges);
         result.push_back(static_cast<uint32_t>(next));
         taken[next] = true;
       }
-      group.clear();
+      section.clear();
     }
-    group.add(accesses.ranges_of(i));
+    section.add(accesses.ranges_of(i));
     result.push_back(static_cast<uint32_t>(i));
   }
   return finished(std::move(result), accesses, derive_order(accesses));
