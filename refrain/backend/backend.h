@@ -88,14 +88,15 @@ struct TickSpan {
 
 class Backend {
  public:
-  Backend(DeviceInfo device_info, std::span<const Kernel> kernel_table)
-      : info(std::move(device_info)), kernels(kernel_table) {}
+  Backend(DeviceInfo device_info, const KernelTables& kernel_tables)
+      : info(std::move(device_info)), kernels(kernel_tables.kernels), group_kernels(kernel_tables.groups) {}
   virtual ~Backend() = default;  ///< waits for submitted work
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
 
   const DeviceInfo info;
   const std::span<const Kernel> kernels;
+  const std::span<const GroupKernel> group_kernels;
 
   // Any thread may call any function; submissions to one queue run in the order of their submit calls. Between
   // queues only waits give an order: priorities, which the options of a backend may give its queues, are a hint.

@@ -16,9 +16,15 @@ std::string joined(const std::vector<std::string_view>& names) {
   return text;
 }
 
+size_t scratch_bytes(const Launch& launch, const DeviceInfo& info) {
+  const size_t walkers = launch.walkers != 0 ? launch.walkers : info.compute_units;
+  return launch.scratch_bytes * walkers + launch.workspace_bytes;
+}
+
 std::string title(const PlanData& plan, const PlanCommand& command) {
   if (command.kind == CommandKind::fence) return "fence";
   if (command.kind == CommandKind::kernel) return std::string(command.kernel->name);
+  if (command.kind == CommandKind::group_kernel) return std::string(command.group_kernel->name);
   std::vector<std::string_view> names;
   const Range& members = plan.groups[command.group].members;
   for (uint32_t m = members.first; m < members.first + members.count; ++m)
@@ -30,13 +36,18 @@ std::string argument_title(const PlanData& plan, const PlanCommand& command, uin
   if (index == command.live_arg) return "live rows";
   if (index == command.scratch_arg) return "scratch";
   if (command.kind == CommandKind::kernel) return std::string(command.kernel->op->args[index].name);
-  const Range& members = plan.groups[command.group].members;
   const uint32_t argument = command.args.first + index;
+  const auto find = [&](const OpSchema& op, const Range& args) -> std::string {
+    if (argument < args.first || argument >= args.first + args.count) return {};
+    return std::string(op.name) + '.' + std::string(op.args[argument - args.first].name);
+  };
+  const Range members =
+      command.kind == CommandKind::group_kernel ? command.placed : plan.groups[command.group].members;
   for (uint32_t m = members.first; m < members.first + members.count; ++m) {
-    const FusedMember& member = plan.members[m];
-    if (argument < member.args.first || argument >= member.args.first + member.args.count) continue;
-    const OpSchema& op = *member.kernel->op;
-    return std::string(op.name) + '.' + std::string(op.args[argument - member.args.first].name);
+    const bool placed = command.kind == CommandKind::group_kernel;
+    const std::string found = placed ? find(*plan.placed[m].op, plan.placed[m].args)
+                                     : find(*plan.members[m].kernel->op, plan.members[m].args);
+    if (!found.empty()) return found;
   }
   return "?";
 }

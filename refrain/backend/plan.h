@@ -40,11 +40,10 @@ struct Argument {
 
 enum class CommandKind : uint8_t {
   kernel,
-  fence,        ///< nothing runs; all commands before it complete before any after it begins
-  fused_group,  ///< several kernels that share tiles
+  fence,         ///< nothing runs; all commands before it complete before any after it begins
+  fused_group,   ///< several kernels that share tiles
+  group_kernel,  ///< several commands that one kernel computes
 };
-
-inline constexpr uint32_t kNone = UINT32_MAX;
 
 enum class MemberRole : uint8_t {
   tile,      ///< runs for the units of each tile of its component
@@ -85,24 +84,35 @@ struct FusedGroup {
 
 inline constexpr size_t kGroupHeaderBytes = 64;
 
+/// A command that a GroupKernel computes among others.
+struct PlacedMember {
+  const OpSchema* op = nullptr;
+  Range args;          ///< into PlanData::args: the schema's; what the kernel elides has no bytes
+  Range constants;     ///< into PlanData::constants, aligned to 16
+  uint32_t place = 0;  ///< as GroupKernel::fits has said
+};
+
 /// Arguments that a member with a private one may have.
 inline constexpr uint32_t kMaxPrivateArgs = 16;
 
 struct PlanCommand {
   CommandKind kind = CommandKind::kernel;
-  const Kernel* kernel = nullptr;  ///< of a command of that kind
+  const Kernel* kernel = nullptr;             ///< of a command of that kind
+  const GroupKernel* group_kernel = nullptr;  ///< of a command of that kind
+  Range placed;                               ///< its members, in recorded order: into PlanData::placed
   Launch launch;
-  /// Into PlanData::args: the schema's, then the live count, then scratch. A group: the schemas' of all members,
+  /// Into PlanData::args: the schema's, then the live count, then scratch. Of several members: the schemas' of all,
   /// then these.
   Range args;
   Range constants;            ///< into PlanData::constants, aligned to 16
   Range deps;                 ///< into PlanData::deps: earlier commands that must have completed
   uint32_t live_arg = kNone;  ///< index within `args` of the live count, a u32
   uint32_t scratch_arg =
-      kNone;               ///< index within `args` of the scratch: compute_units times launch.scratch_bytes
-  uint32_t level = 0;      ///< 1 + the greatest level of its deps; fences do not count
-  uint32_t label = 0;      ///< into PlanData::labels
-  uint32_t group = kNone;  ///< into PlanData::groups
+      kNone;  ///< index within `args` of the scratch of all walkers, then the workspace: scratch_bytes(launch, info)
+  size_t ticket_offset_bytes = 0;  ///< of its counters, among those of the plan; aligned to 64
+  uint32_t level = 0;              ///< 1 + the greatest level of its deps; fences do not count
+  uint32_t label = 0;              ///< into PlanData::labels
+  uint32_t group = kNone;          ///< into PlanData::groups
 };
 
 struct PlanData {
@@ -114,8 +124,13 @@ struct PlanData {
   std::vector<FusedGroup> groups;
   std::vector<FusedMember> members;
   std::vector<FusedComponent> components;
+  std::vector<PlacedMember> placed;
   size_t arena_bytes = 0;
+  size_t ticket_bytes = 0;  ///< counters of all commands; the program's own, zeroed when it is prepared
 };
+
+/// Bytes of a command's scratch argument: of each walker, then the workspace.
+size_t scratch_bytes(const Launch& launch, const DeviceInfo& info);
 
 /// What a command is: its kernel's name, "fence", or the ops of a group,
 /// "rms_norm+quantized_matmul*2+silu_mul".

@@ -41,6 +41,8 @@ struct Command {
   bool live = false;                      ///< the last binding is the live count of the rows
   uint32_t label = 0;
   Range members;  ///< of a group, in order; into ComputeGraph::members
+  const backend::GroupKernel* kernel =
+      nullptr;  ///< of a group: computes all of it; null: the members' own do
 
   bool group() const { return members.count != 0; }
   bool fence() const { return op == nullptr && !group(); }
@@ -53,6 +55,8 @@ struct Member {
   uint32_t component =
       kNone;           ///< members that hand values on unit by unit, numbered from 0; a prologue: none
   uint32_t units = 1;  ///< of one row of the op's work
+  uint32_t place =
+      0;  ///< of a group with a kernel: as GroupKernel::fits has said; the three above say nothing then
 };
 
 struct ComputeGraph {

@@ -7,6 +7,7 @@
 
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
+#include "refrain/graph/set_call.h"
 
 namespace refrain::graph {
 namespace {
@@ -26,6 +27,9 @@ std::string describe(const backend::OpCall& call) {
 // No memory has as much, and the sum over a group's members and all workers does not overflow.
 constexpr size_t kMostScratchBytes = size_t{1} << 46;
 
+constexpr uint32_t kMostWalkers = 65536;
+constexpr size_t kMostTicketBytes = size_t{1} << 20;
+
 // Operations of a tile for one row: what streams 65536 weights, some 10 us where they come from memory.
 constexpr uint64_t kTileFlops = uint64_t{2} * 65536;
 
@@ -33,7 +37,7 @@ class Lowering {
  public:
   Lowering(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,
            const backend::DeviceInfo& info)
-      : graph_(graph), kernels_(kernels), info_(info) {
+      : graph_(graph), kernels_(kernels), info_(info), uses_(count_uses(graph)), sets_(graph, uses_) {
     lowered_.constants = graph.constants;
     lowered_.labels = graph.labels;
     lowered_.commands.reserve(graph.commands.size());
@@ -52,12 +56,18 @@ class Lowering {
         out.kind = backend::CommandKind::fence;
         continue;
       }
-      if (command.group()) {
+      if (command.kernel != nullptr) {
+        lower_set(command, out);
+      } else if (command.group()) {
         lower_group(command, out);
       } else {
         lower_plain(command, out);
       }
-      if (out.launch.scratch_bytes != 0) add_scratch(out);
+      if (backend::scratch_bytes(out.launch, info_) != 0) add_scratch(out);
+      if (out.launch.ticket_bytes != 0) {
+        out.ticket_offset_bytes = lowered_.ticket_bytes;
+        lowered_.ticket_bytes += align_up(out.launch.ticket_bytes, 64);
+      }
       out.args.count = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
     }
     return std::move(lowered_);
@@ -72,11 +82,23 @@ class Lowering {
 
   /// How `kernel` walks the call. Users' kernels say so, too, hence the checks.
   backend::Launch launch_of(const backend::Kernel& kernel, const backend::OpCall& call) const {
-    backend::Launch launch = kernel.launch(call, info_);
+    const backend::Launch launch = checked(kernel.launch(call, info_), call.op->name, kernel.name);
+    const size_t row_bytes = launch.row_scratch_bytes;
+    expect((row_bytes != 0) == kernel.keeps_rows, call.op->name, kernel.name, "row_scratch_bytes",
+           kernel.keeps_rows ? "some for rows_prologue" : "0 without rows_prologue", row_bytes);
+    return launch;
+  }
+
+  static void expect(bool holds, std::string_view op, std::string_view kernel, const char* what,
+                     const char* wanted, uint64_t got) {
+    if (holds) return;
+    throw InvalidArgument(
+        fmt::format("[{}] kernel {}: launch: {}: expected {}, got {}", op, kernel, what, wanted, got));
+  }
+
+  static backend::Launch checked(backend::Launch launch, std::string_view op, std::string_view kernel) {
     const auto expect = [&](bool holds, const char* what, const char* wanted, uint64_t got) {
-      if (holds) return;
-      throw InvalidArgument(fmt::format("[{}] kernel {}: launch: {}: expected {}, got {}", call.op->name,
-                                        kernel.name, what, wanted, got));
+      Lowering::expect(holds, op, kernel, what, wanted, got);
     };
     expect(launch.rows_per_block != 0, "rows_per_block", "at least 1", 0);
     expect(launch.tiles_per_block != 0, "tiles_per_block", "at least 1", 0);
@@ -84,11 +106,12 @@ class Lowering {
     expect(tiles < UINT32_MAX - 1, "tiles", "fewer than 2^32 - 2", tiles);
     expect(launch.scratch_bytes <= kMostScratchBytes, "scratch_bytes", "what fits into memory",
            launch.scratch_bytes);
-    const size_t row_bytes = launch.row_scratch_bytes;
-    expect((row_bytes != 0) == kernel.keeps_rows, "row_scratch_bytes",
-           kernel.keeps_rows ? "some for rows_prologue" : "0 without rows_prologue", row_bytes);
-    expect(row_bytes <= kMostScratchBytes / std::max(launch.rows, 1u), "row_scratch_bytes",
-           "what fits into memory", row_bytes);
+    expect(launch.row_scratch_bytes <= kMostScratchBytes / std::max(launch.rows, 1u), "row_scratch_bytes",
+           "what fits into memory", launch.row_scratch_bytes);
+    expect(launch.walkers <= kMostWalkers, "walkers", "at most 65536", launch.walkers);
+    expect(launch.workspace_bytes <= kMostScratchBytes, "workspace_bytes", "what fits into memory",
+           launch.workspace_bytes);
+    expect(launch.ticket_bytes <= kMostTicketBytes, "ticket_bytes", "at most a MiB", launch.ticket_bytes);
     launch.scratch_bytes = align_up(launch.scratch_bytes, 64);
     return launch;
   }
@@ -105,6 +128,43 @@ class Lowering {
   void add_argument(const Command& command, uint32_t index) {
     const Binding& binding = graph_.bindings[command.bindings.first + index];
     lowered_.args.push_back({binding.view, binding.temp, binding.access, binding.sealed});
+  }
+
+  /// The members of a group with a kernel. What it elides has no bytes, neither as argument nor as a temp.
+  void lower_set(const Command& command, backend::PlanCommand& out) {
+    const std::span<const Member> members =
+        std::span(graph_.members).subspan(command.members.first, command.members.count);
+    std::vector<const Command*> commands;
+    for (const Member& member : members) commands.push_back(&member.command);
+    const backend::SetCall call = sets_.make(commands);
+    const backend::GroupKernel& kernel = *command.kernel;
+    out.kind = backend::CommandKind::group_kernel;
+    out.group_kernel = &kernel;
+    out.placed = {static_cast<uint32_t>(lowered_.placed.size()), command.members.count};
+    for (uint32_t m = 0; m < members.size(); ++m) {
+      const Command& member = members[m].command;
+      const auto count = static_cast<uint32_t>(member.op->args.size());
+      lowered_.placed.push_back({member.op,
+                                 {static_cast<uint32_t>(lowered_.args.size()), count},
+                                 member.constants,
+                                 members[m].place});
+      for (uint32_t i = 0; i < count; ++i) {
+        add_argument(member, i);
+        if (kernel.elides == nullptr || !kernel.elides(call, m, i)) continue;
+        LoweredArgument& argument = lowered_.args.back();
+        if (call.members[m].args[i].outside || argument.temp == kNone) {
+          throw Error(fmt::format("[plan] kernel {} elides {}.{}, which others touch", kernel.name,
+                                  member.op->name, member.op->args[i].name));
+        }
+        lowered_.temp_bytes[argument.temp] = 0;
+        argument.view = {};
+        argument.temp = kNone;
+      }
+    }
+    out.launch = checked(kernel.launch(call, info_), members[0].command.op->name, kernel.name);
+    if (!members[0].command.live) return;
+    out.live_arg = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
+    add_argument(members[0].command, members[0].command.bindings.count - 1);
   }
 
   /// What one component asks of its tiles.
@@ -229,8 +289,8 @@ class Lowering {
   }
 
   void add_scratch(backend::PlanCommand& out) {
-    // One part a worker. Scratch is written, so it is in the write set like any other memory.
-    const size_t bytes = out.launch.scratch_bytes * info_.compute_units;
+    // One part a walker, then the workspace. Scratch is written, so it is in the write set like any other memory.
+    const size_t bytes = backend::scratch_bytes(out.launch, info_);
     out.scratch_arg = static_cast<uint32_t>(lowered_.args.size()) - out.args.first;
     lowered_.args.push_back({{nullptr, 0, bytes},
                              static_cast<uint32_t>(lowered_.temp_bytes.size()),
@@ -243,6 +303,8 @@ class Lowering {
   const ComputeGraph& graph_;
   const std::span<const backend::Kernel> kernels_;
   const backend::DeviceInfo& info_;
+  const std::vector<uint32_t> uses_;
+  SetCalls sets_;
   LoweredGraph lowered_;
   std::vector<backend::ArgumentInfo> infos_;
 };

@@ -26,9 +26,11 @@ struct LoweredGraph {
   size_t scratch_bytes = 0;        ///< of temp_bytes, those that are scratch
   std::vector<std::byte> constants;
   std::vector<std::string> labels;
-  std::vector<backend::FusedGroup> groups;  ///< these three as in a Plan
+  std::vector<backend::FusedGroup> groups;  ///< these four as in a Plan
   std::vector<backend::FusedMember> members;
   std::vector<backend::FusedComponent> components;
+  std::vector<backend::PlacedMember> placed;
+  size_t ticket_bytes = 0;  ///< as in a Plan
 };
 
 /// The first kernel of `kernels` that the device has the features for and that accepts the call; null: there

@@ -9,6 +9,7 @@
 #include "refrain/graph/check.h"
 #include "refrain/graph/expand.h"
 #include "refrain/graph/fuse.h"
+#include "refrain/graph/fuse_sets.h"
 #include "refrain/graph/hazards.h"
 #include "refrain/graph/lower.h"
 #include "refrain/graph/memory.h"
@@ -66,8 +67,7 @@ void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder
 
 }  // namespace
 
-std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph,
-                                                   std::span<const backend::Kernel> kernels,
+std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const backend::KernelTables& tables,
                                                    const backend::DeviceInfo& info,
                                                    const PlanOptions& options) {
   PlanReport report;
@@ -77,13 +77,14 @@ std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph,
       std::ranges::count_if(graph.commands, [](const Command& command) { return !command.fence(); }));
   watch.lap("expand");
   if (options.fuse) {
-    FuseReport fused = fuse(graph, kernels, info);
+    FuseReport fused =
+        info.composes ? fuse(graph, tables.kernels, info) : fuse_sets(graph, tables.groups, info);
     report.recorded_levels = fused.recorded_levels;
     report.fusions = std::move(fused.fusions);
     report.misses = std::move(fused.misses);
     watch.lap("fuse");
   }
-  LoweredGraph lowered = lower(graph, kernels, info);
+  LoweredGraph lowered = lower(graph, tables.kernels, info);
   watch.lap("lower");
   AccessList list = accesses(lowered);
   Order values = derive_order(list);
@@ -110,6 +111,8 @@ std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph,
   plan.groups = std::move(lowered.groups);
   plan.members = std::move(lowered.members);
   plan.components = std::move(lowered.components);
+  plan.placed = std::move(lowered.placed);
+  plan.ticket_bytes = lowered.ticket_bytes;
   plan.arena_bytes = memory.arena_bytes;
   plan.args.reserve(lowered.args.size());
   for (const LoweredArgument& arg : lowered.args) {

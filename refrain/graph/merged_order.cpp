@@ -8,7 +8,7 @@ namespace refrain::graph {
 
 using backend::kNone;
 
-MergedOrder::MergedOrder(const Order& order) : order_(order), seen_(order.deps_of.size()) {
+MergedOrder::MergedOrder(const Order& order) : order_(&order), seen_(order.deps_of.size()) {
   node_.resize(order.deps_of.size());
   std::iota(node_.begin(), node_.end(), 0);
   next_ = place_ = places_ = node_;
@@ -18,7 +18,7 @@ template <class Each>
 void MergedOrder::each_dep(uint32_t node, Each each) const {
   uint32_t command = node;
   do {
-    for (const uint32_t dep : order_.deps_of_command(command)) each(node_[dep]);
+    for (const uint32_t dep : order_->deps_of_command(command)) each(node_[dep]);
     command = next_[command];
   } while (command != node);
 }

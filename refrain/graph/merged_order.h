@@ -32,7 +32,7 @@ class MergedOrder {
   uint32_t follow(uint32_t earlier, uint32_t later);
   void move(uint32_t earlier, uint32_t later);
 
-  const Order& order_;
+  const Order* order_;
   std::vector<uint32_t> node_;    // of each command: the first command of its node
   std::vector<uint32_t> next_;    // of each command: another one of its node, around in a circle
   std::vector<uint32_t> place_;   // of each node: index into places_

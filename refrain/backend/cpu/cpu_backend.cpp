@@ -34,6 +34,7 @@ DeviceInfo describe(const CpuOptions& options, uint32_t workers) {
   info.ns_per_tick = 1e9 * std::chrono::steady_clock::period::num /
                      static_cast<double>(std::chrono::steady_clock::period::den);
   info.host_memory = true;
+  info.composes = true;
   return info;
 }
 

@@ -25,6 +25,7 @@ DeviceInfo describe(uint64_t features, uint32_t compute_units) {
   info.queue_count = kQueueCount;
   info.compute_units = compute_units;
   info.host_memory = true;
+  info.composes = true;
   return info;
 }
 

@@ -33,6 +33,8 @@ class Checker {
     if (command.label < plan_.labels.size()) result += " '" + plan_.labels[command.label] + "'";
     if (command.kind == CommandKind::fused_group) {
       result += " (group)";
+    } else if (command.kind == CommandKind::group_kernel && command.group_kernel != nullptr) {
+      result += " (" + std::string(command.group_kernel->name) + ")";
     } else if (command.kernel != nullptr) {
       result += " (" + std::string(command.kernel->name) + ")";
     }
@@ -44,7 +46,7 @@ class Checker {
     std::string result = name(index) + ": argument " + text(argument);
     if (argument == command.live_arg) return result + " (live count)";
     if (argument == command.scratch_arg) return result + " (scratch)";
-    const bool known = command.kind == CommandKind::fused_group || argument < command.kernel->op->args.size();
+    const bool known = command.kind != CommandKind::kernel || argument < command.kernel->op->args.size();
     return known ? result + " (" + argument_title(plan_, command, argument) + ")" : result;
   }
 
@@ -88,7 +90,7 @@ class Checker {
     if (command.label >= plan_.labels.size() && !(plan_.labels.empty() && command.label == 0)) {
       fail("prepare: " + name(index) + ": label " + text(command.label) + " of " + text(plan_.labels.size()));
     }
-    if (command.kind > CommandKind::fused_group)
+    if (command.kind > CommandKind::group_kernel)
       fail("prepare: " + name(index) + ": its kind does not exist");
     if (command.kind == CommandKind::kernel) check_kernel(index, command.kernel);
     if (!in_array(command.args, plan_.args))
@@ -109,8 +111,51 @@ class Checker {
       check_group(index);
       return;
     }
-    check_constants(index, command.constants, *command.kernel);
+    if (command.kind == CommandKind::group_kernel) {
+      check_set(index);
+      return;
+    }
+    check_constants(index, command.constants, *command.kernel->op);
     check_arguments(index);
+  }
+
+  // Members side by side, their arguments in order; the places are the kernel's own business.
+  void check_set(uint32_t index) {
+    const PlanCommand& command = plan_.commands[index];
+    const std::string where = "prepare: " + name(index) + ": ";
+    const GroupKernel* kernel = command.group_kernel;
+    if (kernel == nullptr || kernel->entry == nullptr) fail(where + "no kernel, or one without its entry");
+    if ((kernel->needs & ~check_.info.features) != 0)
+      fail(where + "the kernel needs features that the device lacks");
+    if (command.placed.count == 0 || !in_array(command.placed, plan_.placed))
+      fail(where + "its members leave PlanData::placed");
+    uint32_t argument = command.args.first;
+    for (uint32_t m = 0; m < command.placed.count; ++m) {
+      const PlacedMember& member = plan_.placed[command.placed.first + m];
+      const std::string whose = where + "member " + text(m) + ": ";
+      if (member.op == nullptr) fail(whose + "no op");
+      if (member.args.first != argument || member.args.count != member.op->args.size() ||
+          !in_array(member.args, plan_.args))
+        fail(whose + "its arguments are not where its schema expects them");
+      argument += member.args.count;
+      if (!in_array(member.constants, plan_.constants))
+        fail(whose + "its constants leave PlanData::constants");
+      check_constants(index, member.constants, *member.op);
+    }
+    check_extras(index, argument - command.args.first);
+    for (uint32_t m = 0; m < command.placed.count; ++m) {
+      const PlacedMember& member = plan_.placed[command.placed.first + m];
+      // What has no bytes is optional, or elided.
+      for (uint32_t i = 0; i < member.args.count; ++i) {
+        const Argument& bound = plan_.args[member.args.first + i];
+        if (bound.view.bytes == 0) continue;
+        const uint32_t at = member.args.first + i - command.args.first;
+        if (bound.access != member.op->args[i].access)
+          fail("prepare: " + name(index, at) + ": access is not that of the schema");
+        touches_.push_back(resolve(index, at));
+      }
+    }
+    touch_extras(index, argument - command.args.first);
   }
 
   void check_kernel(uint32_t index, const Kernel* kernel) const {
@@ -155,17 +200,23 @@ class Checker {
       fail("prepare: " + name(index) + ": launch: " + text(blocks * launch.tiles_per_block) +
            " tiles are too many");
     }
-    if ((launch.scratch_bytes > 0) != (command.scratch_arg != kNone)) {
+    if ((scratch_bytes(launch, check_.info) > 0) != (command.scratch_arg != kNone)) {
       fail("prepare: " + name(index) + ": launch: scratch of " + text(launch.scratch_bytes) +
            " bytes and the scratch argument do not agree");
     }
+    if (launch.ticket_bytes != 0 &&
+        (command.ticket_offset_bytes % 64 != 0 ||
+         !within(command.ticket_offset_bytes, launch.ticket_bytes, plan_.ticket_bytes))) {
+      fail("prepare: " + name(index) + ": launch: " + text(launch.ticket_bytes) + " bytes of counters at " +
+           text(command.ticket_offset_bytes) + " leave the plan's " + text(plan_.ticket_bytes));
+    }
   }
 
-  void check_constants(uint32_t index, const Range& constants, const Kernel& kernel) const {
+  void check_constants(uint32_t index, const Range& constants, const OpSchema& op) const {
     if (constants.first % 16 != 0) fail("prepare: " + name(index) + ": constants are not aligned to 16");
-    if (constants.count != kernel.op->constants_bytes) {
-      fail("prepare: " + name(index) + ": constants: expected " + text(kernel.op->constants_bytes) +
-           " bytes, got " + text(constants.count));
+    if (constants.count != op.constants_bytes) {
+      fail("prepare: " + name(index) + ": constants: expected " + text(op.constants_bytes) + " bytes, got " +
+           text(constants.count));
     }
   }
 
@@ -231,7 +282,7 @@ class Checker {
     const OpSchema& op = *member.kernel->op;
     if (!member.kernel->regions) fail(whose + "its kernel computes whole tiles only");
     if (!in_array(member.constants, plan_.constants)) fail(whose + "its constants leave PlanData::constants");
-    check_constants(index, member.constants, *member.kernel);
+    check_constants(index, member.constants, op);
     const Launch& launch = plan_.commands[index].launch;
     const OpCall call{
         &op, {}, std::span(plan_.constants).subspan(member.constants.first, member.constants.count)};
@@ -454,11 +505,11 @@ class Checker {
       fail("prepare: " + where + ": the part of each worker is not aligned to 64");
     }
     // A placed command has one worker.
-    const uint32_t parts = check_.options.placement.empty() ? check_.info.compute_units : 1;
-    if (scratch.view.bytes / parts < command.launch.scratch_bytes) {
-      fail("prepare: " + where + ": expected " + text(parts) + " times " +
-           text(command.launch.scratch_bytes) + " bytes, got " + text(scratch.view.bytes));
-    }
+    Launch launch = command.launch;
+    if (!check_.options.placement.empty()) launch.walkers = 1;
+    const size_t expected = scratch_bytes(launch, check_.info);
+    if (scratch.view.bytes < expected)
+      fail("prepare: " + where + ": expected " + text(expected) + " bytes, got " + text(scratch.view.bytes));
   }
 
   void check_sealed() const {

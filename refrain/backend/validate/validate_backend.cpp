@@ -153,7 +153,9 @@ CheckedExecutable::~CheckedExecutable() {
 class ValidateBackend final : public Backend {
  public:
   explicit ValidateBackend(std::unique_ptr<Backend> inner)
-      : Backend(inner->info, inner->kernels), inner_(std::move(inner)), ledger_(std::make_shared<Ledger>()) {
+      : Backend(inner->info, {inner->kernels, inner->group_kernels}),
+        inner_(std::move(inner)),
+        ledger_(std::make_shared<Ledger>()) {
     ledger_->backend = inner_.get();
     ledger_->returned.resize(info.queue_count);
     ledger_->flights.resize(info.queue_count);
