@@ -133,6 +133,16 @@ ElementwiseConstants elementwise_constants(const Shape& shape) {
   return constants;
 }
 
+void expect_elementwise_pair(const backend::OpCall& call) {
+  expect_call(call);
+  expect_dtype(call, 0, DType::f32);
+  expect_rank(call, 0, 1, Shape::kMaxRank, "[rows, ...]");
+  const Shape& shape = call.args[0].shape;
+  expect_tensor(call, 1, DType::f32, shape);
+  expect_tensor(call, 2, DType::f32, shape);
+  expect_elementwise_constants(call, shape);
+}
+
 void expect_elementwise_constants(const OpCall& call, const Shape& shape) {
   const uint64_t columns = static_cast<uint64_t>(shape.elements() / shape[0]);
   const auto& constants = call.constants_as<ElementwiseConstants>();

@@ -50,6 +50,9 @@ uint32_t dimension(const Shape& shape, size_t axis);
 
 /// What the shape of an elementwise op's argument implies: [rows, ...].
 ElementwiseConstants elementwise_constants(const Shape& shape);
+/// Arguments 0 and 1, which are read, and 2, which is written, are f32 of one shape [rows, ...], and the
+/// constants are those of it.
+void expect_elementwise_pair(const backend::OpCall& call);
 /// The call's ElementwiseConstants are these, and a row has fewer than 2^32 elements.
 void expect_elementwise_constants(const backend::OpCall& call, const Shape& shape);
 

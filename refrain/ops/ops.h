@@ -6,6 +6,7 @@
 #include "refrain/ops/attention/attention.h"
 #include "refrain/ops/embedding/embedding.h"
 #include "refrain/ops/gather_rows/gather_rows.h"
+#include "refrain/ops/gelu_mul/gelu_mul.h"
 #include "refrain/ops/kv_write/kv_write.h"
 #include "refrain/ops/matmul/matmul.h"
 #include "refrain/ops/quantized_matmul/quantized_matmul.h"

@@ -1,6 +1,7 @@
 // Attention: schema, checks and recording.
 #include "refrain/ops/attention/attention.h"
 
+#include <algorithm>
 #include <string>
 
 #include "refrain/ops/check.h"
@@ -53,8 +54,10 @@ void check(const backend::OpCall& call) {
 
 backend::Cost cost(const backend::OpCall& call) {
   const auto& c = call.constants_as<AttentionConstants>();
-  // How far the rows look back is not known; this takes the whole page table for each.
-  const uint64_t scores = uint64_t{c.rows} * c.heads * c.page_table_entries * kPagePositions;
+  // How far the rows look back is not known; this takes the whole page table or window for each.
+  uint64_t positions = uint64_t{c.page_table_entries} * kPagePositions;
+  if (c.window != 0) positions = std::min<uint64_t>(positions, c.window);
+  const uint64_t scores = uint64_t{c.rows} * c.heads * positions;
   backend::Cost result;
   for (const backend::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
   result.flops = 4 * scores * c.head_dim;
@@ -67,7 +70,8 @@ constinit const backend::OpSchema attention_schema = {
     .name = "attention",
     .doc =
         "Attends from each row to its sequence's cached positions up to its own. "
-        "s_j = scale (query[r, h] . k_j), 0 <= j <= position; output[r, h] = sum_j e^s_j v_j / sum_j e^s_j; "
+        "s_j = scale (query[r, h] . k_j), 0 <= j <= position, or the last `window` of these; output[r, h] = "
+        "sum_j e^s_j v_j / sum_j e^s_j; "
         "blocks "
         "of 64 positions from position 0, joined in ascending order. "
         "query f32 [R, H, D]; rows u32 [R, 4]; sequences u32 [S, 8]; page_table u32 [P]; cache f32 "
@@ -91,6 +95,7 @@ void attention(CommandEncoder& encoder, const Attention& args) {
       .page_table_entries = dimension(args.page_table.shape(), 0),
       .pages = dimension(args.cache.shape(), 1),
       .scale = args.scale,
+      .window = args.window,
   };
   const Operand operands[] = {args.query, args.rows,   args.sequences, args.page_table,
                               args.cache, args.status, args.output};

@@ -17,14 +17,16 @@ struct Attention {
   Operand cache;
   Operand status;
   Operand output;
-  float scale = 1;  ///< of the scores, usually 1 / sqrt(D)
+  float scale = 1;      ///< of the scores, usually 1 / sqrt(D)
+  uint32_t window = 0;  ///< W, positions that a row attends to, its own the last; 0: all
 };
 
 /// Attends from each row to its sequence's cached positions up to its own.
 ///
 /// For row r at position p, query head h, g = h / (H / KVH), k_j and v_j the cached key and value of position
 /// j:
-///   s_j = scale (query[r, h] . k_j), 0 <= j <= p;  output[r, h] = sum_j e^s_j v_j / sum_j e^s_j.
+///   s_j = scale (query[r, h] . k_j), b <= j <= p;  output[r, h] = sum_j e^s_j v_j / sum_j e^s_j,
+/// b = 0, or max(0, p + 1 - W) with a window; of positions before b nothing is read, nor are their pages.
 /// The positions are taken in blocks of 64 from position 0, each with its own greatest score m, sum l and
 /// weighted values a; blocks join in ascending order: M = max(m, m'), l = l e^(m - M) + l' e^(m' - M), a
 /// likewise.
@@ -48,6 +50,12 @@ struct AttentionConstants {
   uint32_t page_table_entries = 0;  ///< P
   uint32_t pages = 0;
   float scale = 1;
+  uint32_t window = 0;  ///< 0: all positions
+
+  /// The first position that a row at `position` attends to.
+  uint32_t first_position(uint32_t position) const {
+    return window != 0 && position >= window ? position - window + 1 : 0;
+  }
 };
 
 /// Rows of one tile; they share what they read of the cache.

@@ -65,7 +65,8 @@ void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
     const size_t first = size_t{tile / c.kv_heads} * block_rows;
     const size_t last = std::min<size_t>(first + block_rows, args.live_rows);
     for (size_t r = first; r < last; ++r) {
-      const CheckedRow row = check_row(rows[r], tables, 0);
+      const uint32_t first_seen = c.first_position(rows[r].position);
+      const CheckedRow row = check_row(rows[r], tables, first_seen);
       const size_t offset = (r * c.heads + size_t{kv_head} * group) * c.head_dim;
       float* output = args.arg<float>(6) + offset;
       std::fill_n(output, size_t{group} * c.head_dim, 0.0f);
@@ -76,11 +77,14 @@ void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
       for (uint32_t h = 0; h < group; ++h) {
         Running running;
         running.values = output + size_t{h} * c.head_dim;
-        for (uint32_t page = 0; page <= row.position / kPagePositions; ++page) {
-          const uint32_t count = std::min(kPagePositions, row.position - page * kPagePositions + 1);
+        for (uint32_t page = first_seen / kPagePositions; page <= row.position / kPagePositions; ++page) {
+          const uint32_t first_position = page * kPagePositions;
+          const uint32_t skipped = std::max(first_seen, first_position) - first_position;
+          const uint32_t count = std::min(kPagePositions, row.position - first_position + 1) - skipped;
+          const size_t at = size_t{skipped} * c.head_dim;
           add_block(c, args.arg<const float>(0) + offset + size_t{h} * c.head_dim,
-                    cache + geometry.unit_offset(0, row.pages[page], kv_head),
-                    cache + geometry.unit_offset(1, row.pages[page], kv_head), count, block, running);
+                    cache + geometry.unit_offset(0, row.pages[page], kv_head) + at,
+                    cache + geometry.unit_offset(1, row.pages[page], kv_head) + at, count, block, running);
         }
         for (uint32_t d = 0; d < c.head_dim; ++d) running.values[d] /= running.sum;
       }

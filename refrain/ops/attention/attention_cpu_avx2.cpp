@@ -41,18 +41,22 @@ struct Block {
   float* output;        ///< [kHeads, head_dim], the weighted values so far
   Running* running;     ///< [kHeads]
   size_t head_dim;
-  size_t count;  ///< 1 to 64
+  size_t begin;  ///< the first position of the block that counts
+  size_t count;  ///< begin + 1 to 64
   float scale;
 };
 
-/// scores[h][j] for all positions, minus infinity up to 64.
+/// scores[h][j] for the positions from begin to count, minus infinity before them and after them up to 64: a
+/// position has the same lane whatever the window leaves out.
 template <int kHeads>
 REFRAIN_AVX2_INLINE void compute_scores(const Block<kHeads>& block, float (*scores)[kPagePositions]) {
   const size_t dim = block.head_dim;
   const size_t whole = dim / kLanes * kLanes;
-  for (size_t j = 0; j < block.count; j += 4) {
+  for (size_t j = block.begin / 4 * 4; j < block.count; j += 4) {
     const float* keys[4];
-    for (size_t i = 0; i < 4; ++i) keys[i] = block.keys + std::min(j + i, block.count - 1) * dim;
+    for (size_t i = 0; i < 4; ++i) {
+      keys[i] = block.keys + std::clamp(j + i, block.begin, block.count - 1) * dim;
+    }
     __m256 sums[kHeads][4];
     for (int h = 0; h < kHeads; ++h) {
       for (int i = 0; i < 4; ++i) sums[h][i] = _mm256_setzero_ps();
@@ -81,6 +85,7 @@ REFRAIN_AVX2_INLINE void compute_scores(const Block<kHeads>& block, float (*scor
     }
   }
   for (int h = 0; h < kHeads; ++h) {
+    std::fill(scores[h], scores[h] + block.begin, -std::numeric_limits<float>::infinity());
     std::fill(scores[h] + block.count, scores[h] + kPagePositions, -std::numeric_limits<float>::infinity());
   }
 }
@@ -109,7 +114,7 @@ REFRAIN_AVX2_INLINE void add_values(const Block<kHeads>& block, const float (*we
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) sums[h][v] = _mm256_setzero_ps();
   }
-  for (size_t j = 0; j < block.count; ++j) {
+  for (size_t j = block.begin; j < block.count; ++j) {
     const float* from = block.values + j * block.head_dim + d;
     __m256 values[kVectors];
     for (int v = 0; v < kVectors; ++v) {
@@ -175,35 +180,42 @@ REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const StepTables& tabl
   Running* running = reinterpret_cast<Running*>(args.scratch);  // [rows, group]
 
   CheckedRow checked[kAttentionMaxBlockRows];
-  uint32_t pages = 0;
+  uint32_t begins[kAttentionMaxBlockRows];  // the first position of each row
+  uint32_t first_page = UINT32_MAX, pages = 0;
   for (size_t r = 0; r < rows; ++r) {
-    checked[r] = check_row(args.arg<const StepRow>(1)[first + r], tables, 0);
+    const StepRow& row = args.arg<const StepRow>(1)[first + r];
+    begins[r] = c.first_position(row.position);
+    checked[r] = check_row(row, tables, begins[r]);
     const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group) * c.head_dim;
     std::fill_n(args.arg<float>(6) + offset, size_t{group} * c.head_dim, 0.0f);
     std::fill_n(running + r * group, group, Running{-std::numeric_limits<float>::infinity(), 0.0f});
     if (checked[r].pages == nullptr) {
       raise_status(args.arg<uint32_t>(5), checked[r].status_word, checked[r].status_bits);
     } else {
+      first_page = std::min(first_page, begins[r] / kPagePositions);
       pages = std::max(pages, checked[r].position / kPagePositions + 1);
     }
   }
-  for (uint32_t page = 0; page < pages; ++page) {
+  for (uint32_t page = first_page; page < pages; ++page) {
+    const uint32_t first_position = page * kPagePositions;
     for (size_t r = 0; r < rows; ++r) {
       const CheckedRow& row = checked[r];
-      if (row.pages == nullptr || row.position / kPagePositions < page) continue;
-      const uint32_t count = std::min(kPagePositions, row.position - page * kPagePositions + 1);
+      if (row.pages == nullptr || row.position < first_position || begins[r] / kPagePositions > page)
+        continue;
+      const uint32_t begin = std::max(begins[r], first_position) - first_position;
+      const uint32_t count = std::min(kPagePositions, row.position - first_position + 1);
       const float* keys = cache + geometry.unit_offset(0, row.pages[page], kv_head);
       const float* values = cache + geometry.unit_offset(1, row.pages[page], kv_head);
       uint32_t h = 0;
       for (; h + 2 <= group; h += 2) {
         const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
         add_block<2>({args.arg<const float>(0) + offset, keys, values, args.arg<float>(6) + offset,
-                      running + r * group + h, c.head_dim, count, c.scale});
+                      running + r * group + h, c.head_dim, begin, count, c.scale});
       }
       if (h < group) {
         const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
         add_block<1>({args.arg<const float>(0) + offset, keys, values, args.arg<float>(6) + offset,
-                      running + r * group + h, c.head_dim, count, c.scale});
+                      running + r * group + h, c.head_dim, begin, count, c.scale});
       }
     }
   }

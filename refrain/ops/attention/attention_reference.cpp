@@ -30,7 +30,8 @@ History history(const backend::TileArgs& args, const StepRow& row, size_t kv_hea
     status[row.sequence] |= kPositionOutOfRange;
     return found;
   }
-  for (uint64_t j = 0; j <= row.position; ++j) {
+  const uint64_t begin = c.window != 0 && row.position >= c.window ? row.position - c.window + 1 : 0;
+  for (uint64_t j = begin; j <= row.position; ++j) {
     const uint64_t page = args.arg<const uint32_t>(3)[sequence.first_page + j / 64];
     if (page >= c.pages) {
       status[row.sequence] |= kPageOutOfRange;

@@ -27,9 +27,10 @@ struct Heads {
 };
 
 struct Data {
-  Data(TestStep test_step, const Heads& shape, float range = 1)
+  Data(TestStep test_step, const Heads& shape, float range = 1, uint32_t positions_attended = 0)
       : step(std::move(test_step)),
         h(shape),
+        window(positions_attended),
         scale(1 / std::sqrt(static_cast<float>(shape.head_dim))),
         query(step.rows.size() * shape.heads * shape.head_dim),
         cache(step.cache_elements(shape.kv_heads, shape.head_dim)),
@@ -50,7 +51,7 @@ struct Data {
         .tensor(step.cache_shape(h.kv_heads, h.head_dim), cache);
     result.tensor(step.status_shape(), step.status).tensor(shape, output);
     result.constants(AttentionConstants{capacity(), h.heads, h.kv_heads, h.head_dim, step.sequence_capacity(),
-                                        step.table_entries(), step.cache_pages, scale});
+                                        step.table_entries(), step.cache_pages, scale, window});
     return result;
   }
   const float* vector(uint32_t kind, const StepRow& row, uint32_t position, size_t kv_head) const {
@@ -61,13 +62,16 @@ struct Data {
                kind, page, static_cast<uint32_t>(kv_head)) +
            size_t{position % kPagePositions} * h.head_dim;
   }
+  /// The first position that a row attends to.
+  uint32_t begin(const StepRow& row) const {
+    return window == 0 || row.position < window ? 0 : row.position - window + 1;
+  }
   /// Positions of the pages that no row may look at become NaN.
   void poison_unused() const {
     Array<uint8_t> used(cache.size());
-    for (size_t s = 0; s < step.sequences.size(); ++s) {
-      StepRow row;
-      row.sequence = static_cast<uint32_t>(s);
-      for (uint32_t p = 0; p < step.sequences[s].length; ++p) {
+    for (const StepRow& row : step.rows) {
+      if (row.sequence >= step.sequences.size()) continue;
+      for (uint32_t p = begin(row); p <= row.position; ++p) {
         for (uint32_t kind = 0; kind < 2; ++kind) {
           for (uint32_t k = 0; k < h.kv_heads; ++k) {
             std::fill_n(used.data() + (vector(kind, row, p, k) - cache.data()), h.head_dim, uint8_t{1});
@@ -82,6 +86,7 @@ struct Data {
 
   TestStep step;
   Heads h;
+  uint32_t window;
   float scale;
   Array<float> query, cache, output;
 };
@@ -94,7 +99,7 @@ double tolerance(const Data& data, size_t row, size_t head) {
   double largest_key = 0, largest_value = 0, query_norm = 0, least = INFINITY, greatest = -INFINITY;
   for (size_t d = 0; d < data.h.head_dim; ++d)
     query_norm += static_cast<double>(query[d]) * static_cast<double>(query[d]);
-  for (uint32_t j = 0; j <= step_row.position; ++j) {
+  for (uint32_t j = data.begin(step_row); j <= step_row.position; ++j) {
     const float* key = data.vector(0, step_row, j, kv_head);
     const float* value = data.vector(1, step_row, j, kv_head);
     double norm = 0, score = 0;
@@ -157,6 +162,59 @@ TEST(Attention, EveryKernelIsCloseToTheReference) {
   }
 }
 
+// Windows that begin within a page, at its ends, and before the sequence; what lies before them is NaN.
+TEST(Attention, AWindowIsItsPositionsAlone) {
+  for (const Heads& heads : {Heads{4, 2, 16}, Heads{6, 2, 40}, Heads{1, 1, 1}}) {
+    for (const uint32_t window : {1u, 2u, 63u, 64u, 65u, 130u, 1000u}) {
+      for (const uint32_t capacity : {13u, 40u}) {
+        Random random(21);
+        const Data base(TestStep({65, 300, 1}, edge_positions(), capacity, random), heads, 1, window);
+        base.poison_unused();
+        const Data expected = base;
+        expected.call().reference(13);
+        for (const backend::Kernel* kernel : kernels()) {
+          const Data data = base;
+          data.call().run(*kernel, 13);
+          const double worst = excess(data.output, expected.output, [&](size_t i) {
+            const size_t head = i / heads.head_dim;
+            return tolerance(base, head / heads.heads, head % heads.heads);
+          });
+          EXPECT_LE(worst, 0) << kernel->name << " window " << window;
+          for (const uint32_t word : data.step.status) EXPECT_EQ(word, 0u);
+        }
+      }
+    }
+  }
+}
+
+TEST(Attention, PagesBeforeTheWindowMayBeGone) {
+  Random random(4);
+  Data data(TestStep({300}, {{0, 299}, {0, 170}}, 2, random), {4, 2, 16}, 1, 64);
+  const Data whole = data;
+  for (const uint32_t entry : {0u, 1u}) {  // 170 - 63 = 107 is on page 1
+    data.step.page_table[data.step.sequences[0].first_page + entry] = 0xFFFFFFFF;
+    for (const backend::Kernel* kernel : kernels()) {
+      whole.call().run(*kernel, 2);
+      data.call().run(*kernel, 2);
+      EXPECT_EQ(data.step.status[0], entry == 0 ? 0u : kPageOutOfRange) << kernel->name;
+      for (size_t i = 0; i < data.row_elements(); ++i) EXPECT_EQ(data.output[i], whole.output[i]);
+      data.step.status[0] = 0;
+    }
+  }
+}
+
+TEST(Attention, AWindowOfEverythingHasTheBitsOfNone) {
+  Random random(4);
+  const Data none(TestStep({300}, {{0, 299}, {0, 170}}, 2, random), {4, 2, 16});
+  Data wide = none;
+  wide.window = 300;
+  for (const backend::Kernel* kernel : kernels()) {
+    none.call().run(*kernel, 2);
+    wide.call().run(*kernel, 2);
+    EXPECT_TRUE(same_bits(none.output, wide.output)) << kernel->name;
+  }
+}
+
 TEST(Attention, BitsDoNotDependOnWalksOrLiveRows) {
   for (const Heads& heads : {Heads{4, 2, 16}, Heads{6, 2, 40}}) {
     Random random(22);
@@ -185,12 +243,13 @@ TEST(Attention, BitsDoNotDependOnWalksOrLiveRows) {
 // Rows of a prompt in one large batch (eight rows a tile), in small ones and alone; neighbours change, bits
 // do not.
 TEST(Attention, BitsDoNotDependOnHowABatchIsCut) {
-  for (const Heads& heads : {Heads{4, 2, 16}, Heads{6, 2, 40}, Heads{3, 1, 64}}) {
+  for (const auto& [heads, window] : {std::pair(Heads{4, 2, 16}, 0u), std::pair(Heads{6, 2, 40}, 50u),
+                                      std::pair(Heads{3, 1, 64}, 0u), std::pair(Heads{3, 1, 64}, 64u)}) {
     Random random(23);
     Positions positions;
     for (uint32_t p = 0; p < 135; ++p) positions.emplace_back(0, p);
     for (uint32_t p = 0; p < 20; ++p) positions.emplace_back(1, p);
-    const Data whole(TestStep({135, 20}, positions, 155, random), heads);
+    const Data whole(TestStep({135, 20}, positions, 155, random), heads, 1, window);
     for (const backend::Kernel* kernel : kernels()) {
       whole.call().run(*kernel, 155);
       for (const uint32_t capacity : {1u, 5u, 32u, 64u}) {

@@ -1,6 +1,10 @@
 // embedding: schema and recording.
 #include "refrain/ops/embedding/embedding.h"
 
+#include <fmt/format.h>
+
+#include <cmath>
+
 #include "refrain/ops/check.h"
 
 namespace refrain::ops {
@@ -33,6 +37,7 @@ void check(const backend::OpCall& call) {
   expect_constant(call, "columns", dimension(weight, 1), c.columns);
   expect_constant(call, "dtype", static_cast<uint64_t>(info.dtype), c.dtype);
   expect_constant(call, "bits", info.format == WeightFormat::plain ? 0 : info.bits, c.bits);
+  if (!std::isfinite(c.scale)) fail(call, "scale", "a finite number", fmt::to_string(c.scale));
   expect_constant(call, "group_size", info.format == WeightFormat::plain ? 0 : info.group_size, c.group_size);
 }
 
@@ -50,13 +55,14 @@ void embedding_reference(const backend::TileArgs& args);
 constinit const backend::OpSchema embedding_schema{
     .name = "embedding",
     .doc =
-        "Fetches the weight row of each row's token. output[r] = weight[rows[r].token]. weight: Weight [V, "
+        "Fetches the weight row of each row's token. output[r] = weight[rows[r].token] * scale. weight: "
+        "Weight [V, "
         "K], bf16, "
         "f16, f32 or MLX affine, packed for gather; rows: u32 [R, 4]; status: u32 [S + 1]; output: f32 [R, "
         "K]. No "
         "aliasing. A token or sequence out of range gives zeros and a status bit. Plain weights exact; "
         "affine ones "
-        "scale * code + bias, each operation rounded to f32.",
+        "scale * code + bias, each operation rounded to f32; so is the product with a scale other than 1.",
     .args = kArgs,
     .constants_bytes = sizeof(EmbeddingConstants),
     .check = check,
@@ -67,6 +73,7 @@ constinit const backend::OpSchema embedding_schema{
 void embedding(CommandEncoder& encoder, const Embedding& args) {
   const Operand operands[] = {args.weight, args.rows, args.status, args.output};
   EmbeddingConstants constants;
+  constants.scale = args.scale;
   constants.rows = dimension(args.rows.shape(), 0);
   constants.vocabulary = dimension(args.weight.shape(), 0);
   constants.columns = dimension(args.weight.shape(), 1);

@@ -16,18 +16,20 @@ struct Embedding {
   Operand rows;
   Operand status;
   Operand output;
+  float scale = 1;  ///< of what is fetched
 };
 
 /// Fetches the weight row of each row's token.
 ///
-/// output[r] = weight[rows[r].token]
+/// output[r] = weight[rows[r].token] * scale
 ///
 /// `weight`: Weight [V, K] packed for Use::gather: bf16, f16, f32, or MLX affine of 4 or 8 bits. `rows`: u32
 /// [R, 4], the StepRows. `status`: u32 [S + 1], words that are only OR-ed into. `output`: f32 [R, K]; only
 /// its live rows are written. Aliasing: `output` overlaps no other argument. Errors: InvalidArgument where
 /// shapes, dtypes or the weight's format do not fit. A token of V or more gives zeros and kTokenOutOfRange in
 /// its sequence's status word; a sequence of S or more gives zeros and kSequenceOutOfRange in the last word.
-/// Accuracy: plain weights exact; affine ones scale * code + bias in f32, each operation rounded.
+/// Accuracy: plain weights exact; affine ones scale * code + bias in f32, each operation rounded; a scale other
+/// than 1 rounds once more.
 void embedding(CommandEncoder& encoder, const Embedding& args);
 
 struct EmbeddingConstants {
@@ -38,6 +40,7 @@ struct EmbeddingConstants {
   uint32_t dtype = 0;  ///< DType of elements, or of scales and biases
   uint32_t bits = 0;   ///< 0: plain
   uint32_t group_size = 0;
+  float scale = 1;
 
   AffineWeight affine() const { return {vocabulary, columns, bits, group_size, dtype}; }
   /// Whole rows, about 16384 elements.

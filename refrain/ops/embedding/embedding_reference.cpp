@@ -17,13 +17,13 @@ void embedding_reference(const backend::TileArgs& args) {
       status[sequence_good ? row.sequence : c.sequences] |=
           sequence_good ? kTokenOutOfRange : kSequenceOutOfRange;
     for (size_t k = 0; k < c.columns; ++k) {
-      output[k] = good && c.bits == 0 ? float_at(weight, c.dtype, size_t{row.token} * c.columns + k) : 0.0f;
+      output[k] =
+          good && c.bits == 0 ? float_at(weight, c.dtype, size_t{row.token} * c.columns + k) * c.scale : 0.0f;
     }
     if (good && c.bits != 0) {
-      for_affine_row(weight, c.affine(), row.token,
-                     [output](size_t k, uint32_t code, double scale, double bias) {
-                       output[k] = static_cast<float>(scale * code + bias);
-                     });
+      for_affine_row(weight, c.affine(), row.token, [&](size_t k, uint32_t code, double scale, double bias) {
+        output[k] = static_cast<float>((scale * code + bias) * static_cast<double>(c.scale));
+      });
     }
   }
 }

@@ -36,6 +36,8 @@ void embedding_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end
     float* output = args.arg<float>(3) + r * c.columns;
     if (embedding_row_valid(c, row, args.arg<uint32_t>(2))) {
       Fetch::row(args, row.token, output);
+      if (c.scale != 1)
+        std::transform(output, output + c.columns, output, [&](float x) { return x * c.scale; });
     } else {
       std::fill_n(output, c.columns, 0.0f);
     }

@@ -24,7 +24,7 @@ std::vector<const backend::Kernel*> kernels(const Call& call) {
 }
 
 Call call_of(const PackedWeight& weight, const Array<uint32_t>& rows, const Array<uint32_t>& status,
-             const Array<float>& output) {
+             const Array<float>& output, float scale = 1) {
   const auto count = static_cast<uint32_t>(rows.size() / 4);
   const backend::WeightInfo& info = weight.info;
   Call call(embedding_schema);
@@ -32,7 +32,7 @@ Call call_of(const PackedWeight& weight, const Array<uint32_t>& rows, const Arra
   call.tensor({count, info.shape[1]}, output);
   call.constants(EmbeddingConstants{count, kSequences, static_cast<uint32_t>(info.shape[0]),
                                     static_cast<uint32_t>(info.shape[1]), static_cast<uint32_t>(info.dtype),
-                                    info.bits, info.group_size});
+                                    info.bits, info.group_size, scale});
   return call;
 }
 
@@ -118,6 +118,30 @@ TEST(Embedding, ManyRowsInSmallTiles) {
       EXPECT_TRUE(same_bits(expected, got)) << kernel->name;
     }
   }
+}
+
+TEST(Embedding, AScaleIsOneMoreProduct) {
+  Random random;
+  constexpr uint32_t kRows = 3;
+  Array<uint32_t> rows(kRows * 4), status(kSequences + 1);
+  for (uint32_t r = 0; r < kRows; ++r) rows[r * 4] = random.below(11);
+  rows[2 * 4] = 11;  // names nothing
+  for (const PackedWeight& weight : weights(11, random)) {
+    const auto columns = static_cast<size_t>(weight.info.shape[1]);
+    Array<float> plain(kRows * columns), scaled(kRows * columns), reference(kRows * columns);
+    call_of(weight, rows, status, reference, 33.9f).reference(kRows);
+    for (const backend::Kernel* kernel : kernels(call_of(weight, rows, status, plain))) {
+      call_of(weight, rows, status, plain).run(*kernel, kRows);
+      call_of(weight, rows, status, scaled, 33.9f).run(*kernel, kRows);
+      for (size_t i = 0; i < plain.size(); ++i) ASSERT_EQ(scaled[i], plain[i] * 33.9f) << kernel->name;
+      EXPECT_LE(excess(reference, scaled,
+                       [&](size_t i) { return kUnitRoundoff * 34 * (2 + 4 * std::abs(plain[i])); }),
+                0);
+    }
+  }
+  Array<float> output(kRows * 27);
+  EXPECT_EQ(call_of(weights(11, random)[0], rows, status, output, INFINITY).check_error(),
+            "[embedding] scale: expected a finite number, got inf");
 }
 
 TEST(Embedding, RefusesWhatDoesNotFit) {

@@ -12,16 +12,6 @@ constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "output", .access = backend::Access::out, .rows = true, .in_place = 0b11, .units = true},
 };
 
-void check(const backend::OpCall& call) {
-  expect_call(call);
-  expect_dtype(call, 0, DType::f32);
-  expect_rank(call, 0, 1, Shape::kMaxRank, "[rows, ...]");
-  const Shape& shape = call.args[0].shape;
-  expect_tensor(call, 1, DType::f32, shape);
-  expect_tensor(call, 2, DType::f32, shape);
-  expect_elementwise_constants(call, shape);
-}
-
 backend::Cost cost(const backend::OpCall& call) {
   const auto elements = static_cast<uint64_t>(call.args[0].shape.elements());
   return {3 * elements * sizeof(float), 4 * elements};
@@ -39,7 +29,7 @@ constinit const backend::OpSchema silu_mul_schema{
         "[R, ...] of one shape. output may be gate or up. Relative error below 6e-7.",
     .args = kArgs,
     .constants_bytes = sizeof(SiluMulConstants),
-    .check = check,
+    .check = expect_elementwise_pair,
     .cost = cost,
     .reference = silu_mul_reference,
     .iteration = backend::Iteration::elementwise,

@@ -1,0 +1,42 @@
+// gelu_mul: kernel for AVX2.
+#include "refrain/backend/features.h"
+#include "refrain/ops/gated_avx2.h"
+#include "refrain/ops/gelu_mul/gelu_mul.h"
+
+namespace refrain::ops {
+namespace {
+
+bool accepts(const backend::OpCall&) { return true; }
+
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
+  return elementwise_launch(call.constants_as<GeluMulConstants>());
+}
+
+struct Gelu {
+  REFRAIN_AVX2_INLINE static __m256 of(__m256 x) {
+    const __m256 linear = _mm256_set1_ps(static_cast<float>(kGeluLinear));
+    const __m256 cubic = _mm256_set1_ps(static_cast<float>(kGeluCubic));
+    const __m256 factor = _mm256_fmadd_ps(cubic, _mm256_mul_ps(x, x), linear);
+    const __m256 minus = _mm256_xor_ps(_mm256_mul_ps(x, factor), _mm256_set1_ps(-0.0f));
+    return _mm256_div_ps(x, _mm256_add_ps(_mm256_set1_ps(1.0f), avx2::exp(minus)));
+  }
+};
+
+}  // namespace
+
+std::span<const backend::Kernel> gelu_mul_cpu_avx2_kernels() {
+  static constexpr backend::Kernel kKernels[] = {{
+      .name = "gelu_mul_f32_avx2",
+      .op = &gelu_mul_schema,
+      .numerics = "exact, f32, elementwise, avx2 exp",
+      .needs = backend::kFeatureAvx2,
+      .accepts = accepts,
+      .launch = launch,
+      .entry = &kElementwiseEntry<avx2::run_gated<Gelu>>,
+      .regions = true,
+      .unit_granule = avx2::kLanes,
+  }};
+  return kKernels;
+}
+
+}  // namespace refrain::ops
