@@ -70,14 +70,12 @@ void measure(Device& device, const std::string& name, const std::function<void(C
 void measure_model() {
   Device device(backend::make_null(ops::null_kernels()), ops::cpu_layouts(), {});
   model::Config config;
-  config.layers = 28;
-  config.heads = 16;
-  config.kv_heads = 8;
-  config.head_dim = 128;
+  constexpr uint32_t kLayers = 28;
   constexpr int64_t kHidden = 1024, kWide = 3072, kRows = 8;
-  const int64_t heads = config.heads, kv_heads = config.kv_heads, head_dim = config.head_dim;
+  constexpr int64_t heads = 16, kv_heads = 8, head_dim = 128;
+  config.state.assign(kLayers, model::KvState{kv_heads, head_dim});
   const model::KvCache cache(device, config, 1, 64);
-  const model::StepBlock step(device, {kRows, 1, cache.geometry().pages});
+  const model::StepBlock step(device, {kRows, 1, cache.pages()});
   const Buffer status = device.buffer(DType::u32, {2});
   const Buffer out = device.buffer(DType::f32, {kRows, kHidden}).with_live_rows(step.live_rows);
   const auto matrix = [&](int64_t outputs, int64_t inputs) {
@@ -95,7 +93,7 @@ void measure_model() {
     const Shape q_heads{kRows, heads, head_dim}, k_heads{kRows, kv_heads, head_dim};
     Temp x = temp(kHidden);
     ops::add(e, {out, out, x});
-    for (uint32_t i = 0; i < config.layers; ++i) {
+    for (uint32_t i = 0; i < kLayers; ++i) {
       const Buffer layer = cache.layer(i);
       const Temp h = temp(kHidden), q = temp(heads * head_dim), k = temp(kv_heads * head_dim),
                  v = temp(kv_heads * head_dim), q_normed = temp(heads * head_dim).view(q_heads),

@@ -33,12 +33,15 @@ void run(const std::filesystem::path& path) {
 
   std::string text;
   line(text, "architecture", "{}", c.model_type);
-  line(text, "layers", "{}", c.layers);
-  line(text, "hidden", "{}, MLP {}", c.hidden, c.intermediate);
-  line(text, "heads", "{} of {} for queries, {} for keys and values", c.heads, c.head_dim, c.kv_heads);
-  line(text, "vocabulary", "{}{}", c.vocab, c.tied_embeddings ? ", embedding and head tied" : "");
-  line(text, "context", "{} tokens, rope theta {}", c.context_tokens, c.rope.theta);
-  line(text, "cache", "{} bytes a token", size_t{2} * c.layers * c.kv_heads * c.head_dim * sizeof(float));
+  line(text, "layers", "{}", c.state.size());
+  for (const auto& [title, fact] : c.facts) line(text, title, "{}", fact);
+  line(text, "vocabulary", "{}", c.vocab);
+  line(text, "context", "{} tokens", c.context_tokens);
+  for (const auto& [state, layers] : model::cache_groups(c.state)) {
+    line(text, "cache", "{} bytes a token for {} layers{}",
+         size_t{2} * layers.size() * state.kv_heads * state.head_dim * sizeof(float), layers.size(),
+         state.window != 0 ? fmt::format(" that attend to the last {}", state.window) : "");
+  }
   if (const auto& q = folder.quantization().defaults) {
     line(text, "quantization", "{} {} bits, groups of {}", q->mode, q->affine.bits, q->affine.group_size);
   }

@@ -8,29 +8,19 @@
 #include "refrain/format/safetensors.h"
 #include "refrain/format/test_folder.h"
 #include "refrain/model/architecture.h"
+#include "refrain/model/decoder_config.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 
 namespace refrain::bench {
 namespace {
 
-model::Config config() {
-  model::Config c;
-  c.model_type = "qwen3";
-  c.layers = 28;
-  c.hidden = 64;
-  c.heads = 4;
-  c.kv_heads = 2;
-  c.head_dim = 16;
-  c.intermediate = 128;
-  c.vocab = 64;
-  c.context_tokens = 64;
-  c.rms_norm_eps = 1e-6f;
-  c.tied_embeddings = true;
-  return c;
-}
+constexpr const char* kConfig = R"({
+  "model_type": "qwen3", "num_hidden_layers": 28, "hidden_size": 64, "num_attention_heads": 4,
+  "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 128, "vocab_size": 64,
+  "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": true})";
 
-void write_weights(const std::filesystem::path& path, const model::Config& c) {
+void write_weights(const std::filesystem::path& path, const model::DecoderSizes& c) {
   const int64_t q = int64_t{c.heads} * c.head_dim, kv = int64_t{c.kv_heads} * c.head_dim;
   std::vector<format::SafetensorsSpec> specs = {
       {"model.embed_tokens.weight", DType::f32, {c.vocab, c.hidden}},
@@ -91,17 +81,18 @@ TaskGraph random_graph() {
 }
 
 TaskGraph qwen3_28_layers() {
-  const model::Config c = config();
   const format::TestFolder files;
-  files.write("config.json", "{\"model_type\": \"qwen3\"}");
-  write_weights(files.path() / "model.safetensors", c);
+  files.write("config.json", kConfig);
+  const format::Json json = format::Json::load(files.path() / "config.json");
+  write_weights(files.path() / "model.safetensors", model::DecoderSizes(json));
 
   Device device(backend::make_null(ops::cpu_kernels(), 0, 2), ops::cpu_layouts(), {});
   const format::ModelFolder folder = format::ModelFolder::open(files.path());
   model::WeightLoader loader(device, folder, nullptr);
-  const auto architecture = model::load_qwen3(c, loader);
+  const model::Config c = model::read_config(files.path(), json);
+  const auto architecture = model::family_of(json).load(json, loader);
   const model::KvCache cache(device, c, 1, c.context_tokens);
-  const model::StepBlock step(device, {1, 1, cache.geometry().pages});
+  const model::StepBlock step(device, {1, 1, cache.pages()});
   const Buffer status = device.buffer(DType::u32, {2});
   const Buffer logits = device.buffer(DType::f32, {1, c.vocab}).with_live_rows(step.live_outputs);
   CommandEncoder encoder = device.encoder();

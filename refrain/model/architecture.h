@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <string_view>
 
 #include "refrain/model/config.h"
 #include "refrain/model/kv_cache.h"
@@ -26,7 +27,26 @@ class Architecture {
   virtual void record(CommandEncoder& encoder, const Forward& forward) const = 0;
 };
 
-/// qwen3.cpp. Throws FileError when a tensor is missing or of another shape than `config` asks for.
-std::unique_ptr<Architecture> load_qwen3(const Config& config, WeightLoader& loader);
+/// A family of models: how config.json names it, and what reads and loads it. A line of families.inc.
+struct Family {
+  std::string_view model_type;
+  std::string_view architecture;  ///< that `architectures` has to list, where config.json has it
+  /// All but model_type and eos_ids. Throws FileError for what the family does not understand.
+  Config (*read)(const format::Json& config) = nullptr;
+  /// Throws FileError when a tensor is missing or of another shape than `config` asks for.
+  std::unique_ptr<Architecture> (*load)(const format::Json& config, WeightLoader& loader) = nullptr;
+};
+
+/// The row of a class `Type`, an Architecture that is made from config.json and a loader.
+template <class Type>
+constexpr Family family(std::string_view model_type, std::string_view architecture) {
+  return {model_type, architecture, Type::read,
+          [](const format::Json& config, WeightLoader& loader) -> std::unique_ptr<Architecture> {
+            return std::make_unique<Type>(config, loader);
+          }};
+}
+
+/// The family that config.json names. Throws FileError when there is none, naming those that there are.
+const Family& family_of(const format::Json& config);
 
 }  // namespace refrain::model

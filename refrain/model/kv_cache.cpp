@@ -10,7 +10,7 @@
 namespace refrain::model {
 
 KvCache::KvCache(Device& device, const Config& config, uint32_t sequences, uint32_t context_tokens)
-    : sequences_(sequences) {
+    : groups_(cache_groups(config.state)), sequences_(sequences), layers_(config.state.size()) {
   if (sequences == 0 || context_tokens == 0) {
     throw InvalidArgument(
         fmt::format("[kv_cache] expected sequences and positions, got {} of {}", sequences, context_tokens));
@@ -20,10 +20,15 @@ KvCache::KvCache(Device& device, const Config& config, uint32_t sequences, uint3
     throw InvalidArgument(
         fmt::format("[kv_cache] {} sequences of {} positions are too many", sequences, context_tokens));
   }
-  geometry_ = {*pages, config.kv_heads, config.head_dim};
-  for (uint32_t layer = 0; layer < config.layers; ++layer) {
-    layers_.push_back(device.buffer(
-        DType::f32, {2, *pages, config.kv_heads, ops::kPagePositions, config.head_dim}, "kv cache"));
+  for (size_t group = 0; group < groups_.size(); ++group) {
+    const auto& [state, layers] = groups_[group];
+    for (const uint32_t layer : layers) {
+      const auto* shared = std::get_if<SharedKvState>(&config.state[layer]);
+      const Shape shape{2, *pages, state.kv_heads, ops::kPagePositions, state.head_dim};
+      layers_[layer] = {
+          shared != nullptr ? layers_[shared->layer].buffer : device.buffer(DType::f32, shape, "kv cache"),
+          group};
+    }
   }
   page_table_.resize(*pages);
   std::iota(page_table_.begin(), page_table_.end(), 0u);

@@ -8,9 +8,9 @@ Model Model::load(const Device& device, const std::filesystem::path& path, const
   const format::ModelFolder folder = format::ModelFolder::open(path, options.log);
   auto state = std::make_shared<State>(State{device, read_config(path, folder.config()), {}, nullptr});
   WeightLoader loader(state->device, folder, options.progress);
-  state->architecture = load_qwen3(state->config, loader);
+  state->architecture = family_of(folder.config()).load(folder.config(), loader);
   loader.expect_all_taken(
-      fmt::format("a {} model of {} layers", state->config.model_type, state->config.layers));
+      fmt::format("a {} model of {} layers", state->config.model_type, state->config.state.size()));
   state->totals = loader.totals();
   return Model(std::move(state));
 }

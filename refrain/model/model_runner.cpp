@@ -90,7 +90,7 @@ ModelRunner::ModelRunner(const Model& model, const RunnerOptions& options)
 }
 
 ModelRunner::Member ModelRunner::record(const RunnerOptions& options, uint32_t rows) {
-  const StepLayout layout{rows, std::min(rows, options.sequences), cache_.geometry().pages};
+  const StepLayout layout{rows, std::min(rows, options.sequences), cache_.pages()};
   Member member{StepBlock(device_, layout),
                 device_.buffer(DType::u32, {int64_t{layout.sequences} + 1}, "status"),
                 false,

@@ -2,9 +2,27 @@
 
 #include <fmt/format.h>
 
+#include <cstring>
+#include <vector>
+
 #include "refrain/core/error.h"
+#include "refrain/core/half.h"
 
 namespace refrain::model {
+namespace {
+
+/// Element `index` of a tensor that may start at any address.
+float float_at(DType dtype, std::span<const std::byte> bytes, size_t index) {
+  const auto element = [&]<class T>(T value) {
+    std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof(T));
+    return value;
+  };
+  if (dtype == DType::bf16) return element(bf16{}).to_float();
+  if (dtype == DType::f16) return element(f16{}).to_float();
+  return element(0.0f);
+}
+
+}  // namespace
 
 WeightLoader::WeightLoader(Device& device, const format::ModelFolder& folder, ProgressCallback progress)
     : device_(device), folder_(folder), progress_(std::move(progress)), total_bytes_(folder.totals().bytes) {}
@@ -14,9 +32,13 @@ Weight WeightLoader::pack(const TensorSource& source, Uses uses) {
   ++totals_.weights;
   totals_.bytes += weight.bytes();
   if (weight.in_place()) totals_.in_place_bytes += weight.bytes();
+  advance(source);
+  return weight;
+}
+
+void WeightLoader::advance(const TensorSource& source) {
   for (const TensorSegment& segment : source.segments) done_bytes_ += segment.bytes.size();
   if (progress_ && !progress_(done_bytes_, total_bytes_)) throw Cancelled("loading was cancelled");
-  return weight;
 }
 
 Weight WeightLoader::matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses) {
@@ -24,9 +46,16 @@ Weight WeightLoader::matrix(const std::string& module, uint32_t rows, uint32_t c
   return pack(folder_.weight(module, rows, columns), uses);
 }
 
-Weight WeightLoader::vector(const std::string& name, uint32_t elements) {
+Weight WeightLoader::vector(const std::string& name, uint32_t elements, float plus) {
   taken_.insert(name);
-  return pack(folder_.tensor(name, {elements}), {Use::vector});
+  const TensorSource source = folder_.tensor(name, {elements});
+  if (plus == 0) return pack(source, {Use::vector});
+  std::vector<float> values(elements);
+  for (size_t i = 0; i < elements; ++i) {
+    values[i] = float_at(source.dtype, source.segments[0].bytes, i) + plus;
+  }
+  advance(source);
+  return computed(name, values);
 }
 
 Weight WeightLoader::computed(const std::string& name, std::span<const float> values) {
@@ -43,7 +72,8 @@ void WeightLoader::skip(const std::string& module) {
 
 void WeightLoader::expect_all_taken(const std::string& what) const {
   for (const std::string& name : folder_.tensor_names()) {
-    if (taken_.contains(name)) continue;
+    // Older files store what follows from rope_theta.
+    if (taken_.contains(name) || name.ends_with(".rotary_emb.inv_freq")) continue;
     throw FileError(fmt::format("{}: tensor {}: expected tensors of {} only", folder_.path().string(),
                                 format::in_quotes(name), what));
   }

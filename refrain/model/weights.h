@@ -33,8 +33,8 @@ class WeightLoader {
 
   /// The matrix `module`.weight, plain or quantized.
   Weight matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses);
-  /// The vector `name`, widened to f32.
-  Weight vector(const std::string& name, uint32_t elements);
+  /// The vector `name`, widened to f32, with `plus` added to each element in f32.
+  Weight vector(const std::string& name, uint32_t elements, float plus = 0);
   /// f32 values that are computed, not stored.
   Weight computed(const std::string& name, std::span<const float> values);
   /// Leaves a tensor (and its scales and biases) out on purpose.
@@ -46,6 +46,8 @@ class WeightLoader {
 
  private:
   Weight pack(const TensorSource& source, Uses uses);
+  /// Counts bytes of the file as done.
+  void advance(const TensorSource& source);
 
   Device& device_;
   const format::ModelFolder& folder_;

@@ -16,6 +16,7 @@
 #include "refrain/model/model_runner.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
+#include "tests/model/first_layers.h"
 
 namespace refrain::backend::testing {
 namespace {
@@ -99,12 +100,12 @@ class Layer {
  public:
   explicit Layer(std::shared_ptr<Backend> backend) : device_(std::move(backend), ops::cpu_layouts(), {}) {
     const format::ModelFolder folder = format::ModelFolder::open(kModel);
-    model::Config config = model::read_config(folder.path(), folder.config());
-    config.layers = 1;
+    const format::Json json = test::first_layers(folder.path(), 1);
+    const model::Config config = model::read_config(folder.path(), json);
     model::WeightLoader loader(device_, folder, nullptr);
-    architecture_ = model::load_qwen3(config, loader);
+    architecture_ = model::family_of(json).load(json, loader);
     const model::KvCache cache(device_, config, 1, 64);
-    const model::StepBlock step(device_, {kRows, 1, cache.geometry().pages});
+    const model::StepBlock step(device_, {kRows, 1, cache.pages()});
     const Buffer logits = device_.buffer(DType::f32, {kRows, config.vocab}).with_live_rows(step.live_outputs);
     CommandEncoder encoder = device_.encoder();
     architecture_->record(encoder, {step, cache, device_.buffer(DType::u32, {2}), logits});

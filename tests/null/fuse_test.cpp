@@ -5,6 +5,7 @@
 
 #include <cstring>
 #include <functional>
+#include <optional>
 
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/null/null_backend.h"
@@ -16,10 +17,12 @@
 #include "refrain/graph/expand.h"
 #include "refrain/graph/make_plan.h"
 #include "refrain/model/architecture.h"
+#include "refrain/model/decoder_config.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/ops.h"
 #include "refrain/ops/testing.h"
+#include "tests/model/first_layers.h"
 
 namespace refrain::null_tests {
 namespace {
@@ -419,15 +422,16 @@ struct Layer {
                  uint32_t layers = 1)
       : device(std::move(opened)) {
     const format::ModelFolder folder = format::ModelFolder::open("models/tales-qwen3-4bit");
-    config = model::read_config(folder.path(), folder.config());
-    config.layers = layers;
+    const format::Json json = test::first_layers(folder.path(), layers);
+    config = model::read_config(folder.path(), json);
+    sizes.emplace(json);
     model::WeightLoader loader(device, folder, nullptr);
-    architecture = model::load_qwen3(config, loader);
+    architecture = model::family_of(json).load(json, loader);
   }
   /// So many times the whole of it, one behind the other.
   ComputeGraph record(int64_t rows, uint32_t times = 1) {
     const model::KvCache cache(device, config, 1, 64);
-    const model::StepBlock step(device, {static_cast<uint32_t>(rows), 1, cache.geometry().pages});
+    const model::StepBlock step(device, {static_cast<uint32_t>(rows), 1, cache.pages()});
     const Buffer status = device.buffer(DType::u32, {2});
     const Buffer logits = device.buffer(DType::f32, {rows, config.vocab}).with_live_rows(step.live_outputs);
     CommandEncoder encoder = device.encoder();
@@ -438,6 +442,7 @@ struct Layer {
   }
   Device device;
   model::Config config;
+  std::optional<model::DecoderSizes> sizes;
   std::unique_ptr<model::Architecture> architecture;
 };
 
@@ -471,7 +476,7 @@ TEST(FuseLayer, IsWhatOneWouldFuseByHand) {
         {{19, 0}},                                 // wanted rows
         {{20, kNone}, {21, 0}},                    // norm, head
     };
-    const auto& c = layer.config;
+    const auto& c = *layer.sizes;
     const std::vector<uint32_t> units = {0,
                                          1,
                                          c.heads * c.head_dim,

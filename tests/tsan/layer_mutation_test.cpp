@@ -11,6 +11,7 @@
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/sample/sample.h"
 #include "refrain/ops/step_advance/step_advance.h"
+#include "tests/model/first_layers.h"
 #include "tests/tsan/edge_mutation.h"
 
 namespace refrain::backend::testing {
@@ -26,14 +27,14 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
   const std::vector<Kernel> kernels = ops::cpu_kernels();
   refrain::Device device(make_null(kernels, 0, kWorkers), ops::cpu_layouts(), {});
   const format::ModelFolder folder = format::ModelFolder::open("models/tales-qwen3-4bit");
-  model::Config config = model::read_config(folder.path(), folder.config());
-  config.layers = 1;
+  const format::Json json = test::first_layers(folder.path(), 1);
+  const model::Config config = model::read_config(folder.path(), json);
   model::WeightLoader loader(device, folder, nullptr);
-  const auto architecture = model::load_qwen3(config, loader);
+  const auto architecture = model::family_of(json).load(json, loader);
 
   constexpr uint32_t kRows = 2;
   const model::KvCache cache(device, config, 1, 64);
-  const model::StepBlock step(device, {kRows, 1, cache.geometry().pages});
+  const model::StepBlock step(device, {kRows, 1, cache.pages()});
   const Buffer status = device.buffer(DType::u32, {2});
   const Buffer logits = device.buffer(DType::f32, {kRows, config.vocab}).with_live_rows(step.live_outputs);
   CommandEncoder encoder = device.encoder();

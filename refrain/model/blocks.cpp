@@ -1,0 +1,196 @@
+#include "refrain/model/blocks.h"
+
+#include <fmt/format.h>
+
+#include "refrain/core/half.h"
+#include "refrain/model/linear.h"
+#include "refrain/ops/add/add.h"
+#include "refrain/ops/attention/attention.h"
+#include "refrain/ops/embedding/embedding.h"
+#include "refrain/ops/gather_rows/gather_rows.h"
+#include "refrain/ops/gelu_mul/gelu_mul.h"
+#include "refrain/ops/kv_write/kv_write.h"
+#include "refrain/ops/rms_norm/rms_norm.h"
+#include "refrain/ops/rope/rope.h"
+#include "refrain/ops/silu_mul/silu_mul.h"
+
+namespace refrain::model {
+namespace {
+
+constexpr auto kMatrix = {Use::matvec, Use::matmul};
+
+Shape heads_of(const Value& x, uint32_t count) { return {x.temp().shape()[0], count, x.width() / count}; }
+
+}  // namespace
+
+uint32_t Value::width() const {
+  const Shape& shape = temp_.shape();
+  return static_cast<uint32_t>(shape.elements() / shape[0]);
+}
+
+Value Value::heads(uint32_t count) const { return {*pass_, temp_.view(heads_of(*this, count)), *live_}; }
+
+Value Value::rows() const { return {*pass_, temp_.view({temp_.shape()[0], width()}), *live_}; }
+
+Value Value::like(uint32_t width) const {
+  return {*pass_, pass_->encoder().temp(DType::activation, {temp_.shape()[0], width}, *live_), *live_};
+}
+
+Value ForwardPass::embed(const Weight& embedding, float scale) {
+  const StepBlock& step = forward_.step;
+  const Shape shape{step.layout.rows, embedding.shape()[1]};
+  Value x(*this, encoder_.temp(DType::activation, shape, step.live_rows), step.live_rows);
+  ops::embedding(encoder_, {.weight = embedding,
+                            .rows = step.rows,
+                            .status = forward_.status,
+                            .output = x.temp(),
+                            .scale = scale});
+  return x;
+}
+
+Value ForwardPass::attend(uint32_t layer, const Value& query, const Value& key, const Value& value,
+                          float scale) {
+  const StepBlock& step = forward_.step;
+  const Buffer& cache = forward_.cache.layer(layer);
+  ops::kv_write(encoder_, {.key = key.temp(),
+                           .value = value.temp(),
+                           .rows = step.rows,
+                           .sequences = step.sequences,
+                           .page_table = step.page_table,
+                           .cache = cache,
+                           .status = forward_.status});
+  Value mixed = query.like(query.width()).heads(static_cast<uint32_t>(query.temp().shape()[1]));
+  ops::attention(encoder_, {.query = query.temp(),
+                            .rows = step.rows,
+                            .sequences = step.sequences,
+                            .page_table = step.page_table,
+                            .cache = cache,
+                            .status = forward_.status,
+                            .output = mixed.temp(),
+                            .scale = scale,
+                            .window = forward_.cache.state(layer).window});
+  return mixed;
+}
+
+Value ForwardPass::wanted(const Value& x) {
+  const StepBlock& step = forward_.step;
+  Value result(*this, encoder_.temp(DType::activation, x.temp().shape(), step.live_outputs),
+               step.live_outputs);
+  ops::gather_rows(encoder_, {.input = x.temp(),
+                              .index = step.outputs,
+                              .input_rows = step.live_rows,
+                              .status = forward_.status,
+                              .output = result.temp()});
+  return result;
+}
+
+void ForwardPass::logits(const Value& x, const Weight& head) {
+  linear(encoder_, x.temp(), head, forward_.logits);
+}
+
+void ForwardPass::layer(uint32_t index) { label(fmt::format("layer {}", index)); }
+
+Value operator+(const Value& a, const Value& b) {
+  Value sum = a.like(a.width());
+  ops::add(a.pass().encoder(), {.a = a.temp(), .b = b.temp(), .output = sum.temp()});
+  return sum;
+}
+
+Value norm(const Value& x, const Weight& weight) {
+  const Shape& shape = x.temp().shape();
+  Value y = x.like(x.width());
+  if (shape.rank() == 3) y = y.heads(static_cast<uint32_t>(shape[1]));
+  ops::rms_norm(x.pass().encoder(),
+                {.input = x.temp(), .weight = weight, .output = y.temp(), .eps = x.pass().eps()});
+  return y;
+}
+
+Value linear(const Value& x, const Weight& weight) {
+  Value y = x.like(static_cast<uint32_t>(weight.shape()[0]));
+  linear(x.pass().encoder(), x.temp(), weight, y.temp());
+  return y;
+}
+
+Value rope(const Value& x, const Weight& frequencies) {
+  Value y = x.like(x.width()).heads(static_cast<uint32_t>(x.temp().shape()[1]));
+  ops::rope(x.pass().encoder(), {.input = x.temp(),
+                                 .rows = x.pass().forward().step.rows,
+                                 .frequencies = frequencies,
+                                 .output = y.temp()});
+  return y;
+}
+
+Value attention(const Value& x, const AttentionWeights& w, const AttentionOptions& options) {
+  const KvState& state = x.pass().forward().cache.state(options.layer);
+  Value q = linear(x, w.q), k = linear(x, w.k), v = linear(x, w.v);
+  q = q.heads(q.width() / state.head_dim);
+  k = k.heads(state.kv_heads);
+  v = v.heads(state.kv_heads);
+  if (w.q_norm) q = norm(q, w.q_norm);
+  if (w.k_norm) k = norm(k, w.k_norm);
+  q = rope(q, options.frequencies);
+  k = rope(k, options.frequencies);
+  const Value mixed = x.pass().attend(options.layer, q, k, v, options.scale);
+  return linear(mixed.rows(), w.o);
+}
+
+Value mlp(const Value& x, const MlpWeights& w, Activation activation) {
+  const Value gate = linear(x, w.gate), up = linear(x, w.up);
+  const Value gated = gate.like(gate.width());
+  if (activation == Activation::silu) {
+    ops::silu_mul(x.pass().encoder(), {.gate = gate.temp(), .up = up.temp(), .output = gated.temp()});
+  } else {
+    ops::gelu_mul(x.pass().encoder(), {.gate = gate.temp(), .up = up.temp(), .output = gated.temp()});
+  }
+  return linear(gated, w.down);
+}
+
+AttentionWeights load_attention(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
+                                HeadNorms norms) {
+  const uint32_t q_width = sizes.heads * sizes.head_dim, kv_width = sizes.kv_heads * sizes.head_dim;
+  const auto head_norm = [&](const char* name) {
+    if (norms == HeadNorms::none) return Weight();
+    return loader.vector(prefix + name, sizes.head_dim, norms == HeadNorms::one_plus_weight ? 1.0f : 0.0f);
+  };
+  return {.q = loader.matrix(prefix + "q_proj", q_width, sizes.hidden, kMatrix),
+          .k = loader.matrix(prefix + "k_proj", kv_width, sizes.hidden, kMatrix),
+          .v = loader.matrix(prefix + "v_proj", kv_width, sizes.hidden, kMatrix),
+          .q_norm = head_norm("q_norm.weight"),
+          .k_norm = head_norm("k_norm.weight"),
+          .o = loader.matrix(prefix + "o_proj", sizes.hidden, q_width, kMatrix)};
+}
+
+MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes) {
+  return {.gate = loader.matrix(prefix + "gate_proj", sizes.intermediate, sizes.hidden, kMatrix),
+          .up = loader.matrix(prefix + "up_proj", sizes.intermediate, sizes.hidden, kMatrix),
+          .down = loader.matrix(prefix + "down_proj", sizes.hidden, sizes.intermediate, kMatrix)};
+}
+
+Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes) {
+  return sizes.tied_embeddings
+             ? loader.matrix("model.embed_tokens", sizes.vocab, sizes.hidden,
+                             {Use::gather, Use::matvec, Use::matmul})
+             : loader.matrix("model.embed_tokens", sizes.vocab, sizes.hidden, {Use::gather});
+}
+
+Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& embedding) {
+  if (!sizes.tied_embeddings) return loader.matrix("lm_head", sizes.vocab, sizes.hidden, kMatrix);
+  loader.skip("lm_head");  // some files store the embedding a second time
+  return embedding;
+}
+
+Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderSizes& sizes, float plus) {
+  return loader.vector(module + ".weight", sizes.hidden, plus);
+}
+
+Weight load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes) {
+  return loader.computed("rope frequencies", rope_frequencies(rope, sizes.head_dim));
+}
+
+float rounded_to(DType dtype, float value) {
+  if (dtype == DType::bf16) return bf16::from_float(value).to_float();
+  if (dtype == DType::f16) return f16::from_float(value).to_float();
+  return value;
+}
+
+}  // namespace refrain::model

@@ -1,0 +1,117 @@
+// The blocks of a forward pass in value style, `x = x + mlp(norm(x, w), ...)`: each call records plain ops and
+// returns the value that they make. What fuses, and where a value lies, is the plan's business.
+//
+// C++ does not say in which order the arguments of a call are computed: where two of them record, name the
+// first.
+#pragma once
+
+#include <string_view>
+
+#include "refrain/model/architecture.h"
+#include "refrain/model/decoder_config.h"
+
+namespace refrain::model {
+
+class ForwardPass;
+
+/// A value of a pass, f32 [rows, width] or [rows, heads, head_dim], the rows of its step. Lives no longer than
+/// the pass. A copy names the same value.
+class Value {
+ public:
+  const Temp& temp() const { return temp_; }
+  uint32_t width() const;  ///< of a row, heads together
+  /// The same value as so many heads, or as whole rows.
+  Value heads(uint32_t count) const;
+  Value rows() const;
+  /// A new value of the same rows, not yet written.
+  Value like(uint32_t width) const;
+  ForwardPass& pass() const { return *pass_; }
+
+ private:
+  friend class ForwardPass;
+  Value(ForwardPass& pass, Temp temp, const Buffer& live)
+      : pass_(&pass), temp_(std::move(temp)), live_(&live) {}
+
+  ForwardPass* pass_;
+  Temp temp_;
+  const Buffer* live_;
+};
+
+/// One recording of a model. The step, the cache and the status words are its own business, in blocks.cpp alone.
+class ForwardPass {
+ public:
+  /// `eps`: of all norms.
+  ForwardPass(CommandEncoder& encoder, const Forward& forward, float eps)
+      : encoder_(encoder), forward_(forward), eps_(eps) {}
+
+  /// The embeddings of the step's tokens, times `scale`.
+  Value embed(const Weight& embedding, float scale = 1);
+  /// Writes keys and values to the layer's cache and attends to it, its window alone where it has one.
+  /// query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim]; gives the shape of `query`.
+  Value attend(uint32_t layer, const Value& query, const Value& key, const Value& value, float scale);
+  /// Those rows whose logits are wanted.
+  Value wanted(const Value& x);
+  /// The end of a pass: logits = x head^T.
+  void logits(const Value& x, const Weight& head);
+
+  /// Begins the commands of layer `index`, or of another part.
+  void layer(uint32_t index);
+  void label(std::string_view label) { encoder_.label(label); }
+
+  CommandEncoder& encoder() { return encoder_; }
+  const Forward& forward() const { return forward_; }
+  float eps() const { return eps_; }
+
+ private:
+  CommandEncoder& encoder_;
+  const Forward& forward_;
+  float eps_;
+};
+
+Value operator+(const Value& a, const Value& b);
+/// RMS norm of each row, or of each head.
+Value norm(const Value& x, const Weight& weight);
+/// x weight^T, for a weight of any format.
+Value linear(const Value& x, const Weight& weight);
+Value rope(const Value& x, const Weight& frequencies);
+
+struct AttentionWeights {
+  Weight q, k, v;         ///< [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
+  Weight q_norm, k_norm;  ///< [head_dim], or none
+  Weight o;               ///< [hidden, heads * head_dim]
+};
+
+struct AttentionOptions {
+  uint32_t layer = 0;
+  const Weight& frequencies;  ///< of rope
+  float scale = 1;            ///< of scores
+};
+
+/// Projections, norms of heads where there are weights for them, rope, attention, projection.
+Value attention(const Value& x, const AttentionWeights& weights, const AttentionOptions& options);
+
+struct MlpWeights {
+  Weight gate, up;  ///< [intermediate, hidden]
+  Weight down;      ///< [hidden, intermediate]
+};
+
+enum class Activation { silu, gelu_tanh };
+/// down(activation(gate(x)) * up(x))
+Value mlp(const Value& x, const MlpWeights& weights, Activation activation = Activation::silu);
+
+/// Norms of heads that attention has, and what they scale by.
+enum class HeadNorms { none, weight, one_plus_weight };
+/// Weights by the names that they have in nearly all families. `prefix` ends with a dot.
+AttentionWeights load_attention(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
+                                HeadNorms norms = HeadNorms::none);
+MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes);
+/// `lm_head`, or the embedding where they are tied.
+Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& embedding);
+Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes);
+/// The norm `module` of the residual stream; what it scales by is `plus` more than is stored.
+Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderSizes& sizes, float plus = 0);
+Weight load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes);
+/// `value` as an element of type `dtype` holds it: f32, f16 or bf16.
+float rounded_to(DType dtype, float value);
+
+}  // namespace refrain::model

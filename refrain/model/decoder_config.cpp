@@ -1,0 +1,192 @@
+#include "refrain/model/decoder_config.h"
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace refrain::model {
+namespace {
+
+using format::Json;
+using Scaling = RopeSettings::Scaling;
+
+// Far above any published model, far below where sizes could overflow.
+constexpr uint32_t kMaxLayers = 4096;
+constexpr uint32_t kMaxWidth = 1u << 20;
+constexpr uint32_t kMaxHeads = 4096;
+constexpr uint32_t kMaxHeadDim = 4096;
+constexpr uint32_t kMaxVocab = 1u << 24;
+constexpr uint32_t kMaxContext = 1u << 28;
+
+double read_positive(const Json& field) {
+  const double value = field.as_f64();
+  if (!(value > 0)) field.fail(fmt::format("expected a positive number, got {}", field.describe()));
+  return value;
+}
+
+void expect_whole_rotation(const Json& from) {
+  if (const auto factor = from.find("partial_rotary_factor"); factor && factor->as_f64() != 1.0) {
+    factor->fail(fmt::format("expected 1, got {}", factor->describe()));
+  }
+}
+
+Scaling read_scaling(const Json& block) {
+  std::optional<Scaling> scaling;
+  // Older files say "type", newer ones "rope_type".
+  for (const std::string_view key : {"type", "rope_type"}) {
+    const auto type = block.find(key);
+    if (!type) continue;
+    const std::string& name = type->as_string();
+    if (name != "default" && name != "linear" && name != "llama3") {
+      type->fail(fmt::format("expected \"default\", \"linear\" or \"llama3\", got {}", type->describe()));
+    }
+    const Scaling found = name == "linear"   ? Scaling::linear
+                          : name == "llama3" ? Scaling::llama3
+                                             : Scaling::none;
+    if (scaling && *scaling != found) type->fail("contradicts \"type\" beside it");
+    scaling = found;
+  }
+  return scaling.value_or(Scaling::none);
+}
+
+RopeSettings read_block(const Json& block) {
+  block.expect(Json::Kind::object);
+  expect_whole_rotation(block);
+  RopeSettings rope;
+  rope.scaling = read_scaling(block);
+  if (rope.scaling != Scaling::none) rope.factor = read_positive(block.at("factor"));
+  if (rope.scaling == Scaling::llama3) {
+    rope.low_freq_factor = read_positive(block.at("low_freq_factor"));
+    rope.high_freq_factor = read_positive(block.at("high_freq_factor"));
+    rope.original_context_tokens = block.u32("original_max_position_embeddings", 1, kMaxContext);
+    if (rope.high_freq_factor <= rope.low_freq_factor) {
+      block.at("high_freq_factor")
+          .fail(fmt::format("expected more than low_freq_factor {}, got {}", rope.low_freq_factor,
+                            rope.high_freq_factor));
+    }
+  }
+  return rope;
+}
+
+}  // namespace
+
+DecoderSizes::DecoderSizes(const Json& json, uint32_t default_head_dim, bool tied)
+    : layers(json.u32("num_hidden_layers", 1, kMaxLayers)),
+      hidden(json.u32("hidden_size", 1, kMaxWidth)),
+      heads(json.u32("num_attention_heads", 1, kMaxHeads)),
+      kv_heads(json.u32_or("num_key_value_heads", heads, 1, kMaxHeads)),
+      head_dim(
+          json.u32_or("head_dim", default_head_dim != 0 ? default_head_dim : hidden / heads, 1, kMaxHeadDim)),
+      intermediate(json.u32("intermediate_size", 1, kMaxWidth)),
+      vocab(json.u32("vocab_size", 1, kMaxVocab)),
+      context_tokens(json.u32("max_position_embeddings", 1, kMaxContext)),
+      rms_norm_eps(static_cast<float>(json.f64("rms_norm_eps"))),
+      tied_embeddings(json.boolean_or("tie_word_embeddings", tied)) {
+  if (heads % kv_heads != 0) {
+    json.at("num_key_value_heads")
+        .fail(fmt::format("expected a divisor of num_attention_heads {}, got {}", heads, kv_heads));
+  }
+  if (head_dim % 2 != 0 || head_dim == 0) {
+    json.fail(fmt::format("head_dim: expected an even number, got {}", head_dim));
+  }
+  if (!(rms_norm_eps > 0 && rms_norm_eps < 1)) {
+    json.at("rms_norm_eps").fail(fmt::format("expected a number in (0, 1), got {}", rms_norm_eps));
+  }
+}
+
+Config DecoderSizes::config() const {
+  Config config;
+  config.vocab = vocab;
+  config.context_tokens = context_tokens;
+  config.state.assign(layers, KvState{kv_heads, head_dim});
+  config.facts = {
+      {"hidden", fmt::format("{}, MLP {}", hidden, intermediate)},
+      {"heads", fmt::format("{} of {} for queries, {} for keys and values", heads, head_dim, kv_heads)},
+      {"head", tied_embeddings ? "the embedding" : "of its own"},
+  };
+  return config;
+}
+
+RopeSettings read_rope(std::initializer_list<std::optional<Json>> blocks, const std::optional<Json>& theta,
+                       double fallback) {
+  std::optional<RopeSettings> rope;
+  std::optional<double> found;
+  const auto take_theta = [&](const std::optional<Json>& field) {
+    if (!field) return;
+    const double value = read_positive(*field);
+    if (found && *found != value) field->fail(fmt::format("expected {} as elsewhere, got {}", *found, value));
+    found = value;
+  };
+  for (const std::optional<Json>& block : blocks) {
+    if (!block) continue;
+    const RopeSettings read = read_block(*block);
+    if (rope && *rope != read) block->fail("contradicts the other block on rope");
+    rope = read;
+    take_theta(block->find("rope_theta"));
+  }
+  take_theta(theta);
+  RopeSettings result = rope.value_or(RopeSettings{});
+  result.theta = found.value_or(fallback);
+  return result;
+}
+
+RopeSettings read_rope(const Json& config) {
+  expect_whole_rotation(config);
+  return read_rope({config.find("rope_parameters"), config.find("rope_scaling")}, config.find("rope_theta"),
+                   10000.0);
+}
+
+std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t head_dim) {
+  std::vector<float> frequencies(head_dim / 2);
+  for (size_t i = 0; i < frequencies.size(); ++i) {
+    frequencies[i] = 1.0f / static_cast<float>(std::pow(rope.theta, 2.0 * static_cast<double>(i) / head_dim));
+    if (rope.scaling == Scaling::none) continue;
+    const double whole = static_cast<double>(frequencies[i]), divided = whole / rope.factor;
+    double share = 0;  // of the frequency as it was
+    if (rope.scaling == Scaling::llama3) {
+      const double turns = rope.original_context_tokens * whole / (2 * std::numbers::pi);
+      share = std::clamp((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0,
+                         1.0);
+    }
+    frequencies[i] = static_cast<float>((1 - share) * divided + share * whole);
+  }
+  return frequencies;
+}
+
+std::optional<std::vector<std::string>> read_layer_types(const Json& config, uint32_t layers,
+                                                         std::initializer_list<std::string_view> known) {
+  const auto field = config.find("layer_types");
+  if (!field) return std::nullopt;
+  std::vector<std::string> types;
+  for (const Json& type : field->items()) {
+    if (std::ranges::find(known, type.as_string()) == known.end()) {
+      type.fail(fmt::format("expected \"{}\", got {}", fmt::join(known, "\" or \""), type.describe()));
+    }
+    types.push_back(type.as_string());
+  }
+  if (types.size() != layers) {
+    field->fail(fmt::format("expected one for each of {} layers, got {}", layers, types.size()));
+  }
+  return types;
+}
+
+void expect_off(const Json& config, std::string_view key) {
+  if (const auto field = config.find(key); field && field->as_bool()) field->fail("expected false");
+}
+
+void expect_absent(const Json& config, std::string_view key) {
+  if (const auto field = config.find(key)) {
+    field->fail(fmt::format("expected none, got {}", field->describe()));
+  }
+}
+
+void expect_string(const Json& config, std::string_view key, std::string_view value) {
+  if (const auto field = config.find(key); field && field->as_string() != value) {
+    field->fail(fmt::format("expected \"{}\", got {}", value, field->describe()));
+  }
+}
+
+}  // namespace refrain::model

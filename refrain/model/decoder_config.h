@@ -1,0 +1,65 @@
+// What the config.json files of decoder-only transformers say alike: sizes, and rotary embeddings. A family takes
+// what it has of this into its own settings.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "refrain/format/json.h"
+#include "refrain/model/config.h"
+
+namespace refrain::model {
+
+/// Of a decoder with grouped-query attention and a gated MLP.
+struct DecoderSizes {
+  uint32_t layers = 0;
+  uint32_t hidden = 0;        ///< width of the residual stream
+  uint32_t heads = 0;         ///< query heads
+  uint32_t kv_heads = 0;      ///< divides heads
+  uint32_t head_dim = 0;      ///< even; heads * head_dim need not be hidden
+  uint32_t intermediate = 0;  ///< width of the MLP
+  uint32_t vocab = 0;
+  uint32_t context_tokens = 0;
+  float rms_norm_eps = 0;
+  bool tied_embeddings = false;  ///< the head is the embedding
+
+  /// Throws FileError. `head_dim` and `tied`: where the file says nothing; 0 stands for hidden / heads.
+  explicit DecoderSizes(const format::Json& config, uint32_t head_dim = 0, bool tied = false);
+  /// The common part of a model of these sizes whose layers all have full attention.
+  Config config() const;
+};
+
+/// Rotary position embedding: how the angles grow with the position.
+struct RopeSettings {
+  enum class Scaling { none, linear, llama3 };
+  double theta = 10000.0;
+  Scaling scaling = Scaling::none;
+  double factor = 1;  ///< by which frequencies shrink
+  double low_freq_factor = 1, high_freq_factor = 1;
+  uint32_t original_context_tokens = 0;
+
+  bool operator==(const RopeSettings&) const = default;
+};
+
+/// From the blocks that are there, which have to agree, and `theta` beside them; theta is `fallback` where
+/// neither says it. Throws FileError for a scaling that is not provided.
+RopeSettings read_rope(std::initializer_list<std::optional<format::Json>> blocks,
+                       const std::optional<format::Json>& theta, double fallback);
+/// From `rope_parameters`, `rope_scaling` and `rope_theta`.
+RopeSettings read_rope(const format::Json& config);
+/// theta^(-2 i / head_dim) in float32, [head_dim / 2], scaled as "linear" divides them and "llama3" bends them
+/// (Llama 3.1: long waves are divided, short ones stay, those between are mixed).
+std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t head_dim);
+
+/// The type of each layer, one of `known`. Nothing when the field is absent. Throws FileError.
+std::optional<std::vector<std::string>> read_layer_types(const format::Json& config, uint32_t layers,
+                                                         std::initializer_list<std::string_view> known);
+/// Refuses a field whose value would change the arithmetic in a way that is not provided. Absent is fine.
+void expect_off(const format::Json& config, std::string_view key);
+void expect_absent(const format::Json& config, std::string_view key);
+void expect_string(const format::Json& config, std::string_view key, std::string_view value);
+
+}  // namespace refrain::model
