@@ -84,19 +84,27 @@ uint32_t Bpe::character_id(std::string_view character, char32_t code_point) cons
 }
 
 void Bpe::append_symbols(std::string_view piece, std::vector<Symbol>& symbols) const {
+  const auto add = [&](uint32_t id) {
+    const uint32_t index = static_cast<uint32_t>(symbols.size());
+    symbols.push_back({id, index == 0 ? kNone : index - 1, index + 1});
+  };
   bool after_unknown = false;
   for (size_t position = 0; position < piece.size();) {
     const size_t begin = position;
     const char32_t code_point = next_code_point(piece, position);
-    uint32_t id = character_id(piece.substr(begin, position - begin), code_point);
-    const bool unknown = id == kNoId;
-    if (unknown) {
-      if (!options_.unknown || (after_unknown && options_.fuse_unknown)) continue;
-      id = *options_.unknown;
+    const std::string_view character = piece.substr(begin, position - begin);
+    const uint32_t id = character_id(character, code_point);
+    const bool unknown = id == kNoId && options_.byte_ids.empty();
+    if (id != kNoId) {
+      add(id);
+    } else if (!unknown) {
+      for (const char byte : character) add(options_.byte_ids[static_cast<uint8_t>(byte)]);
+    } else if (options_.unknown && !(after_unknown && options_.fuse_unknown)) {
+      add(*options_.unknown);
+    } else {
+      continue;
     }
     after_unknown = unknown;
-    const uint32_t index = static_cast<uint32_t>(symbols.size());
-    symbols.push_back({id, index == 0 ? kNone : index - 1, index + 1});
   }
   if (!symbols.empty()) symbols.back().next = kNone;
 }

@@ -1,5 +1,5 @@
-// Byte-pair encoding: joins the characters of a piece along a ranked list of merges. Knows nothing of bytes;
-// the ByteLevel pre-tokenizer has written them as characters.
+// Byte-pair encoding: joins the characters of a piece along a ranked list of merges. Where the ByteLevel
+// pre-tokenizer has written bytes as characters, it knows nothing of that.
 #pragma once
 
 #include <array>
@@ -29,6 +29,8 @@ struct BpeOptions {
   /// What a character outside the vocabulary becomes; without one it vanishes.
   std::optional<uint32_t> unknown{};
   bool fuse_unknown = false;  ///< neighbouring unknown characters become one token
+  /// Of the 256 bytes, as which a character outside the vocabulary is then spelled. Empty: none.
+  std::vector<uint32_t> byte_ids{};
 };
 
 /// A piece of n characters takes O(n log n): pairs wait in a heap ordered by rank, then position.

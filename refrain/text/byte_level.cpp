@@ -1,6 +1,9 @@
 #include "refrain/text/byte_level.h"
 
+#include <fmt/format.h>
+
 #include <array>
+#include <charconv>
 
 #include "refrain/text/unicode.h"
 
@@ -51,6 +54,17 @@ void append_bytes_of(std::string_view token, std::string& out) {
     }
     out.push_back(static_cast<char>(kAlphabet.byte[character]));
   }
+}
+
+std::string fallback_of_byte(uint8_t byte) { return fmt::format("<0x{:02X}>", byte); }
+
+std::optional<uint8_t> byte_of_fallback(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token.back() != '>') return std::nullopt;
+  uint8_t byte = 0;
+  const char* const end = token.data() + 5;
+  const auto [stopped, error] = std::from_chars(token.data() + 3, end, byte, 16);
+  if (error != std::errc() || stopped != end) return std::nullopt;
+  return byte;
 }
 
 }  // namespace refrain::text

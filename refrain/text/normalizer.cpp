@@ -82,6 +82,17 @@ std::string NfcNormalizer::apply(std::string_view text) const {
   return out;
 }
 
+std::string replaced(std::string_view text, std::string_view from, std::string_view to) {
+  std::string out;
+  out.reserve(text.size());
+  size_t begin = 0;
+  for (size_t at = text.find(from); at != text.npos; at = text.find(from, begin)) {
+    out.append(text.substr(begin, at - begin)).append(to);
+    begin = at + from.size();
+  }
+  return out.append(text.substr(begin));
+}
+
 std::string NormalizerSequence::apply(std::string_view text) const {
   std::string out(text);
   for (const auto& part : parts_) out = part->apply(out);

@@ -21,6 +21,19 @@ class NfcNormalizer final : public Normalizer {
   std::string apply(std::string_view text) const override;
 };
 
+/// `text` with each `from`, which is not empty, as `to`, from the left.
+std::string replaced(std::string_view text, std::string_view from, std::string_view to);
+
+/// `Replace` of a string.
+class ReplaceNormalizer final : public Normalizer {
+ public:
+  ReplaceNormalizer(std::string_view from, std::string_view to) : from_(from), to_(to) {}
+  std::string apply(std::string_view text) const override { return replaced(text, from_, to_); }
+
+ private:
+  std::string from_, to_;
+};
+
 /// One after the other.
 class NormalizerSequence final : public Normalizer {
  public:

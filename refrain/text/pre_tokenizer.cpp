@@ -40,7 +40,7 @@ void SplitPreTokenizer::apply(Pieces& pieces) const {
   };
   for_each_piece(pieces, [&](std::string_view piece) {
     regex_.for_each_match(piece, [&](size_t begin, size_t end) {
-      cut(offset + begin);
+      if (behavior_ == Behavior::isolated) cut(offset + begin);
       cut(offset + end);
     });
     offset += piece.size();

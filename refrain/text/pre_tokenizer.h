@@ -27,14 +27,18 @@ class PreTokenizer {
   virtual void apply(Pieces& pieces) const = 0;
 };
 
-/// `Split` with the behaviour Isolated: each match and each stretch between matches is a piece.
+/// `Split`. Isolated: each match and each stretch between matches is a piece. Merged with previous: a match ends
+/// the piece that it stands behind.
 class SplitPreTokenizer final : public PreTokenizer {
  public:
-  explicit SplitPreTokenizer(Regex regex) : regex_(std::move(regex)) {}
+  enum class Behavior { isolated, merged_with_previous };
+  explicit SplitPreTokenizer(Regex regex, Behavior behavior = Behavior::isolated)
+      : regex_(std::move(regex)), behavior_(behavior) {}
   void apply(Pieces& pieces) const override;
 
  private:
   Regex regex_;
+  Behavior behavior_;
 };
 
 /// `ByteLevel`: optionally a space in front of each piece and GPT-2's split; then bytes become characters.

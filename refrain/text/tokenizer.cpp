@@ -54,24 +54,39 @@ std::vector<uint32_t> Tokenizer::encode(std::string_view utf8, SpecialTokens spe
 
 std::optional<uint32_t> Tokenizer::bos() const { return parts_->bos; }
 
-bool Tokenizer::append_token(uint32_t id, DecodeSpecial special, bool first, std::string& bytes) const {
+void Tokenizer::Decoded::end_run() {
+  if (run && first_invalid_utf8(std::string_view(bytes).substr(*run))) {
+    const size_t count = bytes.size() - *run;
+    bytes.resize(*run);
+    for (size_t i = 0; i < count; ++i) append_utf8(0xFFFD, bytes);
+  }
+  run.reset();
+}
+
+bool Tokenizer::append_token(uint32_t id, DecodeSpecial special, bool first, Decoded& text) const {
   const AddedToken* const added = parts_->added.find(id);
   const auto spelling =
       added != nullptr ? std::string_view(added->spelling) : parts_->model->vocabulary().spelling(id);
   if (!spelling || (special == DecodeSpecial::skip && parts_->added.is_special(*spelling))) return false;
-  parts_->decoder->append(*spelling, first, bytes);
+  if (!parts_->decoder->is_byte(*spelling)) {
+    text.end_run();
+  } else if (!text.run) {
+    text.run = text.bytes.size();
+  }
+  parts_->decoder->append(*spelling, first, text.bytes);
   return true;
 }
 
 std::string Tokenizer::decode(std::span<const uint32_t> ids, DecodeSpecial special) const {
-  std::string bytes;
+  Decoded decoded;
   bool first = true;
   for (const uint32_t id : ids) {
-    if (append_token(id, special, first, bytes)) first = false;
+    if (append_token(id, special, first, decoded)) first = false;
   }
-  if (!first_invalid_utf8(bytes)) return bytes;
+  decoded.end_run();
+  if (!first_invalid_utf8(decoded.bytes)) return std::move(decoded.bytes);
   std::string text;
-  append_lossy_utf8(bytes, true, text);
+  append_lossy_utf8(decoded.bytes, true, text);
   return text;
 }
 
@@ -98,14 +113,18 @@ std::optional<uint32_t> Tokenizer::id_of(std::string_view token) const {
 std::string StreamDecoder::push(uint32_t id) {
   if (tokenizer_.append_token(id, special_, first_, held_)) first_ = false;
   std::string text;
-  held_.erase(0, append_lossy_utf8(held_, false, text));
+  const auto certain = std::string_view(held_.bytes).substr(0, held_.run.value_or(std::string::npos));
+  const size_t taken = append_lossy_utf8(certain, false, text);
+  held_.bytes.erase(0, taken);
+  if (held_.run) *held_.run -= taken;
   return text;
 }
 
 std::string StreamDecoder::finish() {
   std::string text;
-  append_lossy_utf8(held_, true, text);
-  held_.clear();
+  held_.end_run();
+  append_lossy_utf8(held_.bytes, true, text);
+  held_.bytes.clear();
   first_ = true;
   return text;
 }

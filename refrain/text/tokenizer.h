@@ -22,9 +22,9 @@ enum class SpecialTokens { off, on };
 enum class DecodeSpecial { skip, keep };
 
 /// An immutable tokenizer: copies share it, and threads may use one at the same time.
-/// Supported: BPE over bytes, as the Qwen family has it (normalizer NFC or none, pre-tokenizers Split by a
-/// regular expression and ByteLevel, decoder ByteLevel, post-processor TemplateProcessing for the token in
-/// front). Accuracy: ids and text are those of the Python package `tokenizers` 0.23.3, whose Unicode tables
+/// Supported: BPE over bytes, as Llama 3 and Qwen have it (normalizers NFC and Replace, pre-tokenizers Split and
+/// ByteLevel, decoder ByteLevel), and over characters with bytes for those that have no token, as Gemma has it
+/// (decoders Replace, ByteFallback and Fuse); post-processor TemplateProcessing for the token in front. Accuracy: ids and text are those of the Python package `tokenizers` 0.23.3, whose Unicode tables
 /// are used.
 class Tokenizer {
  public:
@@ -60,8 +60,14 @@ class Tokenizer {
  private:
   friend class StreamDecoder;
   explicit Tokenizer(std::shared_ptr<const Parts> parts) : parts_(std::move(parts)) {}
+  /// Bytes of text, and where the run of tokens for single bytes begins that ends them, if one does.
+  struct Decoded {
+    std::string bytes;
+    std::optional<size_t> run{};
+    void end_run();
+  };
   /// Appends the bytes of one token; returns whether it had any spelling to write.
-  bool append_token(uint32_t id, DecodeSpecial special, bool first, std::string& bytes) const;
+  bool append_token(uint32_t id, DecodeSpecial special, bool first, Decoded& text) const;
 
   std::shared_ptr<const Parts> parts_;
 };
@@ -72,7 +78,8 @@ class StreamDecoder {
   explicit StreamDecoder(Tokenizer tokenizer, DecodeSpecial special = DecodeSpecial::skip)
       : tokenizer_(std::move(tokenizer)), special_(special) {}
 
-  /// Text that has become certain: whole characters only. The bytes of an unfinished one are held back.
+  /// Text that has become certain: whole characters only. The bytes of an unfinished one are held back, and a
+  /// run of tokens for single bytes until it has ended.
   std::string push(uint32_t id);
   /// What was held back, as U+FFFD. The decoder can then be used again for another text.
   std::string finish();
@@ -80,7 +87,7 @@ class StreamDecoder {
  private:
   Tokenizer tokenizer_;
   DecodeSpecial special_;
-  std::string held_;
+  Tokenizer::Decoded held_;
   bool first_ = true;
 };
 

@@ -7,6 +7,7 @@
 
 #include "refrain/core/error.h"
 #include "refrain/core/mapped_file.h"
+#include "refrain/text/byte_level.h"
 #include "refrain/text/tokenizer_parts.h"
 
 namespace refrain::text {
@@ -144,15 +145,37 @@ void for_each(const Value& list, const Use& use) {
 
 Value type_of(const Value& part) { return part.at("type"); }
 
+/// The string that a `Replace` looks for.
+std::string_view replaced_string(const Value& part) {
+  const Value pattern = part.at("pattern");
+  const auto text = pattern.find("String");
+  if (!text) pattern.unsupported("a pattern other than \"String\"");
+  if (text->string().empty()) text->fail("expected at least one character");
+  return text->string();
+}
+
 std::unique_ptr<Normalizer> read_normalizer(const Value& part) {
   const Value type = type_of(part);
   if (type.string() == "NFC") return std::make_unique<NfcNormalizer>();
+  if (type.string() == "Replace") {
+    return std::make_unique<ReplaceNormalizer>(replaced_string(part), part.at("content").string());
+  }
   if (type.string() == "Sequence") {
     std::vector<std::unique_ptr<Normalizer>> parts;
     for_each(part.at("normalizers"), [&](const Value& inner) { parts.push_back(read_normalizer(inner)); });
     return std::make_unique<NormalizerSequence>(std::move(parts));
   }
   type.unsupported(in_quotes(type.string()));
+}
+
+/// A pattern that matches `text` alone.
+std::string escaped(std::string_view text) {
+  std::string pattern;
+  for (const char c : text) {
+    if (std::string_view(R"(\^$.|?*+()[]{})").find(c) != std::string_view::npos) pattern.push_back('\\');
+    pattern.push_back(c);
+  }
+  return pattern;
 }
 
 std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Value& part) {
@@ -163,11 +186,21 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Value& part) {
   }
   if (type.string() == "Split") {
     const Value pattern = part.at("pattern"), behavior = part.at("behavior");
-    const auto regex = pattern.find("Regex");
-    if (!regex) pattern.unsupported("a pattern other than \"Regex\"");
-    if (behavior.string() != "Isolated") behavior.unsupported(in_quotes(behavior.string()));
-    part.flag("invert", false);  // decides which pieces are matches, and Isolated keeps all alike
-    return regex->at_this_place([&] { return std::make_unique<SplitPreTokenizer>(Regex(regex->string())); });
+    const auto regex = pattern.find("Regex"), text = pattern.find("String");
+    if (!regex && !text) pattern.unsupported("a pattern other than \"Regex\" or \"String\"");
+    using Behavior = SplitPreTokenizer::Behavior;
+    const bool isolated = behavior.string() == "Isolated";
+    if (!isolated && behavior.string() != "MergedWithPrevious") {
+      behavior.unsupported(in_quotes(behavior.string()));
+    }
+    // Decides which pieces are matches, and Isolated keeps all alike.
+    if (part.flag("invert", false) && !isolated) part.at("invert").unsupported("true");
+    const Value& used = regex ? *regex : *text;
+    return used.at_this_place([&] {
+      return std::make_unique<SplitPreTokenizer>(
+          Regex(regex ? std::string(regex->string()) : escaped(text->string())),
+          isolated ? Behavior::isolated : Behavior::merged_with_previous);
+    });
   }
   if (type.string() == "Sequence") {
     std::vector<std::unique_ptr<PreTokenizer>> parts;
@@ -180,9 +213,25 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Value& part) {
 
 std::unique_ptr<Decoder> read_decoder(const std::optional<Value>& part) {
   if (!part) return std::make_unique<SpaceDecoder>();
-  const Value type = type_of(*part);
-  if (type.string() != "ByteLevel") type.unsupported(in_quotes(type.string()));
-  return std::make_unique<ByteLevelDecoder>();
+  if (type_of(*part).string() == "ByteLevel") return std::make_unique<ByteLevelDecoder>();
+  std::vector<SpellingDecoder::Replacement> replacements;
+  bool byte_fallback = false;
+  const auto read = [&](const Value& step) {
+    const Value type = type_of(step);
+    if (type.string() == "Replace" && !byte_fallback) {
+      replacements.emplace_back(replaced_string(step), step.at("content").string());
+    } else if (type.string() == "ByteFallback") {
+      byte_fallback = true;
+    } else if (type.string() != "Fuse") {  // which joins what is joined anyway
+      type.unsupported(in_quotes(type.string()));
+    }
+  };
+  if (type_of(*part).string() == "Sequence") {
+    for_each(part->at("decoders"), read);
+  } else {
+    read(*part);
+  }
+  return std::make_unique<SpellingDecoder>(std::move(replacements), byte_fallback);
 }
 
 /// Both spellings of a merge: ["a", "b"] and "a b".
@@ -215,7 +264,6 @@ std::unique_ptr<Model> read_model(const Value& part) {
   const auto type = part.find("type");
   if (!type && !part.find("merges")) part.fail("expected a member \"type\"");
   if (type && type->string() != "BPE") type->unsupported(in_quotes(type->string()));
-  if (part.flag("byte_fallback", false)) part.at("byte_fallback").unsupported("true");
   for (const std::string_view key : {"continuing_subword_prefix", "end_of_word_suffix"}) {
     const auto affix = part.find(key);
     if (affix && !affix->string().empty()) affix->unsupported(in_quotes(affix->string()));
@@ -229,6 +277,12 @@ std::unique_ptr<Model> read_model(const Value& part) {
   BpeOptions options;
   options.ignore_merges = part.flag("ignore_merges", false);
   options.fuse_unknown = part.flag("fuse_unk", false);
+  for (uint32_t byte = 0; byte < 256 && part.flag("byte_fallback", false); ++byte) {
+    const std::string name = fallback_of_byte(static_cast<uint8_t>(byte));
+    const auto id = vocabulary.id_of(name);
+    if (!id) part.at("byte_fallback").fail(fmt::format("expected a token for each byte, got no {}", name));
+    options.byte_ids.push_back(*id);
+  }
   if (const auto unknown = part.find("unk_token")) {
     options.unknown = vocabulary.id_of(unknown->string());
     if (!options.unknown)

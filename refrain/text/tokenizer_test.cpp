@@ -180,14 +180,24 @@ TEST(Tokenizer, RefusesAndNamesThePlace) {
                  R"(pre_tokenizer.type: "Metaspace" is not supported)");
   expect_refused({.pre_tokenizer = R"({"type":"Split","pattern":{"Regex":"("},"behavior":"Isolated"})"},
                  "pre_tokenizer.pattern.Regex: regular expression: missing closing parenthesis");
-  expect_refused({.pre_tokenizer = R"({"type":"Split","pattern":{"String":" "},"behavior":"Isolated"})"},
-                 "pre_tokenizer.pattern: a pattern other than \"Regex\" is not supported");
+  expect_refused({.pre_tokenizer = R"({"type":"Split","pattern":{"Glob":" "},"behavior":"Isolated"})"},
+                 "pre_tokenizer.pattern: a pattern other than \"Regex\" or \"String\" is not supported");
+  expect_refused(
+      {.pre_tokenizer =
+           R"({"type":"Split","pattern":{"String":" "},"behavior":"MergedWithPrevious","invert":true})"},
+      "pre_tokenizer.invert: true is not supported");
+  expect_refused({.normalizer = R"({"type":"Replace","pattern":{"Regex":" "},"content":"_"})"},
+                 "normalizer.pattern: a pattern other than \"String\" is not supported");
+  expect_refused({.normalizer = R"({"type":"Replace","pattern":{"String":""},"content":"_"})"},
+                 "normalizer.pattern.String: expected at least one character");
   expect_refused({.pre_tokenizer = R"({"type":"Split","pattern":{"Regex":"a"},"behavior":"Removed"})"},
                  R"(pre_tokenizer.behavior: "Removed" is not supported)");
   expect_refused({.post_processor = R"({"type":"BertProcessing"})"},
                  R"(post_processor.type: "BertProcessing" is not supported)");
-  expect_refused({.decoder = R"({"type":"Fuse"})"}, R"(decoder.type: "Fuse" is not supported)");
-  expect_refused({.model_more = R"(,"byte_fallback":true)"}, "model.byte_fallback: true is not supported");
+  expect_refused({.decoder = R"({"type":"Sequence","decoders":[{"type":"Fuse"},{"type":"Strip"}]})"},
+                 R"(decoder.decoders[1].type: "Strip" is not supported)");
+  expect_refused({.model_more = R"(,"byte_fallback":true)"},
+                 "model.byte_fallback: expected a token for each byte, got no <0x00>");
   expect_refused({.model_more = R"(,"end_of_word_suffix":"</w>")"},
                  R"(model.end_of_word_suffix: "</w>" is not supported)");
   expect_refused({.model_more = R"(,"unk_token":"<unk>")"},
