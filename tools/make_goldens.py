@@ -25,7 +25,7 @@ DATA = ROOT / "tests/golden/data"
 MODEL = ROOT / "models/tales-qwen3-4bit"
 sys.path.insert(0, str(ROOT / "tests/golden"))
 
-from qwen3_numpy import Qwen3, token_losses  # noqa: E402
+from models_numpy import Qwen3, token_losses  # noqa: E402
 
 LAST_POSITIONS = 4
 GREEDY_TOKENS = 64

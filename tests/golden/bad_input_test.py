@@ -239,6 +239,13 @@ def test_weights_that_are_huge_do_not_crash(broken, run, tmp_path):
 # config.json against the tensors
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
 DIMENSIONS = ["hidden_size", "intermediate_size", "num_attention_heads", "num_hidden_layers", "vocab_size"]
 
 
@@ -261,7 +268,9 @@ def test_dimensions_that_are_none(broken, refuses, field, value):
     ("changes", "says"),
     [
         ({"model_type": "qwen4"}, ["model_type", "qwen4", "qwen3"]),
-        ({"model_type": "llama"}, ["model_type", "llama", "qwen3"]),
+        ({"model_type": "llama"}, ["architectures", "LlamaForCausalLM", "Qwen3ForCausalLM"]),
+        ({"model_type": "gemma3"}, ["model_type", "gemma3_text, llama, qwen3"]),
+        ({"architectures": ["Qwen3ForSequenceClassification"]}, ["architectures", "Qwen3ForCausalLM"]),
         ({"model_type": None}, ["model_type"]),
         ({"model_type": 3}, ["model_type"]),
         ({"model_file": "model.py"}, ["model_file"]),
@@ -277,6 +286,7 @@ def test_dimensions_that_are_none(broken, refuses, field, value):
         ({"attention_bias": "no"}, ["attention_bias"]),
         ({"use_sliding_window": True}, ["use_sliding_window"]),
         ({"layer_types": ["sliding_attention"] * 6}, ["layer_types"]),
+        ({"layer_types": ["full_attention"] * 5}, ["layer_types", "6 layers"]),
         ({"tie_word_embeddings": "yes"}, ["tie_word_embeddings"]),
         ({"tie_word_embeddings": False}, ["lm_head"]),
         ({"eos_token_id": "end"}, ["eos_token_id"]),
@@ -286,6 +296,13 @@ def test_dimensions_that_are_none(broken, refuses, field, value):
         ({"rope_parameters": {"rope_theta": "high"}}, ["rope_theta"]),
         ({"rope_parameters": []}, ["rope_parameters"]),
         ({"rope_scaling": 4}, ["rope_scaling"]),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, ["rope_scaling", "contradicts"]),
+        ({"rope_parameters": {"rope_type": "linear"}}, ["rope_parameters", "factor"]),
+        ({"rope_parameters": {"rope_type": "linear", "factor": 0}}, ["factor"]),
+        ({"rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, ["low_freq_factor"]),
+        ({"rope_parameters": LLAMA3 | {"high_freq_factor": 1.0}}, ["high_freq_factor"]),
+        ({"rope_parameters": LLAMA3 | {"original_max_position_embeddings": 0}}, ["original_max_position_embeddings"]),
+        ({"rope_parameters": LLAMA3 | {"type": "linear"}}, ["rope_type", "contradicts"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
         ({"rope_theta": 500000.0}, ["rope_theta"]),
         ({"quantization": 4}, ["quantization"]),
@@ -301,7 +318,55 @@ def test_config_that_is_not_provided_or_makes_no_sense(broken, refuses, changes,
     refuses(broken.path, *says)
 
 
-ROPE_TYPES = ["linear", "dynamic", "yarn", "longrope", "llama3", "su", "mrope", "other"]
+def rope_by_layer(**changes):
+    plain = {"rope_type": "default", "rope_theta": 10000.0}
+    return {"rope_parameters": {"full_attention": plain, "sliding_attention": plain} | changes}
+
+
+FAMILIES = {
+    "llama": {"model_type": "llama", "architectures": ["LlamaForCausalLM"]},
+    "gemma3": {
+        "model_type": "gemma3_text",
+        "architectures": ["Gemma3ForCausalLM"],
+        "hidden_activation": "gelu_pytorch_tanh",
+        "sliding_window": 64,
+        **rope_by_layer(),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "says"),
+    [
+        ("llama", {}, ["tensor", "llama"]),  # nothing wrong with it, but for the tensors of another family
+        ("llama", {"mlp_bias": True}, ["config.json", "mlp_bias"]),
+        ("llama", {"attention_bias": True}, ["config.json", "attention_bias"]),
+        ("llama", {"hidden_act": "gelu"}, ["config.json", "hidden_act"]),
+        ("llama", {"layer_types": ["sliding_attention"] * 6}, ["config.json", "layer_types"]),
+        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, ["config.json", "rope_scaling", "yarn"]),
+        ("gemma3", {}, ["tensor"]),
+        ("gemma3", {"hidden_activation": "gelu"}, ["config.json", "hidden_activation"]),
+        ("gemma3", {"attention_bias": True}, ["config.json", "attention_bias"]),
+        ("gemma3", {"use_bidirectional_attention": True}, ["config.json", "use_bidirectional_attention"]),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, ["config.json", "attn_logit_softcapping"]),
+        ("gemma3", {"final_logit_softcapping": 30.0}, ["config.json", "final_logit_softcapping"]),
+        ("gemma3", {"query_pre_attn_scalar": 0}, ["config.json", "query_pre_attn_scalar"]),
+        ("gemma3", {"sliding_window": 0}, ["config.json", "sliding_window"]),
+        ("gemma3", {"sliding_window": None}, ["config.json", "sliding_window"]),
+        ("gemma3", {"layer_types": ["chunked_attention"] * 6}, ["config.json", "layer_types", "chunked_attention"]),
+        ("gemma3", {"layer_types": ["full_attention"] * 7}, ["config.json", "layer_types"]),
+        ("gemma3", {"rope_parameters": {"rope_theta": 10000.0}}, ["config.json", "full_attention"]),
+        ("gemma3", rope_by_layer(full_attention={"rope_type": "yarn"}), ["config.json", "full_attention", "yarn"]),
+        ("gemma3", {"rope_local_base_freq": 20000.0}, ["config.json", "rope_local_base_freq"]),
+    ],
+    ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
+)
+def test_what_other_families_do_not_provide(broken, refuses, family, changes, says):
+    broken.config(**FAMILIES[family] | changes)
+    refuses(broken.path, *says)
+
+
+ROPE_TYPES = ["dynamic", "yarn", "longrope", "su", "mrope", "other"]
 
 
 @pytest.mark.parametrize("rope_type", ROPE_TYPES)

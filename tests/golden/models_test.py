@@ -1,22 +1,27 @@
 """Logits, greedy tokens and losses of real models, judged by stored references and by the forward pass in numpy.
 
-The original of the embedded model is judged by its own reference.npz (transformers, float32 arithmetic on the bf16
-weights). The embedded 4-bit model is judged by data/tales-qwen3-4bit.npz, which tools/make_goldens.py writes, and by
-the numpy pass itself.
+The originals, one a family, are judged by their own reference.npz (transformers, float32 arithmetic on the bf16
+weights), their 4-bit copies, which `refrain quantize` makes here, by the numpy pass. The embedded 4-bit model is judged
+by data/tales-qwen3-4bit.npz, which tools/make_goldens.py writes, and by the numpy pass.
 """
 
+import json
 import pathlib
+import shutil
+import subprocess
 
 import numpy as np
 import pytest
-from qwen3_numpy import Qwen3, token_losses
+from model_files import ModelCopy
+from models_numpy import Gemma3, Llama, Qwen3, token_losses
 
+FAMILIES = {"qwen3": Qwen3, "llama": Llama, "gemma3": Gemma3}
 DATA = pathlib.Path(__file__).parent / "data"
 
-RELATIVE = 1e-4  # of logits: |a - b| / |b|
+RELATIVE = 5e-6  # of logits: |a - b| / |b|
 MARGIN = 1e-3  # by which a greedy token must lead, to be held against the program
-MEAN_LOSS = 1e-5  # relative
-TOKEN_LOSS = 2e-3  # absolute
+MEAN_LOSS = 1e-6  # relative
+TOKEN_LOSS = 1e-4  # absolute
 
 
 def relative(found, expected):
@@ -50,9 +55,14 @@ def check_losses(logits, model, archive, name, found_within, what):
     return found.mean()
 
 
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def original(models):
-    folder = models / "tales-qwen3"
+def original(models, family):
+    folder = models / f"tales-{family}"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
     return folder
@@ -61,6 +71,19 @@ def original(models):
 @pytest.fixture(scope="module")
 def reference(original):
     return dict(np.load(original / "reference.npz"))
+
+
+@pytest.fixture(scope="module")
+def quantized(refrain, original, tmp_path_factory):
+    """The original in 4 bits."""
+    folder = tmp_path_factory.mktemp("quantized") / original.name
+    subprocess.run([refrain, "quantize", original, folder], check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def numpy_quantized(quantized, family):
+    return FAMILIES[family](quantized)
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +117,32 @@ def test_bf16_loss_of_held_out_text(logits, original, reference, found_within):
     check_losses(logits, original, reference, "heldout", found_within, "bf16 weights")
 
 
-def test_bf16_ids_of_held_out_text(run, original, reference):
+def test_bf16_ids_of_held_out_text(run, original, family, reference):
     ids = tokenize(run, original, (original / "heldout.txt").read_text(encoding="utf-8"))
-    assert ids == [part.tolist() for part in sequences(reference, "heldout")]
+    bos = {"llama": [0], "gemma3": [2]}.get(family, [])
+    assert [bos + line for line in ids] == [part.tolist() for part in sequences(reference, "heldout")]
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_quantized_logits_and_greedy(logits, quantized, numpy_quantized, reference, found_within, i):
+    """On the tokens that the original would write, of which the quantized model may prefer others."""
+    ids = [*reference[f"prompt{i}_ids"], *reference[f"prompt{i}_greedy"]]
+    found, expected = logits(quantized, ids, len(ids)), numpy_quantized.logits(ids)
+    found_within("quantized here, logits, numpy", relative(found, expected), RELATIVE)
+    second, first = np.sort(expected, axis=-1)[:, -2:].T
+    sure = first - second > MARGIN
+    assert sure.sum() > len(ids) * 0.9
+    np.testing.assert_array_equal(found.argmax(axis=-1)[sure], expected.argmax(axis=-1)[sure])
+
+
+def test_quantized_loss_of_held_out_text(logits, quantized, numpy_quantized, reference, found_within):
+    parts = sequences(reference, "heldout")
+    found = np.concatenate([token_losses(logits(quantized, ids, len(ids)), ids) for ids in parts])
+    expected = np.concatenate([token_losses(numpy_quantized.logits(ids), ids) for ids in parts])
+    found_within("quantized here, loss of each token, absolute", np.abs(found - expected).max(), TOKEN_LOSS)
+    mean = expected.mean()
+    found_within("quantized here, mean loss, relative", abs(found.mean() - mean) / mean, MEAN_LOSS)
+    assert mean < 1.1 * float(reference["heldout_nll"])
 
 
 @pytest.mark.parametrize("i", range(5))
@@ -135,6 +181,7 @@ def test_4bit_ids_of_prompts_and_stories(run, tales, golden):
     assert stories == [part.tolist() for part in sequences(golden, "story")]
 
 
+@pytest.mark.parametrize("family", ["qwen3"], indirect=True)
 def test_loss_of_both_on_held_out_text(logits, original, reference, tales, numpy_tales, found_within):
     parts = sequences(reference, "heldout")
     found = np.concatenate([token_losses(logits(tales, ids, len(ids)), ids) for ids in parts])
@@ -145,11 +192,11 @@ def test_loss_of_both_on_held_out_text(logits, original, reference, tales, numpy
 
 
 @pytest.mark.parametrize("i", [0, 3, 4])
-def test_the_judge_itself(original, reference, numpy_tales, i):
+def test_the_judge_itself(original, family, reference, i):
     """The pass in numpy, on the bf16 weights, gives what transformers gives."""
     expected = reference[f"prompt{i}_logits"]
-    found = Qwen3(original).logits(reference[f"prompt{i}_ids"])[-len(expected) :]
-    assert relative(found, expected) <= RELATIVE / 10
+    found = FAMILIES[family](original).logits(reference[f"prompt{i}_ids"])[-len(expected) :]
+    assert relative(found, expected) <= RELATIVE
 
 
 def test_same_bits_for_any_number_of_threads(logits, tales, golden):
@@ -163,6 +210,78 @@ def test_same_bits_of_the_original_for_any_number_of_threads(logits, original, r
     ids = reference["prompt4_ids"]
     one = logits(original, ids, 8, "--threads", 1, raw=True)
     assert logits(original, ids, 8, "--threads", 2, raw=True) == one
+
+
+@pytest.fixture
+def gemma3(models, tmp_path):
+    """gemma3(window) gives a copy of the model that attends to another window."""
+    original = models / "tales-gemma3"
+    if not original.is_dir():
+        pytest.skip(f"{original} is not there")
+
+    def call(window):
+        folder = tmp_path / f"window{window}"
+        shutil.copytree(original, folder, copy_function=shutil.copyfile)
+        copy = ModelCopy(folder)
+        copy.config(sliding_window=window)
+        return copy
+
+    return call
+
+
+@pytest.mark.parametrize("window", [1, 50, 64, 100])
+def test_same_bits_across_the_window_boundary(logits, generate_ids, gemma3, models, found_within, window):
+    """A prompt longer than the window, cut after any number of tokens: chunks of 64 and what is left, one by one."""
+    model = gemma3(window)
+    ids = np.load(models / "tales-gemma3" / "reference.npz")["prompt4_ids"].tolist()
+    every = logits(model, ids, len(ids))
+    found_within("a window of any length, logits, numpy", relative(every, Gemma3(model).logits(ids)), RELATIVE)
+    for length in sorted({window - 1, window, window + 1, 63, 64, 65, 64 + window, 65 + window, 129} - {0}):
+        found = logits(model, ids[:length], length)
+        np.testing.assert_array_equal(found.view(np.uint32), every[:length].view(np.uint32), err_msg=str(length))
+    made = generate_ids(model, ids[: window + 20], "-n", 60, "--ignore-eos")
+    again = logits(model, ids[: window + 20] + made[:-1], len(made))
+    assert again.argmax(axis=-1).tolist() == made
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "linear", "factor": 4.0},
+        {"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 1.0, "high_freq_factor": 8.0,
+         "original_max_position_embeddings": 64},
+    ],
+    ids=lambda rope: rope["rope_type"],
+)  # fmt: skip
+def test_rope_scaling(logits, broken, golden, found_within, rope):
+    """Both spellings, on a model that was not made for it."""
+    ids = golden["prompt4_ids"]
+    plain = logits(broken, ids, 8)
+    broken.config(rope_parameters=rope | {"rope_theta": 10000.0})
+    found = logits(broken, ids, len(ids))
+    assert relative(found[-8:], plain) > 0.01
+    found_within("scaled rope, logits, numpy", relative(found, Qwen3(broken).logits(ids)), RELATIVE)
+    broken.config(drop=["rope_parameters"], rope_theta=10000.0, rope_scaling=rope)
+    np.testing.assert_array_equal(logits(broken, ids, len(ids)), found)
+
+
+def test_gemma3_as_older_files_spell_it(logits, gemma3, models):
+    """Base frequencies beside each other, and the layers by their period."""
+    model = gemma3(64)
+    ids = np.load(models / "tales-gemma3" / "reference.npz")["prompt4_ids"]
+    model.config(layer_types=["sliding_attention", "full_attention"] * 3)
+    expected = logits(model, ids, 8, raw=True)
+    settings = json.loads((model / "config.json").read_text())["rope_parameters"]
+    assert {kind: rope["rope_theta"] for kind, rope in settings.items()} == {
+        "full_attention": 1e6,
+        "sliding_attention": 1e4,
+    }
+    model.config(drop=["layer_types", "rope_parameters"], sliding_window_pattern=2)
+    assert logits(model, ids, 8, raw=True) == expected, "with the family's own base frequencies"
+    model.config(rope_theta=1e6, rope_local_base_freq=1e4)
+    assert logits(model, ids, 8, raw=True) == expected
+    model.config(rope_local_base_freq=2e4)
+    assert logits(model, ids, 8, raw=True) != expected
 
 
 def test_same_bits_however_much_follows_or_is_asked_for(logits, tales, golden):

@@ -1,0 +1,176 @@
+// Each family as a small model of random weights: the same bits for any cut of a prompt that is longer than the
+// window, for any number of threads, fused or not; and what an architecture declares of its state.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <random>
+
+#include "refrain/format/safetensors.h"
+#include "refrain/format/test_folder.h"
+#include "refrain/model/decoder_config.h"
+#include "tests/model/tales.h"
+#include "tests/refusal.h"
+
+namespace refrain::test {
+namespace {
+
+using model::FixedState;
+using model::KvState;
+using model::LayerState;
+using model::ModelRunner;
+using model::RunnerOptions;
+using model::SharedKvState;
+
+constexpr const char* kSizes = R"(
+  "num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+  "intermediate_size": 96, "vocab_size": 1500, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
+  "tie_word_embeddings": true, )";
+
+struct Tiny {
+  const char* name;
+  const char* config;              ///< beside kSizes
+  std::vector<const char*> norms;  ///< of a layer, beside its first
+  bool head_norms;
+};
+
+const Tiny kFamilies[] = {
+    {"qwen3", R"("model_type": "qwen3")", {"post_attention_layernorm"}, true},
+    {"llama",
+     R"("model_type": "llama", "rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0, "original_max_position_embeddings": 32})",
+     {"post_attention_layernorm"},
+     false},
+    {"gemma3",
+     R"("model_type": "gemma3_text", "sliding_window": 10, "query_pre_attn_scalar": 24,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"])",
+     {"post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"},
+     true},
+};
+
+std::string config_of(const Tiny& tiny) { return std::string("{") + kSizes + tiny.config + "}"; }
+
+/// A folder of such a model.
+void write(const format::TestFolder& files, const Tiny& tiny) {
+  files.write("config.json", config_of(tiny));
+  const model::DecoderSizes c(format::Json::parse(config_of(tiny), "config.json"));
+  std::vector<format::SafetensorsSpec> specs;
+  const auto add = [&](const std::string& name, const Shape& shape) {
+    specs.push_back({name + ".weight", DType::bf16, shape});
+  };
+  add("model.embed_tokens", {c.vocab, c.hidden});
+  add("model.norm", {c.hidden});
+  for (uint32_t i = 0; i < c.layers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".", attention = layer + "self_attn.";
+    add(layer + "input_layernorm", {c.hidden});
+    for (const char* norm : tiny.norms) add(layer + norm, {c.hidden});
+    add(attention + "q_proj", {c.heads * c.head_dim, c.hidden});
+    for (const char* name : {"k_proj", "v_proj"}) add(attention + name, {c.kv_heads * c.head_dim, c.hidden});
+    add(attention + "o_proj", {c.hidden, c.heads * c.head_dim});
+    if (tiny.head_norms) {
+      for (const char* name : {"q_norm", "k_norm"}) add(attention + name, {c.head_dim});
+    }
+    for (const char* name : {"mlp.gate_proj", "mlp.up_proj"}) add(layer + name, {c.intermediate, c.hidden});
+    add(layer + "mlp.down_proj", {c.hidden, c.intermediate});
+  }
+  format::SafetensorsWriter writer(files.path() / "model.safetensors", specs);
+  std::mt19937 random(1);
+  std::uniform_real_distribution<float> values(-0.3f, 0.3f);
+  for (const format::SafetensorsSpec& spec : specs) {
+    std::vector<bf16> data(static_cast<size_t>(spec.shape.elements()));
+    std::ranges::generate(data, [&] { return bf16::from_float(values(random)); });
+    writer.append(spec.name, std::as_bytes(std::span(data)));
+  }
+  writer.commit();
+}
+
+model::Model load(const std::filesystem::path& folder, uint32_t threads, bool portable) {
+  DeviceOptions options;
+  options.threads = threads;
+  options.portable_kernels = portable;
+  options.validate = true;
+  return model::Model::load(Device::open("cpu", options), folder);
+}
+
+class Families : public ::testing::TestWithParam<Tiny> {};
+INSTANTIATE_TEST_SUITE_P(All, Families, ::testing::ValuesIn(kFamilies),
+                         [](const auto& test) { return std::string(test.param.name); });
+
+TEST_P(Families, SameBitsForAnyCutOfThePrompt) {
+  const format::TestFolder files;
+  write(files, GetParam());
+  const std::vector<uint32_t> ids = some_ids(150);
+  for (const bool portable : {false, true}) {
+    if (kThreadSanitizer && !portable) continue;
+    std::vector<float> expected;
+    for (const uint32_t threads : {1u, 2u, 3u}) {
+      const model::Model model = load(files.path(), threads, portable);
+      // Chunks of one, around the window and a page, of everything at once.
+      for (const uint32_t capacity : {1u, 7u, 9u, 10u, 11u, 63u, 64u, 65u, 150u}) {
+        RunnerOptions options;
+        options.capacities = {capacity};
+        options.plan.fuse = capacity != 10;
+        ModelRunner runner(model, options);
+        const std::vector<float> logits = all_logits(runner, ids);
+        if (expected.empty()) expected = logits;
+        ASSERT_EQ(logits.size(), expected.size());
+        EXPECT_EQ(std::memcmp(logits.data(), expected.data(), logits.size() * sizeof(float)), 0)
+            << threads << " threads, portable " << portable << ", chunks of " << capacity;
+      }
+    }
+  }
+}
+
+TEST_P(Families, TheGateIsFusedWithItsProducts) {
+  const format::TestFolder files;
+  write(files, GetParam());
+  RunnerOptions options;
+  options.capacities = {64};
+  const ModelRunner runner(load(files.path(), 1, false), options);
+  const backend::PlanData& plan = runner.program(0).plan().data();
+  std::string titles;
+  for (const backend::PlanCommand& command : plan.commands) titles += backend::title(plan, command) + '\n';
+  const std::string gate = GetParam().name == std::string("gemma3") ? "gelu_mul" : "silu_mul";
+  const std::string wanted = "rms_norm+matmul*2+" + gate;
+  size_t fused = 0;
+  for (size_t at = titles.find(wanted); at != titles.npos; at = titles.find(wanted, at + 1)) ++fused;
+  EXPECT_EQ(fused, 3u) << titles;
+}
+
+TEST(LayerStates, AWindowIsAGroupOfItsOwn) {
+  const format::TestFolder files;
+  write(files, kFamilies[2]);
+  const model::Config config =
+      model::read_config(files.path(), format::Json::parse(config_of(kFamilies[2]), "config.json"));
+  const std::vector<model::CacheGroup> groups = model::cache_groups(config.state);
+  ASSERT_EQ(groups.size(), 2u);
+  EXPECT_EQ(groups[0].state, (KvState{2, 16, 10}));
+  EXPECT_EQ(groups[0].layers, (std::vector<uint32_t>{0, 2}));
+  EXPECT_EQ(groups[1].state, (KvState{2, 16, 0}));
+  EXPECT_EQ(groups[1].layers, (std::vector<uint32_t>{1}));
+}
+
+TEST(LayerStates, ALayerMayShareWithAnEarlierOne) {
+  model::Config config;
+  config.state = {KvState{2, 16}, KvState{1, 8}, SharedKvState{0}, SharedKvState{2}};
+  Device device = Device::open("cpu", {});
+  const model::KvCache cache(device, config, 1, 64);
+  ASSERT_EQ(cache.groups().size(), 2u);
+  EXPECT_EQ(cache.groups()[0].layers, (std::vector<uint32_t>{0, 2, 3}));
+  EXPECT_EQ(cache.state(3), cache.state(0));
+  EXPECT_EQ(cache.layer(3).span<float>().data(), cache.layer(0).span<float>().data());
+  EXPECT_NE(cache.layer(1).span<float>().data(), cache.layer(0).span<float>().data());
+  EXPECT_EQ(cache.layer(1).shape(), (Shape{2, 1, 1, 64, 8}));
+}
+
+TEST(LayerStates, WhatHasNoCacheIsRefused) {
+  const std::vector<LayerState> later = {KvState{2, 16}, SharedKvState{1}};
+  EXPECT_EQ(refusal([&] { model::cache_groups(later); }),
+            "[cache] layer 1: expected to share with an earlier layer, got layer 1");
+  const std::vector<LayerState> fixed = {FixedState{DType::f32, {4, 4}}};
+  EXPECT_EQ(refusal([&] { model::cache_groups(fixed); }),
+            "[cache] layer 0: expected keys and values, got state of a fixed size");
+}
+
+}  // namespace
+}  // namespace refrain::test
