@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 mx = pytest.importorskip("mlx.core")
+nn = pytest.importorskip("mlx.nn")
 
 pytestmark = pytest.mark.asan
 
@@ -77,6 +78,17 @@ def test_rms_norm(results, dtype):
     expected = mx.fast.rms_norm(x, w.astype(mx.float32), 1e-6)
     for name, y in results("rms_norm", {"x": x, "w": w}).items():
         assert relative(y, expected) < 1e-6, name
+
+
+def test_gelu_mul(results):
+    rng = np.random.default_rng(6)
+    gate = (rng.standard_normal((9, 1030)) * 2).astype(np.float32)
+    up = rng.standard_normal((9, 1030)).astype(np.float32)
+    x = gate.astype(np.float64)
+    formula = 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))) * up
+    assert relative(np.array(nn.gelu_approx(mx.array(gate))) * up, formula) < 1e-6
+    for name, y in results("gelu_mul", {"x": mx.array(gate), "w": mx.array(up)}).items():
+        assert relative(y, formula) < 1e-6, name
 
 
 def test_silu_mul(results):

@@ -5,6 +5,7 @@
 // ops_probe quantized_matmul IN OUT BITS GROUP   x, w (codes), scales, biases
 // ops_probe rms_norm IN OUT                      x, w; eps 1e-6
 // ops_probe silu_mul IN OUT                      x (gate), w (up)
+// ops_probe gelu_mul IN OUT                      x (gate), w (up)
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
@@ -16,6 +17,7 @@
 
 #include "refrain/backend/features.h"
 #include "refrain/format/safetensors.h"
+#include "refrain/ops/gelu_mul/gelu_mul.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/matmul/matmul.h"
@@ -98,11 +100,12 @@ int run(const std::vector<std::string>& arguments) {
   Shape y_shape = x_shape;
   std::map<std::string, std::vector<float>> results;
   TensorSource source{"w", WeightFormat::plain, w.dtype, w.shape, 0, 0, {w}, nullptr};
-  if (op == "silu_mul") {
+  if (op == "silu_mul" || op == "gelu_mul") {
     const Bytes up = allocate(w.bytes.size());
     std::copy(w.bytes.begin(), w.bytes.end(), up.get());
-    results = run_all(ops::silu_mul_schema, x_shape, x, {true, w.dtype, w.shape, nullptr, nullptr}, up.get(),
-                      y_shape, ops::SiluMulConstants{rows, columns});
+    const auto& schema = op == "silu_mul" ? ops::silu_mul_schema : ops::gelu_mul_schema;
+    results = run_all(schema, x_shape, x, {true, w.dtype, w.shape, nullptr, nullptr}, up.get(), y_shape,
+                      ops::SiluMulConstants{rows, columns});
   } else if (op == "rms_norm") {
     const Packed weight = pack(source, ops::vector_f32());
     results = run_all(ops::rms_norm_schema, x_shape, x, {true, w.dtype, w.shape, &weight.info, weight.layout},
