@@ -296,6 +296,11 @@ def test_bos_once_if_the_tokenizer_says_so(broken, run, tmp_path):
     assert prompt_ids(PROMPT) == ["1", *plain]
     broken.edit_json("tokenizer_config.json", {"add_bos_token": False, "bos_token": None})
     assert prompt_ids(PROMPT) == ["1", *plain]
+    # A prompt that spells it out has it already, if that spelling is the token.
+    assert prompt_ids(name + PROMPT, "--special", "on") == ["1", *plain]
+    spelled = [str(id) for id in encode(run, broken, name + PROMPT)]
+    assert spelled[0] != "1" and prompt_ids(name + PROMPT) == ["1", *spelled]
+    assert prompt_ids(PROMPT + name, "--special", "on") == ["1", *plain, "1"]
 
 
 # Progress
@@ -492,6 +497,23 @@ def test_tokenize_lines(run, tales, fails):
     assert tokens(b"<|im_end|>\n", "--special", "on") == b"2\n"
     assert tokens(b"<|im_end|>\n") == tokens(b"<|im_end|>\n", "--special", "off") != b"2\n"
     fails("tokenize", tales, input=b"\xffa\n", text=False, says=["line 1", "byte 0"])
+
+
+@pytest.mark.parametrize("size", [2**16 - 1, 2**16, 2**16 + 1, 3 * 2**16 + 5])
+def test_lines_that_are_read_in_parts(run, tales, size):
+    """stdin is read 64 KiB at a time; lines that go on behind that end where they end."""
+    lines = [("a fox " * size)[:size], "Once", ("owl " * size)[:size], "", "upon a time"]
+    expected = [run("tokenize", tales, input=line + "\n").stdout for line in lines]
+    assert len(set(expected)) == len(lines)
+    assert run("tokenize", tales, input="\n".join(lines) + "\n").stdout == "".join(expected)
+    assert run("tokenize", tales, input="\n".join(lines)).stdout == "".join(expected)
+
+
+def test_lines_before_a_bad_one_are_written(run, tales):
+    good = run("tokenize", tales, input="Once\n").stdout
+    done = run("tokenize", tales, input=b"Once\nOnce\n\xff\nOnce\n", text=False, status=1)
+    assert done.stdout.decode() == 2 * good
+    assert b"line 3" in done.stderr and done.stderr.count(b"\n") == 1
 
 
 def test_decode_prints_json_strings(run, tales, fails):
