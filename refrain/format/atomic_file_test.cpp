@@ -143,6 +143,7 @@ TEST_F(AtomicFileTest, TheContentIsOnTheDiskBeforeTheNameAndTheNameBeforeTheEnd)
 TEST_F(AtomicFileTest, AFailureKeepsTheOldFileAndLeavesNoOther) {
   const auto expect = [&](const char* call, int error, const std::string& says) {
     EXPECT_EQ(write_where(call, error), path_.string() + ": " + says + ": " + std::strerror(error));
+    EXPECT_EQ(std::ranges::count(calls.seen, "close file"), call == std::string_view("open file") ? 0 : 1);
     expect_only("old");
   };
   expect("open file", EACCES, "cannot create a file beside it");
@@ -190,6 +191,11 @@ TEST_F(AtomicFileTest, ANameThatIsTakenIsLeftAlone) {
 }
 
 TEST_F(AtomicFileTest, ARefusedNameLeavesNothing) {
+  for (const std::filesystem::path& none : {std::filesystem::path(), folder_.path() / ""}) {
+    calls = {};
+    EXPECT_THROW(AtomicFile{none}, FileError);
+    EXPECT_TRUE(calls.seen.empty()) << "no file was made anywhere";
+  }
   std::filesystem::create_directory(folder_.path() / "taken");
   path_ = folder_.path() / "taken";
   EXPECT_THROW(write_file(path_, "content"), FileError);

@@ -59,17 +59,20 @@ TEST_F(QuantizeModelTest, PacksMatricesAndKeepsTheRest) {
                {"model.layers.0.odd.weight", 8, 96},
                {"model.layers.0.q_norm.weight", 4, 64},
                {"model.layers.0.scale.weight", 64, 0},
+               {"model.layers.0.self_attn.rotary_emb.inv_freq", 32, 0},
                {"model.normal.0.none.weight", 0, 64},
+               {"lm_head.weight", 7, 128},
                {"model.layers.0.table", 4, 64},
                {"model.norm.weight", 64, 0}});
   folder_.write("in/tokenizer.json", "tokens");
   folder_.write("in/chat_template.jinja", "template");
   const QuantizeReport report = quantize_model(in_, out_, {});
-  EXPECT_EQ(report.packed_tensors, 3u);
+  EXPECT_EQ(report.packed_tensors, 4u);
   EXPECT_EQ(report.kept_tensors, 6u);
+  EXPECT_EQ(report.dropped_tensors, 1u);
   const ModelFolder model =
       ModelFolder::open(out_, [](LogLevel, std::string_view message) { FAIL() << message; });
-  EXPECT_EQ(model.tensor_names().size(), 15u);
+  EXPECT_EQ(model.tensor_names().size(), 18u);
   EXPECT_EQ(model.weight("model.embed_tokens", 7, 128).format, WeightFormat::mlx_affine);
   EXPECT_EQ(model.weight("model.layers.0.mlp.up_proj", 96, 64).bits, 4u);
   EXPECT_EQ(model.weight("model.layers.0.odd", 8, 96).format, WeightFormat::plain);

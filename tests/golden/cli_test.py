@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pty
 import re
 import select
@@ -385,6 +386,14 @@ def test_devices_and_threads(tell):
     story = tell("-n", 20)
     for options in (("--device", "cpu"), ("--device", "auto"), ("--threads", 1), ("--threads", 2), ("--exact",)):
         assert tell("-n", 20, *options) == story
+
+
+def test_portable_kernels(logits, tales):
+    """They sum in another order than vector kernels, so that the bits tell which ones ran."""
+    words = pathlib.Path("/proc/cpuinfo").read_text().split()
+    has_vector_kernels = "avx2" in words and "fma" in words
+    machine, portable = (logits(tales, [5, 6, 7, 8], 4, *options, raw=True) for options in ((), ("--portable",)))
+    assert (machine != portable) == has_vector_kernels
 
 
 @pytest.mark.parametrize(
