@@ -334,10 +334,10 @@ TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
                             {"a", DType::bf16, {1, 1}},
                             {"w", DType::u32, {2}},
                             {"empty", DType::f32, {0, 7}},
-                            {"d\"\n", DType::f64, {}}},
+                            {"d\"\\\n\x1f", DType::f64, {}}},
                            {{"format", "mlx"}});
   writer.append("z", bytes_of("x"));
-  writer.append("d\"\n", bytes_of("12345678"));
+  writer.append("d\"\\\n\x1f", bytes_of("12345678"));
   writer.append("w", bytes_of("aaaabbbb"));
   writer.append("z", bytes_of("yz"));
   writer.append("a", bytes_of("aa"));
@@ -349,7 +349,7 @@ TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
   const SafetensorsFile file = SafetensorsFile::open(path);
   std::vector<std::string> order;
   for (const SafetensorsEntry& entry : file.tensors()) order.push_back(entry.name);
-  EXPECT_EQ(order, (std::vector<std::string>{"d\"\n", "empty", "w", "a", "b", "z"}));
+  EXPECT_EQ(order, (std::vector<std::string>{"d\"\\\n\x1f", "empty", "w", "a", "b", "z"}));
   EXPECT_EQ(reinterpret_cast<uintptr_t>(file.tensors()[0].bytes.data()) % SafetensorsWriter::kDataAlignment,
             0u);
   EXPECT_EQ(file.metadata().at("format"), "mlx");

@@ -80,6 +80,7 @@ TEST(Tokenizer, SpecialTokensInTextOnlyWhenAskedFor) {
   EXPECT_EQ(tokenizer.decode(Ids{'a', 260, 261}), "a<tool>");
   EXPECT_EQ(tokenizer.decode(Ids{'a', 260, 261}, DecodeSpecial::keep), "a<|end|><tool>");
   EXPECT_TRUE(tokenizer.is_special(260));
+  EXPECT_TRUE(tokenizer.has_spelling(260));
   EXPECT_FALSE(tokenizer.is_special(261));
   EXPECT_FALSE(tokenizer.is_special(4000000000u));
 }

@@ -526,7 +526,7 @@ def test_lines_before_a_bad_one_are_written(run, tales):
 
 
 def test_decode_prints_json_strings(run, tales, fails):
-    text = 'say "hi" \\ \t \x01 \x7f caf\u00e9 \U0001f98a'
+    text = 'say "hi" \\ \t \x01 \x1f \x7f caf\u00e9 \U0001f98a'
     ids = run("tokenize", tales, input=text + "\n").stdout
     assert json.loads(run("tokenize", tales, "--decode", input=ids).stdout) == text
     assert run("tokenize", tales, "--decode", input="\n1471\n0 2\n").stdout == '""\n""\n""\n'
