@@ -3,6 +3,7 @@
 #   make build    library, program, examples       make asan     tests under AddressSanitizer and UBSan
 #   make lint     format, includes, sizes, laws    make tsan     tests under ThreadSanitizer
 #   make format   rewrites the C++ files           make fuzz     slow random campaigns
+#   make install   library, public headers and program under PREFIX (default /usr/local); installs no packages
 #   make bench-dispatch   what the library costs beside the work, with oneTBB and OpenMP on the same graphs
 # MODELS=folder   the larger test models (default: ../shared/models, if it exists)    JOBS=n    WERROR=ON
 
@@ -93,5 +94,8 @@ bench-dispatch: setup
 clean:
 	@rm -rf build/release build/debug build/asan build/tsan build/clang
 
-install: build
+# The library and the program only. Installs no packages: what is missing, CMake names.
+install:
+	@test -f $(RELEASE)/build.ninja || cmake --preset release -DREFRAIN_TESTS=OFF >&2
+	@cmake --build $(RELEASE) -j $(JOBS) --target refrain refrain_cli >&2
 	@cmake --install $(RELEASE) --prefix $(PREFIX)

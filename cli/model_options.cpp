@@ -21,6 +21,7 @@ void ModelOptions::add_to(CLI::App& command) {
   CLI::Option* exact_flag =
       command.add_flag("--exact", exact, "f32 activations and cache (the only mode so far)");
   command.add_flag("--fast", fast, "Reduced precision of activations and cache")->excludes(exact_flag);
+  command.add_flag("--portable", portable, "Leave the CPU's vector extensions unused");
   command.add_flag("-v,--verbose", verbose, "Progress and figures on stderr, also when it is no terminal");
 }
 
@@ -37,6 +38,7 @@ LoadedModel load_model(const ModelOptions& options) {
   };
   DeviceOptions device;
   device.threads = options.threads;
+  device.portable_kernels = options.portable;
   device.log = log;
   model::LoadOptions load;
   load.log = log;

@@ -18,9 +18,10 @@ struct ModelOptions {
   uint32_t threads = 0;  ///< 0: the device decides
   bool exact = false;
   bool fast = false;
+  bool portable = false;
   bool verbose = false;
 
-  /// MODEL, --device, --threads, --exact, --fast, -v
+  /// MODEL, --device, --threads, --exact, --fast, --portable, -v
   void add_to(CLI::App& command);
   /// Whether progress and figures go to stderr: on a terminal, or when asked for.
   bool shows_progress() const;

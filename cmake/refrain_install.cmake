@@ -1,4 +1,4 @@
-# Install: the library with its headers as the target refrain::refrain, and the program.
+# Install: the library with its public headers as the target refrain::refrain, the program, licence and documents.
 if(REFRAIN_INSTALL)
   include(CMakePackageConfigHelpers)
   set(refrain_package_dir "${CMAKE_INSTALL_LIBDIR}/cmake/Refrain")
@@ -9,8 +9,14 @@ if(REFRAIN_INSTALL)
   if(TARGET refrain_cli)
     install(TARGETS refrain_cli RUNTIME DESTINATION "${CMAKE_INSTALL_BINDIR}")
   endif()
-  install(DIRECTORY "${PROJECT_SOURCE_DIR}/refrain" DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}"
-    FILES_MATCHING PATTERN "*.h" PATTERN "*.inc" PATTERN "test*.h" EXCLUDE)
+  install(CODE "set(REFRAIN_SOURCE_DIR [[${PROJECT_SOURCE_DIR}]])
+    set(REFRAIN_INCLUDE_DIR [[${CMAKE_INSTALL_INCLUDEDIR}]])
+    cmake_path(ABSOLUTE_PATH REFRAIN_INCLUDE_DIR BASE_DIRECTORY \"\${CMAKE_INSTALL_PREFIX}\")")
+  install(SCRIPT "${PROJECT_SOURCE_DIR}/cmake/refrain_install_headers.cmake")
+  # Side by side as in the repository, so that their links to each other hold.
+  install(FILES "${PROJECT_SOURCE_DIR}/README.md" "${PROJECT_SOURCE_DIR}/LICENSE" DESTINATION "${CMAKE_INSTALL_DOCDIR}")
+  install(DIRECTORY "${PROJECT_SOURCE_DIR}/docs" "${PROJECT_SOURCE_DIR}/examples" DESTINATION "${CMAKE_INSTALL_DOCDIR}"
+    FILES_MATCHING PATTERN "*.md" PATTERN "*.cpp")
   install(EXPORT RefrainTargets NAMESPACE refrain:: DESTINATION "${refrain_package_dir}")
 
   configure_package_config_file("${PROJECT_SOURCE_DIR}/cmake/RefrainConfig.cmake.in"

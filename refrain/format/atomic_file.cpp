@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "refrain/core/error.h"
+#include "refrain/format/json.h"
 
 namespace refrain::format {
 namespace {
@@ -34,6 +35,8 @@ int flush(int fd) {
 }  // namespace
 
 AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
+  if (path_.filename().empty())
+    throw FileError(in_quotes(path_.string()) + ": expected the name of a file, got none");
   for (int attempt = 0; attempt < kMaxNames; ++attempt) {
     temporary_ =
         folder_of(path_) / fmt::format(".{}.{}-{}.tmp", path_.filename().string(), ::getpid(), attempt);

@@ -13,7 +13,7 @@ namespace refrain::format {
 /// Whoever has the old file open or mapped keeps its content.
 class AtomicFile {
  public:
-  /// Throws FileError when the folder does not take a new file.
+  /// Throws FileError when `path` names no file, as "" and "folder/", or the folder does not take a new one.
   explicit AtomicFile(std::filesystem::path path);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -57,24 +58,48 @@ TEST_F(QuantizeModelTest, PacksMatricesAndKeepsTheRest) {
                {"model.layers.0.mlp.up_proj.bias", 96, 0},
                {"model.layers.0.odd.weight", 8, 96},
                {"model.layers.0.q_norm.weight", 4, 64},
+               {"model.layers.0.scale.weight", 64, 0},
+               {"model.layers.0.self_attn.rotary_emb.inv_freq", 32, 0},
+               {"model.normal.0.none.weight", 0, 64},
+               {"lm_head.weight", 7, 128},
                {"model.layers.0.table", 4, 64},
                {"model.norm.weight", 64, 0}});
   folder_.write("in/tokenizer.json", "tokens");
   folder_.write("in/chat_template.jinja", "template");
   const QuantizeReport report = quantize_model(in_, out_, {});
-  EXPECT_EQ(report.packed_tensors, 2u);
-  EXPECT_EQ(report.kept_tensors, 5u);
+  EXPECT_EQ(report.packed_tensors, 4u);
+  EXPECT_EQ(report.kept_tensors, 6u);
+  EXPECT_EQ(report.dropped_tensors, 1u);
   const ModelFolder model =
       ModelFolder::open(out_, [](LogLevel, std::string_view message) { FAIL() << message; });
-  EXPECT_EQ(model.tensor_names().size(), 11u);
+  EXPECT_EQ(model.tensor_names().size(), 18u);
   EXPECT_EQ(model.weight("model.embed_tokens", 7, 128).format, WeightFormat::mlx_affine);
   EXPECT_EQ(model.weight("model.layers.0.mlp.up_proj", 96, 64).bits, 4u);
   EXPECT_EQ(model.weight("model.layers.0.odd", 8, 96).format, WeightFormat::plain);
   EXPECT_EQ(model.weight("model.layers.0.q_norm", 4, 64).format, WeightFormat::plain);
+  EXPECT_EQ(model.weight("model.normal.0.none", 0, 64).format, WeightFormat::mlx_affine);
   EXPECT_EQ(model.config().u32("a"), 1u);
   EXPECT_EQ(model.config().object("quantization_config").u32("group_size"), 64u);
   EXPECT_EQ(read_text_file(out_ / "tokenizer.json"), "tokens");
   EXPECT_EQ(read_text_file(out_ / "chat_template.jinja"), "template");
+}
+
+TEST_F(QuantizeModelTest, KeepsWhatHasNoColumnsOrAnotherRankOrType) {
+  folder_.write("in/config.json", "{}");
+  SafetensorsWriter writer(in_ / "model.safetensors", {{"a.weight", DType::f32, {1, 64}},
+                                                       {"none.weight", DType::f32, {3, 0}},
+                                                       {"kernel.weight", DType::f32, {1, 1, 64}},
+                                                       {"double.weight", DType::f64, {1, 64}},
+                                                       {"codes.weight", DType::u32, {1, 64}}});
+  const std::string zeros(64 * sizeof(double), '\0');
+  const auto append = [&](std::string_view name, size_t size_bytes) {
+    writer.append(name, std::as_bytes(std::span(zeros).first(size_bytes)));
+  };
+  append("a.weight", 256), append("kernel.weight", 256), append("codes.weight", 256);
+  append("double.weight", 512);
+  writer.commit();
+  EXPECT_EQ(quantize_model(in_, out_, {}).kept_tensors, 4u);
+  EXPECT_EQ(ModelFolder::open(out_).tensor("kernel.weight").shape, (Shape{1, 1, 64}));
 }
 
 TEST_F(QuantizeModelTest, GivesTheSameBytesForAnyNumberOfThreads) {
@@ -118,8 +143,62 @@ TEST_F(QuantizeModelTest, AddsToTheConfigAndChangesNothingElse) {
 TEST_F(QuantizeModelTest, DropsATiedHead) {
   write_input({{"model.embed_tokens.weight", 7, 64}, {"lm_head.weight", 7, 64}},
               R"({"tie_word_embeddings":true})");
-  EXPECT_EQ(quantize_model(in_, out_, {}).dropped_tensors, 1u);
+  std::vector<std::string> lines;
+  QuantizeOptions options;
+  options.log = [&](LogLevel, std::string_view line) { lines.emplace_back(line); };
+  EXPECT_EQ(quantize_model(in_, out_, options).dropped_tensors, 1u);
   EXPECT_FALSE(ModelFolder::open(out_).has("lm_head.weight"));
+  EXPECT_EQ(lines, std::vector<std::string>{"tensor \"lm_head.weight\" is dropped: it follows from others"});
+}
+
+TEST_F(QuantizeModelTest, ProgressCountsWhatIsKeptAndEndsWithAll) {
+  write_input({{"model.embed_tokens.weight", 7, 128},
+               {"lm_head.weight", 7, 128},  // dropped: no part of the work
+               {"model.layers.0.odd.weight", 8, 96},
+               {"model.norm.weight", 64, 0},
+               {"z.bias", 3, 0}},
+              R"({"tie_word_embeddings":true})");
+  std::vector<uint64_t> done;
+  QuantizeOptions options;
+  constexpr uint64_t kAllBytes = (7 * 128 + 8 * 96 + 64 + 3) * sizeof(float);
+  options.progress = [&](uint64_t done_bytes, uint64_t all_bytes) {
+    done.push_back(done_bytes);
+    EXPECT_EQ(all_bytes, kAllBytes);
+  };
+  const QuantizeReport report = quantize_model(in_, out_, options);
+  constexpr uint64_t kPackedBytes = 7 * 128 * sizeof(float), kOddBytes = 8 * 96 * sizeof(float);
+  EXPECT_EQ(done, (std::vector<uint64_t>{kPackedBytes, kPackedBytes + kOddBytes,
+                                         kAllBytes - 3 * sizeof(float), kAllBytes}));
+  EXPECT_EQ(report.input_bytes, kAllBytes);
+  EXPECT_EQ(report.output_bytes, std::filesystem::file_size(out_ / "model.safetensors"));
+}
+
+TEST_F(QuantizeModelTest, ALargeMatrixIsPackedInBlocksOfRows) {
+  // Two rows fit into the 32 MiB that are quantized at a time: the third begins a block.
+  constexpr int64_t kRows = 3, kColumns = (int64_t{3} << 20) + 64;
+  constexpr size_t kRowBytes = kColumns * sizeof(float);
+  write_input({{"a.weight", kRows, kColumns}});
+  std::vector<uint64_t> done;
+  QuantizeOptions options;
+  options.progress = [&](uint64_t done_bytes, uint64_t) { done.push_back(done_bytes); };
+  quantize_model(in_, out_, options);
+  EXPECT_EQ(done, (std::vector<uint64_t>{2 * kRowBytes, 3 * kRowBytes}));
+
+  const SafetensorsFile in = SafetensorsFile::open(in_ / "model.safetensors");
+  const SafetensorsFile out = SafetensorsFile::open(out_ / "model.safetensors");
+  std::vector<uint32_t> codes(affine_words(kColumns, options.affine));
+  std::vector<std::byte> scales(kColumns / options.affine.group_size * sizeof(float)), biases(scales.size());
+  for (size_t row = 0; row < kRows; ++row) {
+    ASSERT_TRUE(affine_quantize(DType::f32, in.segment("a.weight").bytes.subspan(row * kRowBytes, kRowBytes),
+                                options.affine, codes, scales, biases));
+    const auto expect = [&](std::string_view name, std::span<const std::byte> expected) {
+      const auto found = out.segment(name).bytes.subspan(row * expected.size(), expected.size());
+      EXPECT_TRUE(std::ranges::equal(found, expected)) << name << ", row " << row;
+    };
+    expect("a.weight", std::as_bytes(std::span(codes)));
+    expect("a.scales", scales);
+    expect("a.biases", biases);
+  }
 }
 
 TEST_F(QuantizeModelTest, RefusesWithOneLine) {

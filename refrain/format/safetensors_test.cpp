@@ -9,6 +9,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <tuple>
 
 #include "refrain/core/error.h"
 #include "refrain/format/test_folder.h"
@@ -92,6 +93,36 @@ TEST(SafetensorsReader, AcceptsWhatTheFormatAllows) {
   EXPECT_EQ(error_of_header(R"({"__metadata__":null})", 0), "");
   EXPECT_EQ(error_of_header(R"({"__metadata__":{}})", 0), "");
   EXPECT_EQ(error_of_header(R"({"":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}     )", 1), "");
+}
+
+TEST(SafetensorsReader, EveryTypeHasItsNameAndSize) {
+  const std::tuple<const char*, DType, size_t> types[] = {
+      {"F64", DType::f64, 8},     {"F32", DType::f32, 4}, {"F16", DType::f16, 2}, {"BF16", DType::bf16, 2},
+      {"U64", DType::u64, 8},     {"U32", DType::u32, 4}, {"U16", DType::u16, 2}, {"U8", DType::u8, 1},
+      {"I64", DType::i64, 8},     {"I32", DType::i32, 4}, {"I16", DType::i16, 2}, {"I8", DType::i8, 1},
+      {"BOOL", DType::boolean, 1}};
+  for (const auto& [name, dtype, size_bytes] : types) {
+    const std::string bytes =
+        make_file(std::string(R"({"a":{"dtype":")") + name + R"(","shape":[1],"data_offsets":[0,)" +
+                      std::to_string(size_bytes) + "]}}",
+                  size_bytes);
+    EXPECT_EQ(parse(bytes).segment("a").dtype, dtype) << name;
+    EXPECT_EQ(safetensors_name(dtype), name);
+  }
+}
+
+TEST(SafetensorsReader, AnEmptyTensorMayBeListedBehindTheOneThatBeginsWhereItLies) {
+  const std::string bytes = make_file(R"({"c":{"dtype":"U8","shape":[2],"data_offsets":[4,6]},)"
+                                      R"("f":{"dtype":"U8","shape":[0],"data_offsets":[6,6]},)"
+                                      R"("a":{"dtype":"U8","shape":[4],"data_offsets":[0,4]},)"
+                                      R"("b":{"dtype":"U8","shape":[0],"data_offsets":[4,4]},)"
+                                      R"("e":{"dtype":"U8","shape":[0,3],"data_offsets":[0,0]}})",
+                                      6);
+  const SafetensorsFile file = parse(bytes);
+  std::string order;
+  for (const SafetensorsEntry& entry : file.tensors()) order += entry.name;
+  EXPECT_EQ(order, "eabcf");
+  EXPECT_EQ(std::to_integer<int>(file.segment("c").bytes[1]), 5);
 }
 
 struct Bad {
@@ -303,10 +334,10 @@ TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
                             {"a", DType::bf16, {1, 1}},
                             {"w", DType::u32, {2}},
                             {"empty", DType::f32, {0, 7}},
-                            {"d\"\n", DType::f64, {}}},
+                            {"d\"\\\n\x1f", DType::f64, {}}},
                            {{"format", "mlx"}});
   writer.append("z", bytes_of("x"));
-  writer.append("d\"\n", bytes_of("12345678"));
+  writer.append("d\"\\\n\x1f", bytes_of("12345678"));
   writer.append("w", bytes_of("aaaabbbb"));
   writer.append("z", bytes_of("yz"));
   writer.append("a", bytes_of("aa"));
@@ -318,7 +349,7 @@ TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
   const SafetensorsFile file = SafetensorsFile::open(path);
   std::vector<std::string> order;
   for (const SafetensorsEntry& entry : file.tensors()) order.push_back(entry.name);
-  EXPECT_EQ(order, (std::vector<std::string>{"d\"\n", "empty", "w", "a", "b", "z"}));
+  EXPECT_EQ(order, (std::vector<std::string>{"d\"\\\n\x1f", "empty", "w", "a", "b", "z"}));
   EXPECT_EQ(reinterpret_cast<uintptr_t>(file.tensors()[0].bytes.data()) % SafetensorsWriter::kDataAlignment,
             0u);
   EXPECT_EQ(file.metadata().at("format"), "mlx");

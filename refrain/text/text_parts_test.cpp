@@ -179,6 +179,30 @@ TEST(Bpe, SameAsJoiningTheBestPairUntilNoneIsLeft) {
   }
 }
 
+TEST(Bpe, AMergeThatOccursTwiceHasItsLastRank) {
+  const std::vector<std::pair<std::string_view, uint32_t>> tokens{
+      {"a", 0}, {"b", 1}, {"c", 2}, {"ab", 3}, {"bc", 4}};
+  const auto ids = [&](const std::vector<Bpe::Merge>& merges) {
+    std::vector<uint32_t> out;
+    const std::string_view piece = "abc";
+    Bpe(Vocabulary(tokens), merges, {}).tokenize({&piece, 1}, out);
+    return out;
+  };
+  EXPECT_EQ(ids({{"a", "b"}, {"b", "c"}}), (std::vector<uint32_t>{3, 2}));
+  EXPECT_EQ(ids({{"a", "b"}, {"b", "c"}, {"a", "b"}}), (std::vector<uint32_t>{0, 4}));
+}
+
+TEST(Bpe, AMergeWhoseRightPartIsGoneIsPassedOver) {
+  const std::vector<std::pair<std::string_view, uint32_t>> tokens{{"a", 0},  {"b", 1},  {"c", 2},
+                                                                  {"ab", 3}, {"bc", 4}, {"abc", 5}};
+  // "b c", then "a bc" to the end of the piece; "a b", seen at first, finds nothing behind it.
+  const std::vector<Bpe::Merge> merges{{"b", "c"}, {"a", "bc"}, {"a", "b"}};
+  std::vector<uint32_t> ids;
+  const std::string_view piece = "abc";
+  Bpe(Vocabulary(tokens), merges, {}).tokenize({&piece, 1}, ids);
+  EXPECT_EQ(ids, (std::vector<uint32_t>{5}));
+}
+
 TEST(Bpe, UnknownCharactersAndWholePieces) {
   const std::vector<std::pair<std::string_view, uint32_t>> tokens{
       {"a", 0}, {"b", 1}, {"ab", 2}, {"?", 9}, {"bab", 4}};
@@ -193,14 +217,24 @@ TEST(Bpe, UnknownCharactersAndWholePieces) {
   EXPECT_EQ(ids("zz", {}), (Ids{}));
   EXPECT_EQ(ids("azzb", {.unknown = 9}), (Ids{0, 9, 9, 1}));
   EXPECT_EQ(ids("azzb", {.unknown = 9, .fuse_unknown = true}), (Ids{0, 9, 1}));
+  EXPECT_EQ(ids("azzbz", {.unknown = 9, .fuse_unknown = true}), (Ids{0, 9, 1, 9}));
   EXPECT_EQ(ids("bab", {}), (Ids{1, 2}));
   EXPECT_EQ(ids("bab", {.ignore_merges = true}), (Ids{4}));
+}
+
+TEST(Bpe, CharactersOnBothSidesOfTheDirectTable) {
+  const std::vector<std::pair<std::string_view, uint32_t>> tokens{{"\u03FF", 7}, {"\u0400", 8}};
+  std::vector<uint32_t> ids;
+  const std::string_view piece = "\u0400\u03FF\u0400\u0401";
+  Bpe(Vocabulary(tokens), {}, {}).tokenize({&piece, 1}, ids);
+  EXPECT_EQ(ids, (std::vector<uint32_t>{8, 7, 8}));
 }
 
 TEST(Bpe, RefusesMergesOfWhatIsNoToken) {
   const std::vector<std::pair<std::string_view, uint32_t>> tokens{{"a", 0}, {"b", 1}};
   const std::vector<Bpe::Merge> bad[] = {{{"a", "b"}}, {{"a", "x"}}, {{"x", "a"}}};
   for (const auto& merges : bad) EXPECT_THROW(Bpe(Vocabulary(tokens), merges, {}), InvalidArgument);
+  EXPECT_THROW(Bpe(Vocabulary(tokens), {}, {.unknown = 2}), InvalidArgument);
 }
 
 TEST(AddedTokens, LeftmostThenLongest) {

@@ -80,6 +80,7 @@ TEST(Tokenizer, SpecialTokensInTextOnlyWhenAskedFor) {
   EXPECT_EQ(tokenizer.decode(Ids{'a', 260, 261}), "a<tool>");
   EXPECT_EQ(tokenizer.decode(Ids{'a', 260, 261}, DecodeSpecial::keep), "a<|end|><tool>");
   EXPECT_TRUE(tokenizer.is_special(260));
+  EXPECT_TRUE(tokenizer.has_spelling(260));
   EXPECT_FALSE(tokenizer.is_special(261));
   EXPECT_FALSE(tokenizer.is_special(4000000000u));
 }
@@ -119,19 +120,27 @@ TEST(Tokenizer, StreamsWholeCharacters) {
   EXPECT_EQ(stream.push(0xC3), "");
   EXPECT_EQ(stream.finish(), "\uFFFD");
   EXPECT_EQ(stream.finish(), "");
-  std::mt19937 random(3);
-  for (int round = 0; round < 2000; ++round) {
-    Ids ids;
-    for (size_t n = random() % 12; n > 0; --n)
-      ids.push_back(random() % 3 == 0 ? random() % 265 : 0x80 + random() % 0x78);
+}
+
+TEST(Tokenizer, StreamsWhatDecodeGivesTextAfterText) {
+  Source spaced;
+  spaced.decoder = "null";  // spellings with spaces between them: the first of each text has none in front
+  for (const Tokenizer& tokenizer : {Source().tokenizer(), spaced.tokenizer()}) {
     for (const DecodeSpecial mode : {DecodeSpecial::skip, DecodeSpecial::keep}) {
-      StreamDecoder each(tokenizer, mode);
-      std::string text;
-      for (const uint32_t id : ids) text += each.push(id);
-      text += each.finish();
-      ASSERT_EQ(text, tokenizer.decode(ids, mode));
+      StreamDecoder stream(tokenizer, mode);
+      std::mt19937 random(3);
+      for (int round = 0; round < 2000; ++round) {
+        Ids ids;
+        for (size_t n = random() % 12; n > 0; --n)
+          ids.push_back(random() % 3 == 0 ? random() % 265 : 0x80 + random() % 0x78);
+        std::string text;
+        for (const uint32_t id : ids) text += stream.push(id);
+        text += stream.finish();
+        ASSERT_EQ(text, tokenizer.decode(ids, mode));
+      }
     }
   }
+  EXPECT_EQ(spaced.tokenizer().decode(Ids{260, 'a', 'b', 260, 'c'}), "a b c");
 }
 
 TEST(Tokenizer, BosFromTheTemplateOrTheConfiguration) {

@@ -611,14 +611,18 @@ def test_files_of_ids_that_cannot_be_read(fails, tales, tmp_path):
 # Output
 
 
-def test_output_that_cannot_be_written(fails, tales, tmp_path):
+def test_output_that_cannot_be_written(fails, tales, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where a temporary file without a folder would lie
     (tmp_path / "ids").write_text("5")
     (tmp_path / "folder").mkdir()
+    before = sorted(tmp_path.rglob("*"))
     for path in (tmp_path / "none" / "out.npy", tmp_path / "folder", tmp_path / "ids" / "out.npy"):
         fails("logits", tales, "--ids", tmp_path / "ids", "-o", path, says=path)
-    assert list((tmp_path / "folder").iterdir()) == []
-    fails("logits", tales, "--ids", tmp_path / "ids", "-o", "", says="")
+    for path in ("", "folder/"):
+        says = f'"{path}": expected the name of a file'
+        fails("logits", tales, "--ids", tmp_path / "ids", "-o", path, says=says)
     fails("logits", tales, "--ids", tmp_path / "ids", "-o", tmp_path / "a.npy", "--last", 0, says="last")
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_failed_run_keeps_the_old_output(fails, tales, tmp_path):

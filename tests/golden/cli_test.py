@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import pty
 import re
 import select
@@ -296,6 +297,11 @@ def test_bos_once_if_the_tokenizer_says_so(broken, run, tmp_path):
     assert prompt_ids(PROMPT) == ["1", *plain]
     broken.edit_json("tokenizer_config.json", {"add_bos_token": False, "bos_token": None})
     assert prompt_ids(PROMPT) == ["1", *plain]
+    # A prompt that spells it out has it already, if that spelling is the token.
+    assert prompt_ids(name + PROMPT, "--special", "on") == ["1", *plain]
+    spelled = [str(id) for id in encode(run, broken, name + PROMPT)]
+    assert spelled[0] != "1" and prompt_ids(name + PROMPT) == ["1", *spelled]
+    assert prompt_ids(PROMPT + name, "--special", "on") == ["1", *plain, "1"]
 
 
 # Progress
@@ -380,6 +386,14 @@ def test_devices_and_threads(tell):
     story = tell("-n", 20)
     for options in (("--device", "cpu"), ("--device", "auto"), ("--threads", 1), ("--threads", 2), ("--exact",)):
         assert tell("-n", 20, *options) == story
+
+
+def test_portable_kernels(logits, tales):
+    """They sum in another order than vector kernels, so that the bits tell which ones ran."""
+    words = pathlib.Path("/proc/cpuinfo").read_text().split()
+    has_vector_kernels = "avx2" in words and "fma" in words
+    machine, portable = (logits(tales, [5, 6, 7, 8], 4, *options, raw=True) for options in ((), ("--portable",)))
+    assert (machine != portable) == has_vector_kernels
 
 
 @pytest.mark.parametrize(
@@ -494,8 +508,25 @@ def test_tokenize_lines(run, tales, fails):
     fails("tokenize", tales, input=b"\xffa\n", text=False, says=["line 1", "byte 0"])
 
 
+@pytest.mark.parametrize("size", [2**16 - 1, 2**16, 2**16 + 1, 3 * 2**16 + 5])
+def test_lines_that_are_read_in_parts(run, tales, size):
+    """stdin is read 64 KiB at a time; lines that go on behind that end where they end."""
+    lines = [("a fox " * size)[:size], "Once", ("owl " * size)[:size], "", "upon a time"]
+    expected = [run("tokenize", tales, input=line + "\n").stdout for line in lines]
+    assert len(set(expected)) == len(lines)
+    assert run("tokenize", tales, input="\n".join(lines) + "\n").stdout == "".join(expected)
+    assert run("tokenize", tales, input="\n".join(lines)).stdout == "".join(expected)
+
+
+def test_lines_before_a_bad_one_are_written(run, tales):
+    good = run("tokenize", tales, input="Once\n").stdout
+    done = run("tokenize", tales, input=b"Once\nOnce\n\xff\nOnce\n", text=False, status=1)
+    assert done.stdout.decode() == 2 * good
+    assert b"line 3" in done.stderr and done.stderr.count(b"\n") == 1
+
+
 def test_decode_prints_json_strings(run, tales, fails):
-    text = 'say "hi" \\ \t \x01 \x7f caf\u00e9 \U0001f98a'
+    text = 'say "hi" \\ \t \x01 \x1f \x7f caf\u00e9 \U0001f98a'
     ids = run("tokenize", tales, input=text + "\n").stdout
     assert json.loads(run("tokenize", tales, "--decode", input=ids).stdout) == text
     assert run("tokenize", tales, "--decode", input="\n1471\n0 2\n").stdout == '""\n""\n""\n'

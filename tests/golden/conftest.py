@@ -25,7 +25,7 @@ def found_within():
 
 def pytest_terminal_summary(terminalreporter):
     for what, (value, bound) in FOUND.items():
-        terminalreporter.write_line(f"FOUND {what}: {value:.2g} (bound {bound:g})")
+        terminalreporter.write_line(f"FOUND {what}: {value:.2g} (bound {bound:.2g})")
 
 
 @pytest.fixture

@@ -18,10 +18,13 @@ from models_numpy import Gemma3, Llama, Qwen3, token_losses
 FAMILIES = {"qwen3": Qwen3, "llama": Llama, "gemma3": Gemma3}
 DATA = pathlib.Path(__file__).parent / "data"
 
-RELATIVE = 5e-6  # of logits: |a - b| / |b|
-MARGIN = 1e-3  # by which a greedy token must lead, to be held against the program
-MEAN_LOSS = 1e-6  # relative
-TOKEN_LOSS = 1e-4  # absolute
+# A bound is ten times the greatest difference found over all cases of a family (Zen 5; AVX2 and portable kernels find
+# the same to a tenth). The references sum in float32 too, so that both have their share.
+LOGITS = {"bf16": 10 * 2.5e-7, "4-bit": 10 * 3.5e-7}  # |a - b| / |b|
+TOKEN_LOSS = {"bf16": 10 * 4.5e-6, "4-bit": 10 * 7.7e-6}  # of each token, absolute
+MEAN_LOSS = {"bf16": 10 * 6.8e-7, "4-bit": 10 * 1.2e-6}  # mean |a - b| over the tokens / mean loss
+JUDGE = 10 * 4.2e-7  # numpy against transformers, logits
+MARGIN = 2 * 10 * 1.4e-5  # by which a greedy token must lead: twice the bound of a single logit
 
 
 def relative(found, expected):
@@ -45,14 +48,23 @@ def check_greedy(logits, model, archive, i):
     np.testing.assert_array_equal(found[sure], greedy[sure])
 
 
-def check_losses(logits, model, archive, name, found_within, what):
-    """Each token's loss and their mean, each text alone; gives the mean."""
-    found = np.concatenate([token_losses(logits(model, ids, len(ids)), ids) for ids in sequences(archive, name)])
-    expected = archive[name + "_token_nll"]
-    found_within(f"{what}, loss of each token, absolute", np.abs(found - expected).max(), TOKEN_LOSS)
-    mean = float(archive[name + "_nll"])
-    found_within(f"{what}, mean loss, relative", abs(found.mean() - mean) / mean, MEAN_LOSS)
-    return found.mean()
+def check_losses(found, expected, found_within, weights, what):
+    """The loss of each token, and the mean of their differences: in the difference of the means, they would cancel."""
+    difference = np.abs(found - expected)
+    found_within(f"{what}, loss of each token, absolute", difference.max(), TOKEN_LOSS[weights])
+    mean = difference.mean() / expected.mean()
+    found_within(f"{what}, mean difference of the losses, relative", mean, MEAN_LOSS[weights])
+
+
+def losses_of(logits_of, parts):
+    """The losses of all tokens, each text alone."""
+    return np.concatenate([token_losses(logits_of(ids), ids) for ids in parts])
+
+
+@pytest.fixture(params=[(), ("--portable",)], ids=["machine", "portable"])
+def kernels(request):
+    """Options of the program: the kernels that it takes on this machine, and those of any machine."""
+    return request.param
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -102,10 +114,10 @@ def tokenize(run, model, text):
 
 
 @pytest.mark.parametrize("i", range(5))
-def test_bf16_logits(logits, original, reference, found_within, i):
+def test_bf16_logits(logits, original, family, reference, found_within, kernels, i):
     expected = reference[f"prompt{i}_logits"]
-    found = logits(original, reference[f"prompt{i}_ids"], 8)
-    found_within("bf16 weights, logits", relative(found, expected), RELATIVE)
+    found = logits(original, reference[f"prompt{i}_ids"], 8, *kernels)
+    found_within(f"{family}, bf16 weights, logits", relative(found, expected), LOGITS["bf16"])
 
 
 @pytest.mark.parametrize("i", range(5))
@@ -113,8 +125,11 @@ def test_bf16_greedy(logits, original, reference, i):
     check_greedy(logits, original, reference, i)
 
 
-def test_bf16_loss_of_held_out_text(logits, original, reference, found_within):
-    check_losses(logits, original, reference, "heldout", found_within, "bf16 weights")
+def test_bf16_loss_of_held_out_text(logits, original, family, reference, found_within):
+    found = losses_of(lambda ids: logits(original, ids, len(ids)), sequences(reference, "heldout"))
+    expected = reference["heldout_token_nll"]
+    assert expected.mean() == pytest.approx(float(reference["heldout_nll"]), rel=1e-6)
+    check_losses(found, expected, found_within, "bf16", f"{family}, bf16 weights")
 
 
 def test_bf16_ids_of_held_out_text(run, original, family, reference):
@@ -124,34 +139,32 @@ def test_bf16_ids_of_held_out_text(run, original, family, reference):
 
 
 @pytest.mark.parametrize("i", range(5))
-def test_quantized_logits_and_greedy(logits, quantized, numpy_quantized, reference, found_within, i):
+def test_quantized_logits_and_greedy(logits, quantized, family, numpy_quantized, reference, found_within, kernels, i):
     """On the tokens that the original would write, of which the quantized model may prefer others."""
     ids = [*reference[f"prompt{i}_ids"], *reference[f"prompt{i}_greedy"]]
-    found, expected = logits(quantized, ids, len(ids)), numpy_quantized.logits(ids)
-    found_within("quantized here, logits, numpy", relative(found, expected), RELATIVE)
+    found, expected = logits(quantized, ids, len(ids), *kernels), numpy_quantized.logits(ids)
+    found_within(f"{family}, quantized here, logits, numpy", relative(found, expected), LOGITS["4-bit"])
     second, first = np.sort(expected, axis=-1)[:, -2:].T
     sure = first - second > MARGIN
     assert sure.sum() > len(ids) * 0.9
     np.testing.assert_array_equal(found.argmax(axis=-1)[sure], expected.argmax(axis=-1)[sure])
 
 
-def test_quantized_loss_of_held_out_text(logits, quantized, numpy_quantized, reference, found_within):
+def test_quantized_loss_of_held_out_text(logits, quantized, family, numpy_quantized, reference, found_within):
     parts = sequences(reference, "heldout")
-    found = np.concatenate([token_losses(logits(quantized, ids, len(ids)), ids) for ids in parts])
-    expected = np.concatenate([token_losses(numpy_quantized.logits(ids), ids) for ids in parts])
-    found_within("quantized here, loss of each token, absolute", np.abs(found - expected).max(), TOKEN_LOSS)
-    mean = expected.mean()
-    found_within("quantized here, mean loss, relative", abs(found.mean() - mean) / mean, MEAN_LOSS)
-    assert mean < 1.1 * float(reference["heldout_nll"])
+    expected = losses_of(numpy_quantized.logits, parts)
+    found = losses_of(lambda ids: logits(quantized, ids, len(ids)), parts)
+    check_losses(found, expected, found_within, "4-bit", f"{family}, quantized here")
+    assert expected.mean() < 1.1 * float(reference["heldout_nll"])
 
 
 @pytest.mark.parametrize("i", range(5))
-def test_4bit_logits(logits, tales, golden, numpy_tales, found_within, i):
+def test_4bit_logits(logits, tales, golden, numpy_tales, found_within, kernels, i):
     ids = golden[f"prompt{i}_ids"]
-    found = logits(tales, ids, len(ids))
+    found = logits(tales, ids, len(ids), *kernels)
     stored = golden[f"prompt{i}_logits"]
-    found_within("4-bit weights, logits, stored", relative(found[-len(stored) :], stored), RELATIVE)
-    found_within("4-bit weights, logits, numpy", relative(found, numpy_tales.logits(ids)), RELATIVE)
+    found_within("4-bit weights, logits, stored", relative(found[-len(stored) :], stored), LOGITS["4-bit"])
+    found_within("4-bit weights, logits, numpy", relative(found, numpy_tales.logits(ids)), LOGITS["4-bit"])
 
 
 @pytest.mark.parametrize("i", range(5))
@@ -167,10 +180,16 @@ def test_4bit_greedy(logits, generate_ids, tales, golden, numpy_tales, i):
     assert len(found) == len(greedy)
 
 
-def test_4bit_loss_of_stories(run, logits, tales, golden, numpy_tales, found_within):
-    check_losses(logits, tales, golden, "story", found_within, "4-bit weights")
-    again = np.concatenate([token_losses(numpy_tales.logits(ids), ids) for ids in sequences(golden, "story")])
-    assert np.abs(again - golden["story_token_nll"]).max() <= TOKEN_LOSS
+def test_4bit_loss_of_stories(logits, tales, golden, found_within, kernels):
+    found = losses_of(lambda ids: logits(tales, ids, len(ids), *kernels), sequences(golden, "story"))
+    check_losses(found, golden["story_token_nll"], found_within, "4-bit", "4-bit weights")
+
+
+def test_4bit_stored_loss_of_stories(golden, numpy_tales):
+    """On the machine that wrote the file both agree to the last bits; another one's numpy sums as it likes."""
+    again = losses_of(numpy_tales.logits, sequences(golden, "story"))
+    assert np.abs(again - golden["story_token_nll"]).max() <= TOKEN_LOSS["4-bit"]
+    assert again.mean() == pytest.approx(float(golden["story_nll"]), rel=MEAN_LOSS["4-bit"])
 
 
 def test_4bit_ids_of_prompts_and_stories(run, tales, golden):
@@ -181,22 +200,12 @@ def test_4bit_ids_of_prompts_and_stories(run, tales, golden):
     assert stories == [part.tolist() for part in sequences(golden, "story")]
 
 
-@pytest.mark.parametrize("family", ["qwen3"], indirect=True)
-def test_loss_of_both_on_held_out_text(logits, original, reference, tales, numpy_tales, found_within):
-    parts = sequences(reference, "heldout")
-    found = np.concatenate([token_losses(logits(tales, ids, len(ids)), ids) for ids in parts])
-    found_within("held-out loss of the 4-bit model, bf16's is its bound over 1.1", found.mean(), 1.1 * float(reference["heldout_nll"]))
-    expected = np.concatenate([token_losses(numpy_tales.logits(ids), ids) for ids in parts])
-    assert np.abs(found - expected).max() <= TOKEN_LOSS
-    assert abs(found.mean() - expected.mean()) <= MEAN_LOSS * expected.mean()
-
-
 @pytest.mark.parametrize("i", [0, 3, 4])
-def test_the_judge_itself(original, family, reference, i):
+def test_the_judge_itself(original, family, reference, found_within, i):
     """The pass in numpy, on the bf16 weights, gives what transformers gives."""
     expected = reference[f"prompt{i}_logits"]
     found = FAMILIES[family](original).logits(reference[f"prompt{i}_ids"])[-len(expected) :]
-    assert relative(found, expected) <= RELATIVE
+    found_within(f"{family}, the judge itself, logits", relative(found, expected), JUDGE)
 
 
 def test_same_bits_for_any_number_of_threads(logits, tales, golden):
@@ -235,7 +244,7 @@ def test_same_bits_across_the_window_boundary(logits, generate_ids, gemma3, mode
     model = gemma3(window)
     ids = np.load(models / "tales-gemma3" / "reference.npz")["prompt4_ids"].tolist()
     every = logits(model, ids, len(ids))
-    found_within("a window of any length, logits, numpy", relative(every, Gemma3(model).logits(ids)), RELATIVE)
+    found_within("a window of any length, logits, numpy", relative(every, Gemma3(model).logits(ids)), LOGITS["bf16"])
     for length in sorted({window - 1, window, window + 1, 63, 64, 65, 64 + window, 65 + window, 129} - {0}):
         found = logits(model, ids[:length], length)
         np.testing.assert_array_equal(found.view(np.uint32), every[:length].view(np.uint32), err_msg=str(length))
@@ -260,7 +269,7 @@ def test_rope_scaling(logits, broken, golden, found_within, rope):
     broken.config(rope_parameters=rope | {"rope_theta": 10000.0})
     found = logits(broken, ids, len(ids))
     assert relative(found[-8:], plain) > 0.01
-    found_within("scaled rope, logits, numpy", relative(found, Qwen3(broken).logits(ids)), RELATIVE)
+    found_within("scaled rope, logits, numpy", relative(found, Qwen3(broken).logits(ids)), LOGITS["4-bit"])
     broken.config(drop=["rope_parameters"], rope_theta=10000.0, rope_scaling=rope)
     np.testing.assert_array_equal(logits(broken, ids, len(ids)), found)
 

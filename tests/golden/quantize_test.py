@@ -234,6 +234,17 @@ def test_quantize_a_folder(run, model, tmp_path):
     ]
 
 
+def test_what_quantize_says_when_asked(run, model, tmp_path):
+    folder, _ = model
+    quiet = run("quantize", folder, tmp_path / "quiet")
+    assert quiet.stdout == quiet.stderr == ""
+    told = run("quantize", folder, tmp_path / "told", "-v")
+    assert told.stdout == ""
+    dropped, counts = told.stderr.splitlines()
+    assert "inv_freq" in dropped and "dropped" in dropped
+    assert counts == "3 tensors packed, 5 kept, 1 dropped; 0.1 MB -> 0.0 MB"
+
+
 def test_a_tied_head_is_dropped(run, model, tmp_path):
     folder, _ = model
     config = folder / "config.json"
