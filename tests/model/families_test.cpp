@@ -89,7 +89,7 @@ model::Model load(const std::filesystem::path& folder, uint32_t threads, bool po
   options.threads = threads;
   options.portable_kernels = portable;
   options.validate = true;
-  return model::Model::load(Device::open("cpu", options), folder);
+  return model::Model::load(Device::open(device_name(), options), folder);
 }
 
 class Families : public ::testing::TestWithParam<Tiny> {};
