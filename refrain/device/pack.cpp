@@ -75,6 +75,7 @@ class Packing {
         device_.options.threads != 0 ? device_.options.threads : std::thread::hardware_concurrency();
     const size_t count = std::min({wanted, kMostThreads, ceil_div(rows_, part_rows_)});
     std::vector<std::thread> helpers;
+    helpers.reserve(count);
     try {
       while (helpers.size() + 1 < count) helpers.emplace_back([this] { take_parts({}); });
     } catch (const std::system_error&) {
