@@ -1,8 +1,9 @@
-# Tests: refrain_add_test(NAME SOURCES a_test.cpp ... [LABELS ...] [LIBRARIES ...] [TIMEOUT seconds]).
+# Tests: refrain_add_test(NAME SOURCES a_test.cpp ... [LABELS ...] [LIBRARIES ...] [TIMEOUT seconds] [REMOTE]).
 #
 # Builds the program NAME from GoogleTest sources and registers it with ctest under that name. Every test carries the
 # labels `unit` and `asan`; LABELS adds others: `tsan` for what starts threads; `fuzz` for what, in `make fuzz`, goes on
-# for REFRAIN_FUZZ_SECONDS and is short without that variable.
+# for REFRAIN_FUZZ_SECONDS and is short without that variable. REMOTE: also registered as NAME_remote, which gets
+# REFRAIN_TEST_DEVICE=remote: the CPU with memory that the host cannot reach.
 # Tests run in the repository's root and get REFRAIN_BUILD and REFRAIN_MODELS in their environment.
 if(PROJECT_IS_TOP_LEVEL AND REFRAIN_TESTS)
   enable_testing()
@@ -47,7 +48,7 @@ function(refrain_test_properties name)
 endfunction()
 
 function(refrain_add_test name)
-  cmake_parse_arguments(PARSE_ARGV 1 ARG "" "TIMEOUT" "SOURCES;LABELS;LIBRARIES")
+  cmake_parse_arguments(PARSE_ARGV 1 ARG "REMOTE" "TIMEOUT" "SOURCES;LABELS;LIBRARIES")
   if(NOT ARG_SOURCES)
     message(FATAL_ERROR "refrain_add_test(${name}): no SOURCES")
   endif()
@@ -55,4 +56,9 @@ function(refrain_add_test name)
   target_link_libraries(${name} PRIVATE refrain GTest::gtest_main ${ARG_LIBRARIES})
   add_test(NAME ${name} COMMAND ${refrain_test_launcher} $<TARGET_FILE:${name}> --gtest_brief=1)
   refrain_test_properties(${name} LABELS unit asan ${ARG_LABELS} TIMEOUT ${ARG_TIMEOUT})
+  if(ARG_REMOTE)
+    add_test(NAME ${name}_remote COMMAND ${refrain_test_launcher} $<TARGET_FILE:${name}> --gtest_brief=1)
+    refrain_test_properties(${name}_remote LABELS unit asan TIMEOUT ${ARG_TIMEOUT})
+    set_property(TEST ${name}_remote APPEND PROPERTY ENVIRONMENT "REFRAIN_TEST_DEVICE=remote")
+  endif()
 endfunction()

@@ -77,7 +77,9 @@ int main() {
   source.segments = {{DType::f32, {kColumns, kColumns}, std::as_bytes(std::span(twice))}};
   Weight weight = device.pack(source, {Use::matvec, Use::matmul});
   Buffer x = device.buffer(DType::f32, {kRows, kColumns}), y = device.buffer(DType::f32, {kRows, kColumns});
-  for (size_t i = 0; i < kRows * kColumns; ++i) x.span<float>()[i] = static_cast<float>(i % 32) - 16;
+  std::vector<float> input(kRows * kColumns);
+  for (size_t i = 0; i < input.size(); ++i) input[i] = static_cast<float>(i % 32) - 16;
+  device.write(x, input);
 
   // Nobody says what comes before what, or what belongs together.
   CommandEncoder encoder = device.encoder();
@@ -91,11 +93,12 @@ int main() {
   for (const std::string& fusion : report.fusions) std::printf("fused: %s\n", fusion.c_str());
   device.wait(device.submit(device.prepare(plan)), std::chrono::seconds(1));
 
+  const std::vector<float> output = device.read<float>(y);
   bool right = true;
-  for (size_t i = 0; i < kRows * kColumns; ++i) {
-    const float input = x.span<float>()[i], positive = std::max(2 * input, 0.0f);
-    right = right && y.span<float>()[i] == positive * positive + input;
+  for (size_t i = 0; i < input.size(); ++i) {
+    const float positive = std::max(2 * input[i], 0.0f);
+    right = right && output[i] == positive * positive + input[i];
   }
-  std::printf("%s: y[31] = %g\n", right ? "right" : "wrong", y.span<float>()[31]);
+  std::printf("%s: y[31] = %g\n", right ? "right" : "wrong", output[31]);
   return right ? 0 : 1;
 }

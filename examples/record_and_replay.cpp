@@ -57,7 +57,9 @@ int main() {
   Weight wq = device.pack(matrix.source(), {Use::matvec, Use::matmul});
   Weight norm = device.pack(norm_source, {Use::vector});
   Buffer x = device.buffer(DType::f32, {1, kWidth}), q = device.buffer(DType::f32, {1, kWidth});
-  for (int64_t i = 0; i < kWidth; ++i) x.span<float>()[i] = static_cast<float>(i % 7) - 3;
+  std::vector<float> input(kWidth);
+  for (size_t i = 0; i < input.size(); ++i) input[i] = static_cast<float>(i % 7) - 3;
+  device.write(x, input);
 
   const auto record = [&](CommandEncoder& encoder) {
     Temp h = encoder.temp(DType::f32, {1, kWidth});  // a value, not memory
@@ -69,7 +71,7 @@ int main() {
   CommandEncoder encoder = device.encoder();
   record(encoder);
   device.wait(encoder.commit({.label = "projection"}), 1s);
-  std::printf("q[0] = %g\n", q.span<float>()[0]);
+  std::printf("q[0] = %g\n", device.read<float>(q)[0]);
 
   // Or keep it: a second encoder records the same, and nothing has run.
   CommandEncoder recorder = device.encoder();
@@ -86,5 +88,5 @@ int main() {
   for (int i = 0; i < kReplays; ++i) last = device.submit(step);
   device.wait(last, 10s);
   const std::chrono::duration<double, std::micro> elapsed = std::chrono::steady_clock::now() - begin;
-  std::printf("%.1f us a replay, q[0] = %g\n", elapsed.count() / kReplays, q.span<float>()[0]);
+  std::printf("%.1f us a replay, q[0] = %g\n", elapsed.count() / kReplays, device.read<float>(q)[0]);
 }

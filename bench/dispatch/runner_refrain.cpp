@@ -27,7 +27,7 @@ class RefrainRunner final : public Runner {
     options.threads = threads;
     device_ = backend::make_cpu(options, {&kernel_, 1});
     const backend::Allocation* memory =
-        device_->allocate({cells.size() * sizeof(Cell), cells.data(), "cells"});
+        device_->allocate({cells.size() * sizeof(Cell), "cells", MemoryKind::import_host, cells.data()});
     for (uint32_t i = 0; i < graph.deps.size(); ++i) {
       backend::PlanCommand command;
       command.kernel = &kernel_;

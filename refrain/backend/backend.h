@@ -18,13 +18,32 @@
 
 namespace refrain::backend {
 
+/// Where memory lies, and who reaches it.
+enum class MemoryKind : uint8_t {
+  device,         ///< the device's own; the host reaches it in place only where info.host_memory says so
+  host,           ///< the host's, pinned and visible to the device: for what passes between the two
+  import_host,    ///< memory of the host that somebody else allocated, read-only mappings included
+  import_device,  ///< memory of the device that somebody else allocated
+};
+
+inline bool is_import(MemoryKind kind) {
+  return kind == MemoryKind::import_host || kind == MemoryKind::import_device;
+}
+
 struct BufferSpec {
   size_t bytes = 0;  ///< > 0
-  /// Memory of the host to use in place (read-only mappings included), aligned to
-  /// info.buffer_alignment_bytes and no part of another allocation that lives; null: allocate, zeroed.
+  std::string label = {};
+  MemoryKind kind = MemoryKind::device;
+  /// What import_host and import_device use in place: aligned to info.buffer_alignment_bytes, and no part of
+  /// another allocation that lives.
   void* host = nullptr;
-  std::string label;
+  uint64_t device_address = 0;
 };
+
+/// Where the bytes of a view are for the host, which reaches them in place.
+inline std::byte* host_bytes(const BufferView& view) {
+  return static_cast<std::byte*>(view.allocation->host) + view.offset_bytes;
+}
 
 struct MemoryUsage {
   size_t used_bytes = 0;    ///< allocated here, imports excluded
@@ -111,7 +130,8 @@ class Backend {
   // for three that never throw: release() and signal_host() do nothing, completed() counts all that was
   // submitted.
 
-  /// Memory aligned to info.buffer_alignment_bytes, zeroed unless imported. Throws DeviceError when refused.
+  /// Memory aligned to info.buffer_alignment_bytes, zeroed unless imported. Of the kinds host and import_host it
+  /// has Allocation::host. Throws DeviceError when refused, as an import may be by what the device is.
   virtual const Allocation* allocate(const BufferSpec& spec) = 0;
   /// No submission in flight uses it any more.
   virtual void release(const Allocation* allocation) noexcept = 0;
@@ -121,6 +141,12 @@ class Backend {
     (void)advice;
   }
   virtual MemoryUsage memory() const = 0;
+  /// Copies `from` to the bytes of `to`, as many; they are there when it returns. No submission in flight uses
+  /// them. What the host cannot reach is staged inside, piece by piece: DeviceError when there is no memory for
+  /// that, or the device refuses; the bytes of `to` are then undefined.
+  virtual void write(const BufferView& to, std::span<const std::byte> from) = 0;
+  /// The other way. No submission in flight writes the bytes of `from`.
+  virtual void read(const BufferView& from, std::span<std::byte> to) const = 0;
   /// The plan and what it names outlive the program.
   virtual std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) = 0;
   /// Returns at once.

@@ -23,7 +23,7 @@ struct DeviceInfo {
   uint32_t compute_units = 1;  ///< workers, SMs: for scratch and walkers, never for boundaries of a reduction
   size_t buffer_alignment_bytes = 64;
   double ns_per_tick = 1.0;
-  bool host_memory = false;  ///< allocations can be read and written by the host in place
+  bool host_memory = false;  ///< memory of kind device can be read and written by the host in place
   /// Any commands whose kernels compute regions can be one command: the backend walks their kernels tile by tile. False: only
   /// those that a GroupKernel computes.
   bool composes = false;

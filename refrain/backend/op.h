@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <span>
 #include <string_view>
@@ -74,6 +75,22 @@ struct WeightInfo {
   uint32_t group_size = 0;
 };
 
+/// Rows [begin, end) of a weight, of row_count().
+struct RowRange {
+  size_t begin = 0;
+  size_t end = 0;
+};
+
+/// The product of all dimensions but the last; of a vector, its elements.
+inline size_t row_count(const Shape& shape) {
+  const auto elements = static_cast<size_t>(shape.elements());
+  if (shape.rank() < 2 || elements == 0) return elements;
+  return elements / static_cast<size_t>(shape[shape.rank() - 1]);
+}
+
+/// Bytes [offset_bytes, +bytes) of a packed form, to be filled before the next are asked for.
+using PackedBytes = std::function<std::span<std::byte>(size_t offset_bytes, size_t bytes)>;
+
 /// How the bytes of a weight are arranged for the kernels that read it. A value in ops/.
 struct WeightLayout {
   std::string_view name;
@@ -81,13 +98,16 @@ struct WeightLayout {
   bool (*accepts)(const WeightInfo& weight, Uses uses) = nullptr;
   /// Bytes of the packed form.
   size_t (*packed_bytes)(const WeightInfo& weight) = nullptr;
-  /// Writes the packed form of `source` to `packed` (packed_bytes of it, aligned to 64).
-  void (*pack)(const TensorSource& source, const WeightInfo& weight, std::span<std::byte> packed) = nullptr;
+  /// Writes the rows `rows` of `source` to where they lie in the packed form. Ranges that together are all rows
+  /// once fill each byte of it once, padding included; any threads may write different ranges.
+  void (*pack)(const TensorSource& source, const WeightInfo& weight, RowRange rows,
+               const PackedBytes& packed) = nullptr;
   /// Writes the logical values, row-major, to `values`. The reference that tests use.
   void (*unpack)(const WeightInfo& weight, std::span<const std::byte> packed,
                  std::span<float> values) = nullptr;
   /// True when the packed form is the source's only segment unchanged, so that it can be used in place.
   bool as_stored = false;
+  uint32_t pack_rows = 1;  ///< ranges to pack begin at multiples of this
 };
 
 /// What is known of a bound argument before there is an address.

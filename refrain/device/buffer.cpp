@@ -103,7 +103,10 @@ void Buffer::check_host_access(DType dtype, bool write) const {
     throw InvalidArgument(fmt::format("[buffer] span: expected {}, got {}", name(dtype_), name(dtype)));
   }
   if (memory_->allocation().host == nullptr) {
-    throw InvalidArgument("[buffer] span: the host cannot reach this device's memory in place");
+    throw InvalidArgument(fmt::format(
+        "[buffer] span: '{}' is memory of device {} that the host cannot reach in place: expected "
+        "Device::write and Device::read, or a buffer of MemoryKind::host",
+        memory_->label(), memory_->backend().info.backend));
   }
   if (write && read_only_) {
     throw InvalidArgument(
@@ -111,7 +114,7 @@ void Buffer::check_host_access(DType dtype, bool write) const {
   }
   // A device that is gone has nothing in flight.
   if (const auto device = memory_->device().lock())
-    device->check_idle(*memory_, offset_bytes_, offset_bytes_ + bytes_, write);
+    device->check_idle("[buffer] span:", *memory_, offset_bytes_, offset_bytes_ + bytes_, write);
 }
 
 std::byte* Buffer::host_bytes() const {

@@ -13,6 +13,8 @@
 
 namespace refrain {
 
+using backend::MemoryKind;
+
 struct DeviceState;
 
 /// Takes an allocation back in place of its backend, to give it out again.
@@ -86,11 +88,12 @@ class Buffer {
   /// InvalidArgument when this has no rows or `count` is not one u32 of the same device.
   Buffer with_live_rows(const Buffer& count) const;
 
-  /// The elements, in place, for the host: `const T` to read, T to write as well. Allocates nothing. Throws
-  /// InvalidArgument when T is not the dtype's type, the device's memory is not the host's, this is read-only
-  /// and T is not const, or a submission in flight writes these bytes (for T: or reads them): wait for it, or
-  /// call Device::synchronize. Not seen: a later submission while the span is in use, what has been recorded
-  /// but not submitted, and status words.
+  /// The elements, in place, for the host: `const T` to read, T to write as well. For memory that the host
+  /// reaches: of kind host, imported from it, or of a device whose info says host_memory. Device::write and read
+  /// serve all memory. Allocates nothing. Throws InvalidArgument when T is not the dtype's type, the host cannot
+  /// reach the memory, this is read-only and T is not const, or a submission in flight writes these bytes (for
+  /// T: or reads them): wait for it, or call Device::synchronize. Not seen: a later submission while the span
+  /// is in use, what has been recorded but not submitted, and status words.
   template <class T>
   std::span<T> span() const {
     check_host_access(DTypeOf<std::remove_const_t<T>>::value, !std::is_const_v<T>);

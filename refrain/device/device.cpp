@@ -14,10 +14,6 @@
 namespace refrain {
 namespace {
 
-backend::WeightInfo weight_info(const TensorSource& source) {
-  return {source.format, source.dtype, source.shape, source.bits, source.group_size};
-}
-
 // Bytes of a buffer to be made. Throws InvalidArgument for none and for too many.
 size_t checked_bytes(const char* call, DType dtype, const Shape& shape, std::string_view label) {
   const int64_t elements = shape.elements();
@@ -63,9 +59,11 @@ Counters Device::counters() const {
 
 KernelRegistry& Device::kernels() const { return live().registry; }
 
-Buffer Device::buffer(DType dtype, const Shape& shape, std::string_view label) {
+Buffer Device::buffer(DType dtype, const Shape& shape, std::string_view label, MemoryKind kind) {
   const size_t bytes = checked_bytes("buffer", dtype, shape, label);
-  return Buffer(live().allocate({bytes, nullptr, std::string(label)}), 0, dtype, shape);
+  if (backend::is_import(kind))
+    throw InvalidArgument(fmt::format("[buffer] {}: expected new memory, got the kind of an import", label));
+  return Buffer(live().allocate({bytes, std::string(label), kind}), 0, dtype, shape);
 }
 
 Buffer Device::import(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
@@ -87,53 +85,6 @@ Buffer Device::import_memory(const void* memory, DType dtype, const Shape& shape
   Buffer buffer = import(memory, dtype, shape, std::move(owner), label);
   buffer.read_only_ = true;
   return buffer;
-}
-
-Weight Device::pack(const TensorSource& source, Uses uses) {
-  auto state = std::make_shared<Weight::State>();
-  state->name = source.name;
-  state->info = weight_info(source);
-  for (const backend::WeightLayout& layout : live().layouts) {
-    if (layout.accepts(state->info, uses)) {
-      state->layout = &layout;
-      break;
-    }
-  }
-  if (state->layout == nullptr) {
-    throw InvalidArgument(fmt::format("[pack] {}: device {} has no layout for {}{} with the uses asked for",
-                                      source.name, info().backend, name(source.dtype),
-                                      to_string(source.shape)));
-  }
-  state->bytes = state->layout->packed_bytes(state->info);
-  if (state->bytes == 0)
-    throw InvalidArgument(fmt::format("[pack] {}: expected elements, got none", source.name));
-
-  if (source.segments.empty())
-    throw InvalidArgument(fmt::format("[pack] {}: expected segments, got none", source.name));
-  const TensorSegment& first = source.segments[0];
-  const std::span<const std::byte> file =
-      source.file != nullptr ? source.file->bytes() : std::span<const std::byte>();
-  state->in_place = state->layout->as_stored && info().host_memory && first.bytes.size() == state->bytes &&
-                    std::less_equal<>()(file.data(), first.bytes.data()) &&
-                    std::less_equal<>()(first.bytes.data() + first.bytes.size(), file.data() + file.size()) &&
-                    reinterpret_cast<uintptr_t>(first.bytes.data()) % kInPlaceAlignmentBytes == 0;
-  if (state->in_place) {
-    // The whole file: its weights are views of one allocation.
-    DeviceState& device = checked();
-    auto [memory, offset_bytes] =
-        device.imports->get(device, file, source.file, source.file->path().string());
-    state->memory = std::move(memory);
-    state->offset_bytes = offset_bytes + static_cast<size_t>(first.bytes.data() - file.data());
-  } else {
-    state->memory = checked().allocate({state->bytes, nullptr, source.name});
-    if (state->memory->allocation().host == nullptr) {
-      throw DeviceError(
-          fmt::format("[pack] {}: the host cannot reach this device's memory in place", source.name));
-    }
-    state->layout->pack(source, state->info,
-                        {static_cast<std::byte*>(state->memory->allocation().host), state->bytes});
-  }
-  return Weight(std::move(state));
 }
 
 CommandEncoder Device::encoder() {

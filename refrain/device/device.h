@@ -60,6 +60,10 @@ struct Counters {
   uint64_t fences_submitted = 0;    ///< of all submissions, replays included: barrier()
   uint64_t updates = 0;             ///< of all submissions
   uint64_t update_bytes = 0;
+  uint64_t writes = 0;  ///< copies to memory of the device: write, pack, pools that zero
+  uint64_t write_bytes = 0;
+  uint64_t reads = 0;  ///< copies from it
+  uint64_t read_bytes = 0;
   uint64_t waits_given = 0;    ///< points that callers gave to submissions
   uint64_t waits_derived = 0;  ///< points that submissions wait for since they touch what another queue uses
   uint64_t host_waits = 0;     ///< waits of the host, those included that throw
@@ -119,13 +123,23 @@ struct Update {
   std::span<const std::byte> from;  ///< as long as `to`
 };
 
+/// What holds elements of a dtype one after the other: a vector, an array, a span.
+template <class T>
+concept Elements = requires(const T& values) {
+  DTypeOf<typename T::value_type>::value;
+  std::span<const typename T::value_type>(values);
+};
+
+/// Told how much of a weight is packed, after each part. What it throws ends the packing.
+using PackProgress = std::function<void(size_t done_bytes, size_t packed_bytes)>;
+
 /// A handle; copies are the same device. Any thread may use it; encoders and programs are for one thread at a
 /// time. Every call throws InvalidArgument for a moved-from Device, and for what belongs to another device;
 /// every call but info and counters throws DeviceLost once the device has been lost.
 class Device {
  public:
-  /// "cpu", "null", or "auto". Throws InvalidArgument for an unknown name, DeviceError when it cannot be
-  /// opened.
+  /// "cpu" or "auto"; for tests "null", which computes nothing, and "remote", the CPU with memory that the host
+  /// cannot reach. Throws InvalidArgument for an unknown name, DeviceError when it cannot be opened.
   static Device open(std::string_view name, const DeviceOptions& options = {});
 
   /// For those who bring their own backend: `layouts` are the weight layouts that its kernels read, best
@@ -137,16 +151,40 @@ class Device {
   backend::MemoryUsage memory() const;
   Counters counters() const;
 
-  /// New zeroed memory. Throws InvalidArgument for DType::activation or no elements, DeviceError when
-  /// refused.
-  Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {});
+  /// New zeroed memory: the device's own, or of MemoryKind::host what both reach, for results that the host
+  /// takes after each step. Throws InvalidArgument for DType::activation, no elements or another kind,
+  /// DeviceError when refused.
+  Buffer buffer(DType dtype, const Shape& shape, std::string_view label = {},
+                MemoryKind kind = MemoryKind::device);
+
+  /// Copies `from`, of as many bytes, to `to`, wherever its memory is; the bytes are there when it returns.
+  /// Throws InvalidArgument for another number of bytes, another device's or a read-only buffer, elements of
+  /// another dtype, and a submission in flight that uses the bytes (wait for it, or synchronize; what has been
+  /// recorded but not submitted is not seen); DeviceError when the device refuses: the bytes of `to` are then
+  /// undefined.
+  void write(const Buffer& to, std::span<const std::byte> from);
+  template <Elements T>
+  void write(const Buffer& to, const T& from) {
+    using Element = typename T::value_type;
+    check_elements("write", to, DTypeOf<Element>::value);
+    write(to, std::as_bytes(std::span<const Element>(from)));
+  }
+  /// The other way. Throws as write, for read-only buffers and submissions that only read excepted.
+  void read(const Buffer& from, std::span<std::byte> to) const;
+  template <class T>
+  std::vector<T> read(const Buffer& from) const {
+    check_elements("read", from, DTypeOf<T>::value);
+    std::vector<T> values(from.bytes() / sizeof(T));
+    read(from, std::as_writable_bytes(std::span(values)));
+    return values;
+  }
 
   /// Memory of the host as a buffer, in place: `memory` holds the elements of `shape`, row-major. `owner`
   /// keeps it alive (none: the caller does) and is held until all views and submissions that use it are gone.
   /// Bytes within an import that lives become a view of it, so order is derived between the two. Not for
   /// memory that a Buffer gave out. Throws InvalidArgument for no memory, no elements, an address not aligned
-  /// to info().buffer_alignment_bytes (within an import: to the dtype), bytes that overlap an import in part
-  /// and a device that cannot use memory of the host; DeviceError when refused.
+  /// to info().buffer_alignment_bytes (within an import: to the dtype) and bytes that overlap an import in
+  /// part; DeviceError when refused, as by a device that cannot use memory of the host.
   Buffer import_memory(void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
                        std::string_view label = {});
   /// The same of memory to read: what would write it through this buffer or a view of it is refused.
@@ -154,9 +192,10 @@ class Device {
                        std::string_view label = {});
 
   /// The weight in the first layout that serves all `uses`; the file's own bytes in place where the layout,
-  /// the device and their alignment (8 bytes) allow. Throws InvalidArgument when no layout does or the
-  /// source contradicts itself.
-  Weight pack(const TensorSource& source, Uses uses);
+  /// the device and their alignment (8 bytes) allow. Otherwise a part after the other is packed, to where the
+  /// host reaches the memory or through staging. Throws InvalidArgument when no layout does or the source
+  /// contradicts itself, DeviceError when the device refuses.
+  Weight pack(const TensorSource& source, Uses uses, const PackProgress& progress = {});
 
   CommandEncoder encoder();
 
@@ -203,6 +242,7 @@ class Device {
   friend class ResidencySet;
   DeviceState& checked() const;
   DeviceState& live() const;
+  static void check_elements(const char* call, const Buffer& buffer, DType dtype);
   Buffer import(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
                 std::string_view label);
 

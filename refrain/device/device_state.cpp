@@ -151,7 +151,7 @@ Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_opt
   if (plan.arena_bytes() != 0) {
     if (!state->arena) {
       const auto bytes = plan.arena_bytes();
-      state->arena = Buffer(allocate({bytes, nullptr, "arena"}), 0, DType::u8, {static_cast<int64_t>(bytes)});
+      state->arena = Buffer(allocate({bytes, "arena"}), 0, DType::u8, {static_cast<int64_t>(bytes)});
     }
     if (state->arena.bytes() < plan.arena_bytes()) {
       throw InvalidArgument(fmt::format("[prepare] arena: expected at least {} bytes, got {}",

@@ -68,7 +68,13 @@ struct DeviceState : std::enable_shared_from_this<DeviceState> {
   void make_room(uint32_t queue, std::chrono::steady_clock::time_point deadline);
   std::chrono::steady_clock::time_point deadline() const;
   /// Throws InvalidArgument when a submission in flight writes these bytes, or reads them if `write`.
-  void check_idle(const AllocationHandle& memory, size_t begin, size_t end, bool write) const;
+  void check_idle(const char* call, const AllocationHandle& memory, size_t begin, size_t end,
+                  bool write) const;
+  /// Copies that the backend makes, counted. Nothing in flight uses the bytes.
+  void write(const backend::BufferView& to, std::span<const std::byte> from);
+  void read(const backend::BufferView& from, std::span<std::byte> to);
+  /// Zeros. Nothing in flight uses the bytes.
+  void clear(const backend::BufferView& view);
   /// As Device::wait.
   void wait(const Point& point, std::chrono::nanoseconds timeout);
   /// Why the submission of `point` failed, label included; empty when it has not, as far as is known.
@@ -122,8 +128,9 @@ struct DeviceState : std::enable_shared_from_this<DeviceState> {
   std::vector<std::vector<graph::AccessSummary::Entry>> spare_ranges;
   std::vector<std::shared_ptr<ResidencyStage>> residency;
   std::string lost_message;
-  ComputeGraph spare;   // empty
-  Callbacks callbacks;  // ends first
+  std::shared_ptr<const AllocationHandle> staging;  // of pack(), kept for the next one
+  ComputeGraph spare;                               // empty
+  Callbacks callbacks;                              // ends first
 
  private:
   InFlight describe(const Program& program, std::span<const Update> updates,

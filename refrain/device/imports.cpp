@@ -31,10 +31,6 @@ ImportedMemory Imports::get(DeviceState& device, std::span<const std::byte> byte
     throw InvalidArgument(fmt::format("[import_memory] memory: expected memory of the host, got {}",
                                       quoted(label, begin, bytes.size())));
   }
-  if (!backend_->info.host_memory) {
-    throw InvalidArgument(fmt::format("[import_memory] {}: device {} cannot use memory of the host in place",
-                                      label, backend_->info.backend));
-  }
   std::shared_ptr<const AllocationHandle> known;  // may be the last share: given up after the lock
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -73,7 +69,10 @@ ImportedMemory Imports::get(DeviceState& device, std::span<const std::byte> byte
   try {
     // Whether the device may write there is the business of the views.
     allocation = device.guarded([&] {
-      return backend_->allocate({bytes.size(), const_cast<std::byte*>(bytes.data()), label});
+      return backend_->allocate({.bytes = bytes.size(),
+                                 .label = label,
+                                 .kind = MemoryKind::import_host,
+                                 .host = const_cast<std::byte*>(bytes.data())});
     });
     known = std::make_shared<const AllocationHandle>(backend_, allocation, std::move(owner),
                                                      shared_from_this(), device.weak_from_this(), label);

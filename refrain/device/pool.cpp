@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -91,11 +90,7 @@ struct BufferPool::State final : AllocationHome {
 };
 
 BufferPool::BufferPool(Device device, const PoolOptions& options) : device_(std::move(device)) {
-  const std::shared_ptr<backend::Backend>& backend = device_.live().backend;
-  if (options.init == PoolInit::zero && !backend->info.host_memory) {
-    throw InvalidArgument("[pool] init: the host cannot reach this device's memory to zero it");
-  }
-  state_ = std::make_shared<State>(backend, options);
+  state_ = std::make_shared<State>(device_.live().backend, options);
 }
 
 Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view label) {
@@ -141,7 +136,7 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
     }
     state_->release(excess);
     const auto allocate = [&] {
-      return device.guarded([&] { return device.backend->allocate({*bytes, nullptr, std::string(label)}); });
+      return device.guarded([&] { return device.backend->allocate({*bytes, std::string(label)}); });
     };
     try {
       try {
@@ -174,7 +169,7 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
     state_->take_back(allocation);
     throw;
   }
-  if (used_before && state_->options.init == PoolInit::zero) std::memset(allocation->host, 0, *bytes);
+  if (used_before && state_->options.init == PoolInit::zero) device.clear({allocation, 0, *bytes});
   return Buffer(std::move(handle), 0, dtype, shape);
 }
 

@@ -36,7 +36,6 @@ struct PoolUsage {
 /// Any thread may use it; copies are the same pool, and buffers may outlive it.
 class BufferPool {
  public:
-  /// Throws InvalidArgument for PoolInit::zero on a device whose memory the host cannot reach.
   explicit BufferPool(Device device, const PoolOptions& options = {});
 
   /// As Device::buffer; free memory is released before the device refuses. Throws DeviceError at limit_bytes.

@@ -140,7 +140,8 @@ const DeviceState::InFlight* DeviceState::latest_conflict(uint32_t queue,
   return nullptr;
 }
 
-void DeviceState::check_idle(const AllocationHandle& memory, size_t begin, size_t end, bool write) const {
+void DeviceState::check_idle(const char* call, const AllocationHandle& memory, size_t begin, size_t end,
+                             bool write) const {
   bool idle = true;
   for (uint32_t queue = 0; queue < submitted.size(); ++queue) {
     const uint64_t last = submitted[queue].load(std::memory_order_acquire);
@@ -153,8 +154,7 @@ void DeviceState::check_idle(const AllocationHandle& memory, size_t begin, size_
     const InFlight* other = latest_conflict(queue, {}, {&range, 1});
     if (other == nullptr) continue;
     throw InvalidArgument(fmt::format(
-        "[buffer] span: '{}' is {} by submission {} of queue {}{}, which is in flight: wait for it, or "
-        "synchronize",
+        "{} '{}' is {} by submission {} of queue {}{}, which is in flight: wait for it, or synchronize", call,
         memory.label(), write ? "used" : "written", other->value, queue, in_quotes(other->program->label)));
   }
 }

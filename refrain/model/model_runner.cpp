@@ -75,7 +75,7 @@ ModelRunner::ModelRunner(const Model& model, const RunnerOptions& options)
                                         ceil_div(vocab, 32u), options.allowed_ids.size()));
     }
     allowed_ = device_.buffer(DType::u32, {static_cast<int64_t>(options.allowed_ids.size())}, "allowed ids");
-    std::ranges::copy(options.allowed_ids, allowed_.span<uint32_t>().begin());
+    device_.write(allowed_, options.allowed_ids);
   }
 
   members_.reserve(capacities.size());
@@ -92,7 +92,8 @@ ModelRunner::ModelRunner(const Model& model, const RunnerOptions& options)
 ModelRunner::Member ModelRunner::record(const RunnerOptions& options, uint32_t rows) {
   const StepLayout layout{rows, std::min(rows, options.sequences), cache_.pages()};
   Member member{StepBlock(device_, layout),
-                device_.buffer(DType::u32, {int64_t{layout.sequences} + 1}, "status"),
+                device_.buffer(DType::u32, {int64_t{layout.sequences} + 1}, "status", MemoryKind::host),
+                device_.buffer(DType::u32, {int64_t{layout.rows}}, "tokens", MemoryKind::host),
                 false,
                 {},
                 {},
@@ -110,7 +111,9 @@ ModelRunner::Member ModelRunner::record(const RunnerOptions& options, uint32_t r
                         .allowed = allowed_,
                         .status = member.status});
   encoder.label("advance");
-  ops::step_advance(encoder, {.rows = step.rows, .sequences = step.sequences});
+  ops::step_advance(encoder, {.rows = step.rows,
+                              .sequences = step.sequences,
+                              .tokens = member.tokens.with_live_rows(step.live_rows)});
   std::tie(member.plan, member.report) = device_.plan(encoder.finish(), options.plan);
   return member;
 }
@@ -166,15 +169,18 @@ void ModelRunner::wait(std::chrono::nanoseconds timeout) {
 }
 
 std::span<const float> ModelRunner::logits(uint32_t output) const {
-  return logits_.slice(output, 1).span<const float>();
+  const Buffer row = logits_.slice(output, 1);
+  if (device_.info().host_memory) return row.span<const float>();
+  logits_image_.resize(config().vocab);
+  device_.read(row, std::as_writable_bytes(std::span(logits_image_)));
+  return logits_image_;
 }
 
 uint32_t ModelRunner::sampled(uint32_t row) const {
   if (last_ == nullptr || row >= last_->step.layout.rows) {
     throw InvalidArgument(fmt::format("[model_runner] sampled: no row {} was submitted", row));
   }
-  return last_->step.rows
-      .span<const uint32_t>()[row * (sizeof(StepRow) / 4) + offsetof(StepRow, sampled) / 4];
+  return last_->tokens.span<const uint32_t>()[row];
 }
 
 }  // namespace refrain::model

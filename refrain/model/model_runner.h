@@ -44,7 +44,8 @@ class ModelRunner {
   /// Waits for all steps. Throws InvalidArgument naming the sequence when the device met a value out of
   /// range, or logits that are not finite, in any step since the last wait.
   void wait(std::chrono::nanoseconds timeout = std::chrono::minutes(10));
-  /// After wait(): f32 [vocab], the logits of the o-th output of the last step.
+  /// After wait(): f32 [vocab], the logits of the o-th output of the last step. Read from the device where its
+  /// memory is not the host's; valid until the next call.
   std::span<const float> logits(uint32_t output) const;
   /// After wait(): the id drawn for row `row` of the last step.
   uint32_t sampled(uint32_t row) const;
@@ -65,7 +66,8 @@ class ModelRunner {
  private:
   struct Member {
     StepBlock step;
-    Buffer status;           // u32 [sequences of this capacity + 1]
+    Buffer status;           // u32 [sequences of this capacity + 1], in memory of the host
+    Buffer tokens;           // u32 [rows], drawn by the last step, in memory of the host
     bool submitted = false;  // since the last wait
     Plan plan;
     PlanReport report;
@@ -82,7 +84,8 @@ class ModelRunner {
   Buffer allowed_;  // u32 [ceil(vocab / 32)], or none
   Buffer arena_;
   std::vector<Member> members_;
-  std::vector<std::byte> image_;  // of the step block being sent
+  std::vector<std::byte> image_;             // of the step block being sent
+  mutable std::vector<float> logits_image_;  // of the row that was asked for
   Member* last_ = nullptr;
   Point last_point_;
 };

@@ -22,23 +22,32 @@ float float_at(DType dtype, std::span<const std::byte> bytes, size_t index) {
   return element(0.0f);
 }
 
+uint64_t bytes_of(const TensorSource& source) {
+  uint64_t bytes = 0;
+  for (const TensorSegment& segment : source.segments) bytes += segment.bytes.size();
+  return bytes;
+}
+
 }  // namespace
 
 WeightLoader::WeightLoader(Device& device, const format::ModelFolder& folder, ProgressCallback progress)
     : device_(device), folder_(folder), progress_(std::move(progress)), total_bytes_(folder.totals().bytes) {}
 
 Weight WeightLoader::pack(const TensorSource& source, Uses uses) {
-  Weight weight = device_.pack(source, uses);
+  const uint64_t source_bytes = bytes_of(source);
+  Weight weight = device_.pack(source, uses, [&](size_t done_bytes, size_t packed_bytes) {
+    const double share = static_cast<double>(done_bytes) / static_cast<double>(packed_bytes);
+    tell(done_bytes_ + static_cast<uint64_t>(static_cast<double>(source_bytes) * share));
+  });
+  done_bytes_ += source_bytes;
   ++totals_.weights;
   totals_.bytes += weight.bytes();
   if (weight.in_place()) totals_.in_place_bytes += weight.bytes();
-  advance(source);
   return weight;
 }
 
-void WeightLoader::advance(const TensorSource& source) {
-  for (const TensorSegment& segment : source.segments) done_bytes_ += segment.bytes.size();
-  if (progress_ && !progress_(done_bytes_, total_bytes_)) throw Cancelled("loading was cancelled");
+void WeightLoader::tell(uint64_t done_bytes) const {
+  if (progress_ && !progress_(done_bytes, total_bytes_)) throw Cancelled("loading was cancelled");
 }
 
 Weight WeightLoader::matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses) {
@@ -54,7 +63,8 @@ Weight WeightLoader::vector(const std::string& name, uint32_t elements, float pl
   for (size_t i = 0; i < elements; ++i) {
     values[i] = float_at(source.dtype, source.segments[0].bytes, i) + plus;
   }
-  advance(source);
+  done_bytes_ += bytes_of(source);
+  tell(done_bytes_);
   return computed(name, values);
 }
 

@@ -46,8 +46,8 @@ class WeightLoader {
 
  private:
   Weight pack(const TensorSource& source, Uses uses);
-  /// Counts bytes of the file as done.
-  void advance(const TensorSource& source);
+  /// Calls the callback; throws Cancelled when it says so.
+  void tell(uint64_t done_bytes) const;
 
   Device& device_;
   const format::ModelFolder& folder_;

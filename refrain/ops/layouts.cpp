@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "refrain/core/error.h"
@@ -11,6 +12,8 @@
 namespace refrain::ops {
 namespace {
 
+using backend::PackedBytes;
+using backend::RowRange;
 using backend::Use;
 using backend::Uses;
 using backend::WeightInfo;
@@ -51,14 +54,22 @@ bool vector_accepts(const WeightInfo& weight, Uses uses) {
          uses.within({Use::vector});
 }
 
+/// Copies `bytes` of each of the rows from where a part of the source has them to its place in the packed form.
+void copy_rows(const TensorSegment& from, size_t row_bytes, RowRange range, size_t offset_bytes,
+               const PackedBytes& packed) {
+  const size_t begin = range.begin * row_bytes, bytes = range.end * row_bytes - begin;
+  std::ranges::copy(from.bytes.subspan(begin, bytes), packed(offset_bytes + begin, bytes).begin());
+}
+
 size_t vector_bytes(const WeightInfo& weight) { return elements(weight) * sizeof(float); }
 
-void vector_pack(const TensorSource& source, const WeightInfo& weight, std::span<std::byte> packed) {
-  const size_t count = elements(weight);
-  expect_segments(source, vector_f32(), {count * size_bytes(weight.dtype)});
-  for (size_t i = 0; i < count; ++i) {
+void vector_pack(const TensorSource& source, const WeightInfo& weight, RowRange range,
+                 const PackedBytes& packed) {
+  expect_segments(source, vector_f32(), {elements(weight) * size_bytes(weight.dtype)});
+  std::byte* to = packed(range.begin * sizeof(float), (range.end - range.begin) * sizeof(float)).data();
+  for (size_t i = range.begin; i < range.end; ++i, to += sizeof(float)) {
     const float value = element(source.segments[0].bytes.data(), weight.dtype, i);
-    std::memcpy(packed.data() + i * sizeof(value), &value, sizeof(value));
+    std::memcpy(to, &value, sizeof(value));
   }
 }
 
@@ -73,10 +84,11 @@ bool rows_accepts(const WeightInfo& weight, Uses uses) {
 
 size_t rows_bytes(const WeightInfo& weight) { return elements(weight) * size_bytes(weight.dtype); }
 
-void rows_pack(const TensorSource& source, const WeightInfo& weight, std::span<std::byte> packed) {
-  const size_t bytes = rows_bytes(weight);
-  expect_segments(source, rows(), {bytes});
-  if (bytes != 0) std::memcpy(packed.data(), source.segments[0].bytes.data(), bytes);
+void rows_pack(const TensorSource& source, const WeightInfo& weight, RowRange range,
+               const PackedBytes& packed) {
+  expect_segments(source, rows(), {rows_bytes(weight)});
+  copy_rows(source.segments[0], static_cast<size_t>(weight.shape[1]) * size_bytes(weight.dtype), range, 0,
+            packed);
 }
 
 void rows_unpack(const WeightInfo& weight, std::span<const std::byte> packed, std::span<float> values) {
@@ -97,19 +109,21 @@ AffinePlanes planes_of(const WeightInfo& weight) {
 
 size_t affine_bytes(const WeightInfo& weight) { return planes_of(weight).bytes; }
 
-void affine_pack(const TensorSource& source, const WeightInfo& weight, std::span<std::byte> packed) {
+void affine_pack(const TensorSource& source, const WeightInfo& weight, RowRange range,
+                 const PackedBytes& packed) {
   const AffinePlanes planes = planes_of(weight);
   const size_t row_count = static_cast<size_t>(weight.shape[0]);
   const size_t codes_bytes = row_count * planes.codes_row_bytes;
   const size_t plane_bytes = row_count * planes.groups * size_bytes(weight.dtype);
   expect_segments(source, mlx_affine_rows(), {codes_bytes, plane_bytes, plane_bytes});
-  if (codes_bytes == 0) return;
-  // Each part, then zeros up to the next.
   const size_t begins[] = {0, planes.scales_offset_bytes, planes.biases_offset_bytes, planes.bytes};
-  const size_t sizes[] = {codes_bytes, plane_bytes, plane_bytes};
+  const size_t group_bytes = planes.groups * size_bytes(weight.dtype);
+  const size_t row_bytes[] = {planes.codes_row_bytes, group_bytes, group_bytes};
   for (size_t part = 0; part < 3; ++part) {
-    std::memcpy(packed.data() + begins[part], source.segments[part].bytes.data(), sizes[part]);
-    std::memset(packed.data() + begins[part] + sizes[part], 0, begins[part + 1] - begins[part] - sizes[part]);
+    copy_rows(source.segments[part], row_bytes[part], range, begins[part], packed);
+    // The last rows bring the zeros up to the next part.
+    const size_t end = begins[part] + row_count * row_bytes[part];
+    if (range.end == row_count) std::ranges::fill(packed(end, begins[part + 1] - end), std::byte{0});
   }
 }
 
@@ -136,6 +150,12 @@ constexpr WeightLayout kLayouts[] = {
 };
 
 }  // namespace
+
+void pack_whole(const WeightLayout& layout, const TensorSource& source, const WeightInfo& weight,
+                std::span<std::byte> packed) {
+  layout.pack(source, weight, {0, backend::row_count(weight.shape)},
+              [packed](size_t offset_bytes, size_t bytes) { return packed.subspan(offset_bytes, bytes); });
+}
 
 std::span<const WeightLayout> cpu_layouts() { return kLayouts; }
 const WeightLayout& vector_f32() { return kLayouts[0]; }

@@ -22,6 +22,10 @@ const backend::WeightLayout& rows();
 /// the file, one after another, each beginning at a multiple of 64 bytes. Serves matvec, matmul and gather.
 const backend::WeightLayout& mlx_affine_rows();
 
+/// Writes the packed form of all rows to `packed`: layout.packed_bytes(weight) of memory of the host.
+void pack_whole(const backend::WeightLayout& layout, const TensorSource& source,
+                const backend::WeightInfo& weight, std::span<std::byte> packed);
+
 /// Where the parts of an `mlx_affine_rows` weight [rows, columns] begin.
 struct AffinePlanes {
   size_t codes_row_bytes = 0;  ///< of one row

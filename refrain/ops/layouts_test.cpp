@@ -81,6 +81,43 @@ TEST(Layouts, AffinePlanesAreAlignedAndCodesLieLowestFirst) {
   EXPECT_THROW(pack(source, mlx_affine_rows()), InvalidArgument);
 }
 
+TEST(Layouts, RangesOfRowsFillEachByteOnce) {
+  Random random;
+  std::vector<std::byte> bytes(37 * 96 * 4);
+  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.next());
+  const std::span<const std::byte> all = bytes;
+  TensorSource vector{"v", WeightFormat::plain, DType::bf16, {37}, 0, 0, {}, nullptr};
+  vector.segments = {{DType::bf16, {37}, all.first(37 * 2)}};
+  TensorSource matrix{"m", WeightFormat::plain, DType::f16, {37, 96}, 0, 0, {}, nullptr};
+  matrix.segments = {{DType::f16, {37, 96}, all.first(37 * 96 * 2)}};
+  TensorSource affine{"a", WeightFormat::mlx_affine, DType::bf16, {37, 96}, 4, 32, {}, nullptr};
+  affine.segments = {{DType::u32, {37, 12}, all.first(37 * 48)},
+                     {DType::bf16, {37, 3}, all.subspan(37 * 48, 37 * 6)},
+                     {DType::bf16, {37, 3}, all.subspan(37 * 54, 37 * 6)}};
+  const std::pair<const TensorSource*, const backend::WeightLayout*> kCases[] = {
+      {&vector, &vector_f32()}, {&matrix, &rows()}, {&affine, &mlx_affine_rows()}};
+  for (const auto& [source, layout] : kCases) {
+    const PackedWeight whole = pack(*source, *layout);
+    const size_t row_count = backend::row_count(source->shape);
+    for (const size_t step : {size_t{1}, size_t{5}, size_t{36}, size_t{37}}) {
+      const size_t part = (step + layout->pack_rows - 1) / layout->pack_rows * layout->pack_rows;
+      std::vector<std::byte> packed(whole.bytes.size(), std::byte{0xEE});
+      std::vector<int> filled(packed.size());
+      const backend::PackedBytes target = [&](size_t offset, size_t count) {
+        for (size_t i = 0; i < count; ++i) ++filled[offset + i];
+        return std::span(packed).subspan(offset, count);
+      };
+      for (size_t end = row_count; end > 0;) {  // the last first: ranges do not know of each other
+        const size_t begin = (end - 1) / part * part;
+        layout->pack(*source, whole.info, {begin, end}, target);
+        end = begin;
+      }
+      EXPECT_TRUE(std::ranges::equal(packed, whole.bytes)) << layout->name << " by " << part;
+      EXPECT_EQ(std::ranges::count(filled, 1), static_cast<ptrdiff_t>(packed.size())) << layout->name;
+    }
+  }
+}
+
 TEST(KernelTables, EveryOpHasASchemaAndKernels) {
   const std::vector<backend::Kernel> kernels = cpu_kernels(), nothing = null_kernels();
   std::set<std::string_view> names;

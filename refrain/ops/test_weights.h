@@ -91,7 +91,7 @@ inline PackedWeight pack(const TensorSource& source, const backend::WeightLayout
   weight.info = {source.format, source.dtype, source.shape, source.bits, source.group_size};
   weight.layout = &layout;
   weight.bytes = Array<std::byte>(layout.packed_bytes(weight.info));
-  layout.pack(source, weight.info, weight.bytes.span());
+  pack_whole(layout, source, weight.info, weight.bytes.span());
   weight.values = Array<float>(static_cast<size_t>(source.shape.elements()));
   layout.unpack(weight.info, weight.bytes.span(), weight.values.span());
   return weight;

@@ -1,6 +1,6 @@
 // What the tests of ops share: aligned arrays, random values, packed weights, and Call, which runs a kernel
-// or the reference on plain memory without a device: it walks tiles in a given split and order.
-// Only for tests and benchmarks.
+// or the reference on plain memory without a device: it walks tiles in a given split and order. With a device
+// in REFRAIN_TEST_DEVICE kernels run there instead. Only for tests and benchmarks.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -23,6 +23,7 @@
 #include "refrain/core/error.h"
 #include "refrain/core/half.h"
 #include "refrain/ops/layouts.h"
+#include "refrain/ops/test_device.h"
 #include "refrain/ops/test_weights.h"
 
 namespace refrain::ops::harness {
@@ -134,6 +135,10 @@ class Call {
     EXPECT_EQ(launch.scratch_bytes % 64, 0u) << kernel.name;
     ASSERT_GT(launch.rows_per_block, 0u);
     ASSERT_GT(launch.tiles_per_block, 0u);
+    if (backend::Backend* device = test_device()) {
+      run_on(*device, kernel, op_call(), bound_bytes(), live_rows);
+      return;
+    }
     const uint32_t live = std::min(live_rows, launch.rows);
     const uint32_t tiles = ceil_div(live, launch.rows_per_block) * launch.tiles_per_block;
     const auto& entry = *static_cast<const backend::TileKernel*>(kernel.entry);
@@ -158,6 +163,20 @@ class Call {
   }
 
  private:
+  std::vector<BoundBytes> bound_bytes() const {
+    std::vector<BoundBytes> bound;
+    for (size_t i = 0; i < infos_.size(); ++i) {
+      const backend::ArgumentInfo& info = infos_[i];
+      const size_t elements = static_cast<size_t>(info.shape.elements());
+      const size_t bytes = !info.bound              ? 0
+                           : info.weight != nullptr ? info.layout->packed_bytes(*info.weight)
+                                                    : elements * size_bytes(info.dtype);
+      bound.push_back(
+          {static_cast<std::byte*>(args_[i]), bytes, schema_->args[i].access, info.weight != nullptr});
+    }
+    return bound;
+  }
+
   /// Cuts rows into blocks and the units of each block anew, at random; blocks of one unit and of all occur.
   void run_regions(const backend::TileKernel& entry, uint32_t live, const Walk& walk,
                    std::vector<Array<std::byte>>& scratch) const {

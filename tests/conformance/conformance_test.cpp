@@ -10,8 +10,7 @@
 #include <thread>
 
 #include "refrain/core/error.h"
-#include "tests/conformance/devices.h"
-#include "tests/conformance/test_kernels.h"
+#include "tests/conformance/conformance.h"
 
 namespace refrain::backend::testing {
 namespace {
@@ -20,37 +19,6 @@ using std::chrono::milliseconds;
 using std::chrono::nanoseconds;
 using std::chrono::seconds;
 
-constexpr nanoseconds kLong = seconds(60);
-constexpr uint32_t kRows = 8;  // of a test buffer of u32
-constexpr size_t kRowsBytes = kRows * sizeof(uint32_t);
-
-class Conformance : public ::testing::TestWithParam<DeviceCase> {
- protected:
-  void SetUp() override {
-    std::string test = ::testing::UnitTest::GetInstance()->current_test_info()->name();
-    test.resize(test.find('/'));
-    const std::string reason = exception(GetParam().name, test);
-    if (!reason.empty()) GTEST_SKIP() << reason;
-    device_ = GetParam().make();
-  }
-
-  const Allocation* allocate(size_t bytes, const char* label = "test") {
-    return device_->allocate({bytes, nullptr, label});
-  }
-  const Allocation* cells(uint32_t count = kRows) { return allocate(count * sizeof(uint32_t)); }
-
-  Point submit(const Executable& program, std::span<const UpdateData> updates = {},
-               std::span<const Point> waits = {}) {
-    return device_->submit({&program, updates, waits});
-  }
-  bool wait(const Point& point) { return device_->wait(point, kLong); }
-  Point host_point(uint64_t value) const { return {device_.get(), kHostQueue, value}; }
-
-  static Launch rows(uint32_t count) { return {count, 1, 1, 0}; }
-
-  std::unique_ptr<Backend> device_;
-};
-
 TEST_P(Conformance, Describes) {
   EXPECT_FALSE(device_->info.backend.empty());
   EXPECT_FALSE(device_->info.name.empty());
@@ -58,70 +26,6 @@ TEST_P(Conformance, Describes) {
   EXPECT_GE(device_->info.compute_units, 1u);
   EXPECT_GE(device_->info.buffer_alignment_bytes, 64u);
   EXPECT_EQ(device_->kernels.size(), test_kernels().size());
-}
-
-TEST_P(Conformance, Allocate) {
-  std::set<uint64_t> ids;
-  const size_t before = device_->memory().used_bytes;
-  std::vector<const Allocation*> allocations;
-  for (const size_t bytes : {size_t{1}, size_t{63}, size_t{4096}, size_t{3} << 20}) {
-    const Allocation* allocation = allocate(bytes);
-    allocations.push_back(allocation);
-    EXPECT_EQ(allocation->bytes, bytes);
-    EXPECT_GT(allocation->id, 0u);
-    EXPECT_TRUE(ids.insert(allocation->id).second);
-    EXPECT_EQ(allocation->device_address % device_->info.buffer_alignment_bytes, 0u);
-    if (!device_->info.host_memory) continue;
-    ASSERT_NE(allocation->host, nullptr);
-    const auto content = host_span<uint8_t>(allocation);
-    EXPECT_EQ(std::accumulate(content.begin(), content.end(), 0u), 0u);
-    std::memset(allocation->host, 0xA5, bytes);
-  }
-  EXPECT_GE(device_->memory().used_bytes, before + (size_t{3} << 20));
-  EXPECT_GE(device_->memory().budget_bytes, device_->memory().used_bytes);
-  for (const Allocation* allocation : allocations) device_->release(allocation);
-  EXPECT_EQ(device_->memory().used_bytes, before);
-  EXPECT_TRUE(ids.insert(allocate(64)->id).second) << "an id was used again";
-}
-
-TEST_P(Conformance, AllocateRefused) {
-  const Allocation* held = allocate(4096);
-  try {
-    allocate(size_t{1} << 60, "giant");
-    FAIL() << "expected DeviceError";
-  } catch (const DeviceLost&) {
-    FAIL() << "a refusal leaves the device alive";
-  } catch (const DeviceError& error) {
-    const std::string message = error.what();
-    EXPECT_NE(message.find(std::to_string(size_t{1} << 60)), std::string::npos) << message;
-    EXPECT_NE(message.find("4096 bytes in use"), std::string::npos) << message;
-    EXPECT_NE(message.find("giant"), std::string::npos) << message;
-  }
-  device_->release(held);
-  EXPECT_NE(allocate(64), nullptr);
-}
-
-TEST_P(Conformance, Imports) {
-  alignas(64) static std::array<uint32_t, kRows> memory;
-  memory.fill(7);
-  const Allocation* import = device_->allocate({kRowsBytes, memory.data(), "import"});
-  EXPECT_EQ(import->host, memory.data());
-  const Allocation* sum = cells();
-  PlanBuilder builder;
-  builder.add(kAdd, {in(view(import)), in(view(import)), out(view(sum))}, {.launch = rows(kRows)});
-  const auto program = device_->prepare(builder.plan, {});
-  ASSERT_TRUE(wait(submit(*program)));
-  for (const uint32_t value : host_span<uint32_t>(sum)) EXPECT_EQ(value, 14u);
-  device_->release(import);
-  EXPECT_EQ(memory[0], 7u);
-}
-
-TEST_P(Conformance, Advise) {
-  const Allocation* allocation = allocate(size_t{4} << 20);
-  const BufferView part = view(allocation, 4100, 1 << 20);
-  for (const Advice advice : {Advice::will_need, Advice::resident, Advice::evictable})
-    device_->advise({&part, 1}, advice);
-  device_->release(allocation);
 }
 
 TEST_P(Conformance, EmptyPlan) {
@@ -208,7 +112,7 @@ TEST_P(Conformance, EdgesRandom) {
       ASSERT_TRUE(wait(submit(*program)));
       random.apply(expected);
       for (uint32_t i = 0; i < RandomPlan::kBuffers; ++i) {
-        for (const uint32_t value : host_span<uint32_t>(buffers[i]))
+        for (const uint32_t value : contents<uint32_t>(buffers[i]))
           ASSERT_EQ(value, expected[i]) << "seed " << seed;
       }
     }
@@ -229,7 +133,7 @@ TEST_P(Conformance, EdgesReplayed) {
   }
   ASSERT_TRUE(wait(last));
   for (uint32_t i = 0; i < RandomPlan::kBuffers; ++i) {
-    for (const uint32_t value : host_span<uint32_t>(buffers[i])) ASSERT_EQ(value, expected[i]);
+    for (const uint32_t value : contents<uint32_t>(buffers[i])) ASSERT_EQ(value, expected[i]);
   }
 }
 
@@ -252,9 +156,9 @@ TEST_P(Conformance, Fence) {
   builder.add(kIncrement, {inout(view(to))}, {.launch = rows(kWidth), .constants = {100, 0, 0, 0}});
   const auto program = device_->prepare(builder.plan, {});
   for (int replay = 0; replay < 20; ++replay) {
-    std::memset(from->host, 0, from->bytes);
+    clear(*device_, from);
     ASSERT_TRUE(wait(submit(*program)));
-    for (uint32_t i = 0; i < kWidth; ++i) EXPECT_EQ(host_span<uint32_t>(to)[i], 100 + 10 + kWidth - 1 - i);
+    for (uint32_t i = 0; i < kWidth; ++i) EXPECT_EQ(contents<uint32_t>(to)[i], 100 + 10 + kWidth - 1 - i);
   }
 }
 
@@ -280,7 +184,7 @@ TEST_P(Conformance, FenceRandom) {
     ASSERT_TRUE(wait(submit(*program)));
     random.apply(expected);
     for (uint32_t i = 0; i < RandomPlan::kBuffers; ++i) {
-      for (const uint32_t value : host_span<uint32_t>(buffers[i])) ASSERT_EQ(value, expected[i]);
+      for (const uint32_t value : contents<uint32_t>(buffers[i])) ASSERT_EQ(value, expected[i]);
     }
   }
 }
@@ -299,12 +203,12 @@ TEST_P(Conformance, LiveCount) {
                 {.launch = launch, .constants = {1, 0, 0, 0}, .live = in(view(live))});
     const auto program = device_->prepare(builder.plan, {});
     for (const uint32_t count : {0u, 1u, 3u, 4u, 7u, kRows, kRows + 1, UINT32_MAX}) {
-      std::memset(data->host, 0, data->bytes);
+      clear(*device_, data);
       const UpdateData update{view(live), std::as_bytes(std::span(&count, 1))};
       ASSERT_TRUE(wait(submit(*program, {&update, 1})));
       const uint32_t blocks = (std::min(count, kRows) + rows_per_block - 1) / rows_per_block;
       for (uint32_t i = 0; i < kCells; ++i) {
-        EXPECT_EQ(host_span<uint32_t>(data)[i], i < blocks * rows_per_block ? 1u : 0u)
+        EXPECT_EQ(contents<uint32_t>(data)[i], i < blocks * rows_per_block ? 1u : 0u)
             << "row " << i << " of " << count << " in blocks of " << rows_per_block;
       }
     }
@@ -332,7 +236,7 @@ TEST_P(Conformance, LiveCountWritten) {
   Point last;
   for (uint32_t i = 0; i < kReplays; ++i) last = submit(*program);
   ASSERT_TRUE(wait(last));
-  for (uint32_t i = 0; i < kRows; ++i) EXPECT_EQ(host_span<uint32_t>(data)[i], kReplays * (i < 3 ? 11 : 10));
+  for (uint32_t i = 0; i < kRows; ++i) EXPECT_EQ(contents<uint32_t>(data)[i], kReplays * (i < 3 ? 11 : 10));
 }
 
 TEST_P(Conformance, ZeroTiles) {
@@ -348,7 +252,7 @@ TEST_P(Conformance, ZeroTiles) {
   const auto program = device_->prepare(builder.plan, {});
   for (uint32_t replay = 1; replay <= 50; ++replay) {
     ASSERT_TRUE(wait(submit(*program)));
-    for (const uint32_t value : host_span<uint32_t>(data)) EXPECT_EQ(value, replay);
+    for (const uint32_t value : contents<uint32_t>(data)) EXPECT_EQ(value, replay);
   }
 }
 
@@ -363,7 +267,7 @@ TEST_P(Conformance, ManyTiles) {
   const auto program = device_->prepare(builder.plan, {});
   for (uint32_t replay = 1; replay <= 20; ++replay) {
     ASSERT_TRUE(wait(submit(*program)));
-    for (const uint32_t value : host_span<uint32_t>(data)) ASSERT_EQ(value, 3 * replay);
+    for (const uint32_t value : contents<uint32_t>(data)) ASSERT_EQ(value, 3 * replay);
   }
 }
 
@@ -380,9 +284,9 @@ TEST_P(Conformance, Arena) {
   builder.derive_deps();
   const auto program = device_->prepare(builder.plan, {.arena = view(arena, kArenaBytes, kArenaBytes)});
   ASSERT_TRUE(wait(submit(*program)));
-  for (const uint32_t value : host_span<uint32_t>(result)) EXPECT_EQ(value, 11u);
-  EXPECT_EQ(host_span<uint32_t>(arena)[0], 0u);
-  EXPECT_EQ(host_span<uint32_t>(arena)[kArenaBytes / 4], 5u);
+  for (const uint32_t value : contents<uint32_t>(result)) EXPECT_EQ(value, 11u);
+  EXPECT_EQ(contents<uint32_t>(arena)[0], 0u);
+  EXPECT_EQ(contents<uint32_t>(arena)[kArenaBytes / 4], 5u);
 }
 
 TEST_P(Conformance, Updates) {
@@ -401,7 +305,7 @@ TEST_P(Conformance, Updates) {
     value = 0;  // the bytes were copied
   }
   ASSERT_TRUE(wait(last));
-  const auto values = host_span<uint32_t>(log);
+  const auto values = contents<uint32_t>(log);
   ASSERT_EQ(values[0], kCount);
   for (uint32_t i = 0; i < kCount; ++i) ASSERT_EQ(values[1 + i], 1000 + i);
 }
@@ -418,7 +322,7 @@ TEST_P(Conformance, UpdatesCopied) {
                                              UpdateData{view(data, 8, 8), std::as_bytes(std::span(part))}};
   ASSERT_TRUE(wait(submit(*program, updates)));
   const std::vector<uint32_t> expected = {1, 1, 2, 2, 1, 1, 1, 1};
-  const auto found = host_span<uint32_t>(to);
+  const auto found = contents<uint32_t>(to);
   EXPECT_EQ(std::vector<uint32_t>(found.begin(), found.end()), expected);
 }
 
@@ -436,7 +340,7 @@ TEST_P(Conformance, WaitAcrossQueues) {
     consumed = submit(*consume, {}, {&produced, 1});
   }
   ASSERT_TRUE(wait(consumed));
-  for (const uint32_t value : host_span<uint32_t>(second)) EXPECT_EQ(value, 20u);
+  for (const uint32_t value : contents<uint32_t>(second)) EXPECT_EQ(value, 20u);
 }
 
 TEST_P(Conformance, HostPoint) {
@@ -449,14 +353,14 @@ TEST_P(Conformance, HostPoint) {
   EXPECT_FALSE(device_->wait(point, milliseconds(20)));
   device_->signal_host(4);
   EXPECT_FALSE(device_->wait(point, milliseconds(20)));
-  EXPECT_EQ(host_span<uint32_t>(data)[0], 0u);
+  EXPECT_EQ(contents<uint32_t>(data)[0], 0u);
   std::thread later([&] {
     std::this_thread::sleep_for(milliseconds(20));
     device_->signal_host(6);
   });
   EXPECT_TRUE(wait(point));
   later.join();
-  EXPECT_EQ(host_span<uint32_t>(data)[0], 1u);
+  EXPECT_EQ(contents<uint32_t>(data)[0], 1u);
   EXPECT_TRUE(wait(submit(*program, {}, {&five, 1}))) << "signalled before";
 }
 
@@ -492,7 +396,7 @@ TEST_P(Conformance, BlockedQueue) {
   device_->signal_host(1);
   EXPECT_TRUE(wait(behind));
   EXPECT_TRUE(device_->wait(head, nanoseconds(0)));
-  EXPECT_EQ(host_span<uint32_t>(data)[0], 2u);
+  EXPECT_EQ(contents<uint32_t>(data)[0], 2u);
 }
 
 TEST_P(Conformance, Timeout) {
@@ -507,7 +411,7 @@ TEST_P(Conformance, Timeout) {
   EXPECT_FALSE(device_->wait(point, milliseconds(10)));
   EXPECT_GE(std::chrono::steady_clock::now() - begin, milliseconds(10));
   EXPECT_TRUE(device_->wait(point, nanoseconds::max())) << "a timeout ends nothing";
-  EXPECT_EQ(host_span<uint32_t>(data)[0], 1u);
+  EXPECT_EQ(contents<uint32_t>(data)[0], 1u);
 }
 
 TEST_P(Conformance, Replays) {
@@ -518,7 +422,7 @@ TEST_P(Conformance, Replays) {
   builder.derive_deps();
   const auto program = device_->prepare(builder.plan, {});
   for (uint32_t i = 0; i < 10000; ++i) ASSERT_TRUE(wait(submit(*program)));
-  for (const uint32_t value : host_span<uint32_t>(data)) EXPECT_EQ(value, 20000u);
+  for (const uint32_t value : contents<uint32_t>(data)) EXPECT_EQ(value, 20000u);
   EXPECT_EQ(device_->completed(0), 10000u);
 }
 
@@ -530,7 +434,7 @@ TEST_P(Conformance, ReplaysPipelined) {
   Point last;
   for (uint32_t i = 0; i < 10000; ++i) last = submit(*program);
   ASSERT_TRUE(wait(last));
-  for (const uint32_t value : host_span<uint32_t>(data)) EXPECT_EQ(value, 10000u);
+  for (const uint32_t value : contents<uint32_t>(data)) EXPECT_EQ(value, 10000u);
 }
 
 TEST_P(Conformance, Timestamps) {
@@ -572,10 +476,9 @@ TEST_P(Conformance, TimedCommandsOverlap) {
   for (const bool timed : {false, true}) {
     const auto program = device_->prepare(builder.plan, {.timestamps = timed, .placement = placement});
     for (int replay = 0; replay < 5; ++replay) {
-      host_span<uint32_t>(word)[0] = 0;
+      clear(*device_, word);
       ASSERT_TRUE(wait(submit(*program)));
-      for (const uint32_t value : host_span<uint32_t>(met))
-        ASSERT_EQ(value, 1u) << "each waits for the other";
+      for (const uint32_t value : contents<uint32_t>(met)) ASSERT_EQ(value, 1u) << "each waits for the other";
       if (!timed) continue;
       std::array<TickSpan, 2> spans;
       device_->timestamps(*program, spans);
@@ -601,7 +504,7 @@ TEST_P(Conformance, WaitFromThreads) {
   }
   for (std::thread& thread : threads) thread.join();
   for (const auto& count : reached) EXPECT_EQ(count.load(), 20u);
-  EXPECT_EQ(host_span<uint32_t>(data)[0], 20u);
+  EXPECT_EQ(contents<uint32_t>(data)[0], 20u);
 }
 
 TEST_P(Conformance, SubmitFromThreads) {
@@ -625,7 +528,7 @@ TEST_P(Conformance, SubmitFromThreads) {
     });
   }
   for (std::thread& thread : threads) thread.join();
-  for (uint32_t q = 0; q < queues; ++q) EXPECT_EQ(host_span<uint32_t>(data[q])[0], 2 * kCount);
+  for (uint32_t q = 0; q < queues; ++q) EXPECT_EQ(contents<uint32_t>(data[q])[0], 2 * kCount);
 }
 
 TEST_P(Conformance, ScratchOfWorkers) {
@@ -643,14 +546,14 @@ TEST_P(Conformance, ScratchOfWorkers) {
   for (uint32_t replay = 1; replay <= kReplays; ++replay) {
     ASSERT_TRUE(wait(submit(*program)));
     uint32_t tiles = 0;
-    for (const WorkerRecord& record : host_span<WorkerRecord>(scratch)) {
+    for (const WorkerRecord& record : contents<WorkerRecord>(scratch)) {
       EXPECT_EQ(record.broken, 0u);
       EXPECT_LE(record.prologues, replay) << "once a worker and command";
       EXPECT_EQ(record.prologues > 0, record.tiles > 0);
       tiles += record.tiles;
     }
     EXPECT_EQ(tiles, replay * kMany);
-    for (const uint32_t value : host_span<uint32_t>(data)) ASSERT_EQ(value, replay);
+    for (const uint32_t value : contents<uint32_t>(data)) ASSERT_EQ(value, replay);
   }
 }
 
@@ -667,7 +570,7 @@ TEST_P(Conformance, Placement) {
   const auto program = device_->prepare(builder.plan, {.placement = placement});
   for (int replay = 0; replay < 10; ++replay) {
     ASSERT_TRUE(wait(submit(*program)));
-    const auto ran = host_span<uint64_t>(threads);
+    const auto ran = contents<uint64_t>(threads);
     for (uint32_t i = 0; i < kCommands; ++i) {
       for (uint32_t row = 0; row < kRows; ++row) EXPECT_EQ(ran[i * kRows + row], ran[i * kRows]);
       for (uint32_t j = 0; j < i; ++j) {
@@ -690,7 +593,7 @@ TEST_P(Conformance, PlacedEdges) {
     ASSERT_TRUE(wait(submit(*program)));
     random.apply(expected);
     for (uint32_t i = 0; i < RandomPlan::kBuffers; ++i) {
-      for (const uint32_t value : host_span<uint32_t>(buffers[i])) ASSERT_EQ(value, expected[i]);
+      for (const uint32_t value : contents<uint32_t>(buffers[i])) ASSERT_EQ(value, expected[i]);
     }
   }
 }
@@ -720,7 +623,8 @@ TEST_P(Conformance, Prefetch) {
 TEST_P(Conformance, DestroyInFlight) {
   alignas(64) static std::array<uint32_t, kRows> memory;
   memory.fill(0);
-  const Allocation* data = device_->allocate({kRowsBytes, memory.data(), "outlives the device"});
+  const Allocation* data =
+      device_->allocate({kRowsBytes, "outlives the device", MemoryKind::import_host, memory.data()});
   PlanBuilder builder;
   builder.add(kIncrement, {inout(view(data))}, {.launch = rows(kRows), .constants = {1, 50, 0, 0}});
   const auto program = device_->prepare(builder.plan, {});

@@ -6,6 +6,7 @@
 #include <atomic>
 
 #include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/device/device.h"
 #include "refrain/device/encoder.h"
@@ -119,12 +120,16 @@ UserKernel turn_kernel() {
   return {.name = "turn_test", .op = &kTurnOp, .launch = kKernels[1].launch, .entry = kTurnTiles};
 }
 
-class CpuGroup : public ::testing::TestWithParam<uint32_t> {};
+/// Workers, and whether the memory is out of the host's reach.
+class CpuGroup : public ::testing::TestWithParam<std::tuple<uint32_t, bool>> {};
 
 TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
   CpuOptions options;
-  options.threads = GetParam();
-  Device device(make_validate(make_cpu(options, std::span(kKernels, 1))), {}, {});
+  const auto [workers, remote] = GetParam();
+  options.threads = workers;
+  std::unique_ptr<Backend> backend = make_cpu(options, std::span(kKernels, 1));
+  if (remote) backend = make_remote(std::move(backend));
+  Device device(make_validate(std::move(backend)), {}, {});
   device.kernels().add(turn_kernel());
   const Buffer live = device.buffer(DType::u32, {1});
   const auto buffer = [&](const Shape& shape) {
@@ -149,22 +154,27 @@ TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
   uint32_t step = 0;
   for (const uint32_t count : {kRows, 1u, 5u, 0u, 8u, kRows + 3, 4u, 9u, kRows, kRows}) {
     ++step;
-    live.span<uint32_t>()[0] = count;
-    for (uint32_t r = 0; r < kRows; ++r) {
-      x.span<uint32_t>()[r * kUnits] = 100 * step + 10 * r;
-      for (int i = 0; i < 2; ++i) tags[i].span<uint32_t>()[r] = step * 7 + r * 3 + static_cast<uint32_t>(i);
+    device.write(live, std::array{count});
+    std::array<uint32_t, kRows * kUnits> values{};
+    for (uint32_t r = 0; r < kRows; ++r) values[r * kUnits] = 100 * step + 10 * r;
+    device.write(x, values);
+    for (uint32_t i = 0; i < 2; ++i) {
+      for (uint32_t r = 0; r < kRows; ++r)
+        device.write(tags[i].slice(r, 1), std::array{step * 7 + r * 3 + i});
+      values.fill(1);
+      device.write(outputs[i], values);
     }
-    for (const Buffer& output : outputs) std::ranges::fill(output.span<uint32_t>(), 1u);
     const uint32_t before = prologues;
     device.wait(device.submit(program));
     const uint32_t rows = std::min(count, kRows), blocks = (rows + kBlock - 1) / kBlock;
     EXPECT_GE(prologues - before, 2 * blocks);
-    EXPECT_LE(prologues - before, 2 * blocks * GetParam()) << "once a worker and block for each member";
+    EXPECT_LE(prologues - before, 2 * blocks * workers) << "once a worker and block for each member";
     for (uint32_t i = 0; i < 2; ++i) {
+      const std::vector<uint32_t> found = device.read<uint32_t>(outputs[i]);
       for (uint32_t r = 0; r < kRows; ++r) {
         for (uint32_t u = 0; u < kUnits; ++u) {
           const uint32_t value = 100 * step + 10 * r + u + 1000 * (step * 7 + r * 3 + i);
-          ASSERT_EQ(outputs[i].span<uint32_t>()[r * kUnits + u], r < rows ? value : 1u)
+          ASSERT_EQ(found[r * kUnits + u], r < rows ? value : 1u)
               << "step " << step << " row " << r << " unit " << u;
         }
       }
@@ -194,7 +204,8 @@ TEST(CpuGroupOfUsers, ALaunchOfOtherRowsIsNoMember) {
       << report.misses[0];
 }
 
-INSTANTIATE_TEST_SUITE_P(Workers, CpuGroup, ::testing::Values(1u, 2u, 4u));
+INSTANTIATE_TEST_SUITE_P(Workers, CpuGroup,
+                         ::testing::Combine(::testing::Values(1u, 2u, 4u), ::testing::Bool()));
 
 TEST(CpuPrefetch, OnlyWhenAllThatItLoadsIsSealed) {
   PlanData plan;

@@ -30,7 +30,7 @@ TEST(CpuMemory, AFailureThatCannotBeSaidIsAFailure) {
     CpuOptions options;
     options.threads = 2;
     const auto device = make_cpu(options, test_kernels());
-    const Allocation* data = device->allocate({64, nullptr, "data"});
+    const Allocation* data = device->allocate({64, "data"});
     PlanBuilder builder;
     builder.add(kThrow, {inout(view(data, 0, 4))}, {.label = "a label that is longer than a short string"});
     const auto first = device->prepare(builder.plan, {.label = "the first program of the test"});

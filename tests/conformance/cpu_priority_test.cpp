@@ -23,10 +23,10 @@ class Priorities : public ::testing::Test {
     options.threads = 2;
     options.queue_priorities = priorities;
     device_ = make_cpu(options, test_kernels());
-    log_ = device_->allocate({256, nullptr, "log"});
-    const Allocation* numbers = device_->allocate({64, nullptr, "numbers"});
+    log_ = device_->allocate({256, "log"});
+    const Allocation* numbers = device_->allocate({64, "numbers"});
     for (uint32_t q = 0; q < 4; ++q) {
-      host_span<uint32_t>(numbers)[q] = q;
+      put(*device_, view(numbers, q * 4, 4), q);
       builders_[q].add(kAppend, {in(view(numbers, q * 4, 4)), inout(view(log_))}, {});
       programs_[q] = device_->prepare(builders_[q].plan, {.queue = q});
     }
@@ -44,7 +44,7 @@ class Priorities : public ::testing::Test {
       if (point.backend == nullptr) continue;
       EXPECT_TRUE(device_->wait(point, kLong));
     }
-    const auto log = host_span<uint32_t>(log_);
+    const auto log = contents<uint32_t>(*device_, log_);
     return {log.begin() + 1, log.begin() + 1 + log[0]};
   }
 

@@ -27,9 +27,7 @@ class Runs : public ::testing::TestWithParam<uint32_t> {
     device_ = make_cpu(options, test_kernels());
   }
 
-  const Allocation* cells(size_t count) {
-    return device_->allocate({count * sizeof(uint32_t), nullptr, "cells"});
-  }
+  const Allocation* cells(size_t count) { return device_->allocate({count * sizeof(uint32_t), "cells"}); }
   bool run(const Executable& program) { return device_->wait(device_->submit({&program, {}, {}}), kLong); }
 
   std::unique_ptr<Backend> device_;
@@ -42,7 +40,7 @@ TEST_P(Runs, RandomPlans) {
     std::mt19937 random(seed);
     const Allocation* data = cells(kCells);
     const Allocation* live = cells(2);
-    host_span<uint32_t>(live)[1] = 1;
+    put(*device_, view(live, 4, 4), 1u);
     const auto cell = [&](uint32_t i) { return view(data, i * 4, 4); };
     const auto wide = [&](uint32_t i) { return view(data, i * 4 * kWide, 4 * kWide); };
     PlanBuilder builder;
@@ -100,7 +98,7 @@ TEST_P(Runs, RandomPlans) {
     for (int replay = 0; replay < 20; ++replay) {
       ASSERT_TRUE(run(*program));
       for (const auto& step : steps) step(expected);
-      ASSERT_TRUE(std::ranges::equal(host_span<uint32_t>(data), expected)) << "seed " << seed;
+      ASSERT_TRUE(std::ranges::equal(contents<uint32_t>(*device_, data), expected)) << "seed " << seed;
     }
     device_->release(live);
     device_->release(data);
@@ -125,7 +123,7 @@ TEST_P(Runs, FailureNamesTheCommand) {
       EXPECT_NE(message.find(part), std::string::npos) << message;
   }
   for (uint32_t i = 0; i < kCommands; ++i)
-    EXPECT_EQ(host_span<uint32_t>(data)[i], i < kBad ? 1u : 0u) << "command " << i;
+    EXPECT_EQ(contents<uint32_t>(*device_, data)[i], i < kBad ? 1u : 0u) << "command " << i;
 }
 
 TEST_P(Runs, TimesAreThoseOfTheCommands) {
@@ -159,11 +157,11 @@ class Sleepers : public Runs {
     return device_->prepare(builder_.plan, options);
   }
   size_t workers() const {
-    const auto ran = host_span<uint64_t>(threads_);
+    const auto ran = contents<uint64_t>(*device_, threads_);
     return std::set<uint64_t>(ran.begin(), ran.end()).size();
   }
 
-  const Allocation* threads_ = device_->allocate({kCommands * 8, nullptr, "threads"});
+  const Allocation* threads_ = device_->allocate({kCommands * 8, "threads"});
   PlanBuilder builder_;
 };
 

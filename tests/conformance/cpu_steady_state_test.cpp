@@ -51,8 +51,8 @@ TEST_P(CpuSteadyState, AllocatesNothing) {
   CpuOptions options;
   options.threads = GetParam();
   const auto device = make_cpu(options, test_kernels());
-  const Allocation* data = device->allocate({64, nullptr, "data"});
-  const Allocation* live = device->allocate({64, nullptr, "live"});
+  const Allocation* data = device->allocate({64, "data"});
+  const Allocation* live = device->allocate({64, "live"});
   PlanBuilder builder;
   builder.add(kIncrement, {inout(view(data, 0, 32))},
               {.launch = {8, 1, 1, 0}, .constants = {1, 0, 0, 0}, .live = in(view(live, 0, 4))});
@@ -78,9 +78,9 @@ TEST_P(CpuSteadyState, AllocatesNothing) {
   const uint64_t before = news.load();
   for (int i = 0; i < 100; ++i) round();
   EXPECT_EQ(news.load() - before, 0u);
-  EXPECT_EQ(host_span<uint32_t>(data)[0], 104u * kAhead * 2 * 2);
+  EXPECT_EQ(contents<uint32_t>(*device, data)[0], 104u * kAhead * 2 * 2);
   const uint64_t counted_before = news.load();
-  device->release(device->allocate({64, nullptr, "one more"}));
+  device->release(device->allocate({64, "one more"}));
   EXPECT_GT(news.load(), counted_before) << "and so the counter counts";
 }
 

@@ -21,10 +21,11 @@ class Overflow : public ::testing::TestWithParam<uint32_t> {};
 TEST_P(Overflow, EpochsAndSequences) {
   constexpr uint32_t kRows = 8, kReplays = 6, kNearly = cpu::Gate::kMaxEpoch - 3;
   cpu::Memory memory("", size_t{1} << 20);
-  const Allocation* data = memory.allocate({kRows * sizeof(uint32_t), nullptr, "data"});
-  const Allocation* live = memory.allocate({sizeof(uint32_t), nullptr, "live"});
-  const Allocation* sum = memory.allocate({kRows * sizeof(uint32_t), nullptr, "sum"});
-  host_span<uint32_t>(live)[0] = kRows - 1;
+  const auto cells = [](const Allocation* memory_of) { return static_cast<uint32_t*>(memory_of->host); };
+  const Allocation* data = memory.allocate({kRows * sizeof(uint32_t), "data"});
+  const Allocation* live = memory.allocate({sizeof(uint32_t), "live"});
+  const Allocation* sum = memory.allocate({kRows * sizeof(uint32_t), "sum"});
+  cells(live)[0] = kRows - 1;
   PlanBuilder builder;
   const Launch launch{kRows, 1, 1, 0};
   builder.add(kIncrement, {inout(view(data))},
@@ -54,8 +55,8 @@ TEST_P(Overflow, EpochsAndSequences) {
       ++started;
       std::unique_lock lock(mutex);
       ASSERT_TRUE(changed.wait_for(lock, std::chrono::seconds(60), [&] { return completed == started; }));
-      ASSERT_EQ(host_span<uint32_t>(sum)[0], 2 * started + 5) << "replay " << replay;
-      ASSERT_EQ(host_span<uint32_t>(sum)[kRows - 1], 5u) << "this row is not live";
+      ASSERT_EQ(cells(sum)[0], 2 * started + 5) << "replay " << replay;
+      ASSERT_EQ(cells(sum)[kRows - 1], 5u) << "this row is not live";
     }
   }
 }
@@ -68,7 +69,7 @@ TEST_P(Throwing, FailsTheSubmissionAndWhatFollows) {
   CpuOptions options;
   options.threads = GetParam();
   const auto device = make_cpu(options, test_kernels());
-  const Allocation* data = device->allocate({64 * sizeof(uint32_t), nullptr, "data"});
+  const Allocation* data = device->allocate({64 * sizeof(uint32_t), "data"});
   const Launch launch{64, 1, 1, 0};
   PlanBuilder builder, harmless;
   builder.add(kIncrement, {inout(view(data))}, {.launch = launch, .constants = {1, 0, 0, 0}});
@@ -107,7 +108,7 @@ TEST_P(Throwing, FailsTheSubmissionAndWhatFollows) {
   EXPECT_EQ(device->completed(0), 4u);
   EXPECT_EQ(device->completed(1), 1u);
   EXPECT_EQ(failure_of(device->submit({other.get(), {}, {}})), "") << "other queues run";
-  for (const uint32_t value : host_span<uint32_t>(data))
+  for (const uint32_t value : contents<uint32_t>(*device, data))
     EXPECT_EQ(value, 3u) << "nothing after the throw has run";
 }
 

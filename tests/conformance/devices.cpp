@@ -4,6 +4,7 @@
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/fault/fault_backend.h"
 #include "refrain/backend/null/null_backend.h"
+#include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "tests/conformance/test_kernels.h"
 
@@ -24,14 +25,32 @@ std::unique_ptr<Backend> cpu_awake(uint32_t threads) {
 }
 
 // Tests whose results a device that computes nothing cannot give, and those of waiting.
-constexpr const char* kComputing[] = {"EdgesRandom",       "EdgesReplayed",   "Fence",
-                                      "FenceRandom",       "LiveCount",       "LiveCountWritten",
-                                      "ZeroTiles",         "Updates",         "UpdatesCopied",
-                                      "WaitAcrossQueues",  "Replays",         "ReplaysPipelined",
-                                      "SubmitFromThreads", "WaitFromThreads", "ScratchOfWorkers",
-                                      "Placement",         "PlacedEdges",     "Arena",
-                                      "Imports",           "ManyTiles",       "Prefetch",
-                                      "Timestamps",        "DestroyInFlight", "TimedCommandsOverlap"};
+constexpr const char* kComputing[] = {"EdgesRandom",
+                                      "EdgesReplayed",
+                                      "Fence",
+                                      "FenceRandom",
+                                      "LiveCount",
+                                      "LiveCountWritten",
+                                      "ZeroTiles",
+                                      "Updates",
+                                      "UpdatesCopied",
+                                      "WaitAcrossQueues",
+                                      "Replays",
+                                      "ReplaysPipelined",
+                                      "SubmitFromThreads",
+                                      "WaitFromThreads",
+                                      "ScratchOfWorkers",
+                                      "Placement",
+                                      "PlacedEdges",
+                                      "Arena",
+                                      "Imports",
+                                      "ManyTiles",
+                                      "Prefetch",
+                                      "HostMemory",
+                                      "DeviceImports",
+                                      "Timestamps",
+                                      "DestroyInFlight",
+                                      "TimedCommandsOverlap"};
 constexpr const char* kWaiting[] = {"HostPoint", "BlockedQueue", "Timeout", "DestroyBlocked", "HostTimeline"};
 
 std::vector<Exception> exceptions() {
@@ -42,6 +61,8 @@ std::vector<Exception> exceptions() {
       result.push_back({device, test, "null completes at once, whatever it waits for"});
   }
   result.push_back({"cpu_1", "TimedCommandsOverlap", "one worker runs one command at a time"});
+  for (const char* device : {"remote_cpu", "validate_remote_cpu", "validate_fault_remote_cpu"})
+    result.push_back({device, "DeviceImports", "nobody else has memory where it allocates"});
   return result;
 }
 
@@ -57,6 +78,9 @@ const std::vector<DeviceCase>& devices() {
       {"cpu_16", [] { return cpu(16); }},
       {"validate_cpu", [] { return make_validate(cpu(2)); }},
       {"validate_fault_cpu", [] { return make_validate(make_fault(cpu(2))); }},
+      {"remote_cpu", [] { return make_remote(cpu(2)); }},
+      {"validate_remote_cpu", [] { return make_validate(make_remote(cpu(2))); }},
+      {"validate_fault_remote_cpu", [] { return make_validate(make_fault(make_remote(cpu(2)))); }},
       {"validate_null", [] { return make_validate(make_null(test_kernels())); }},
   };
   return kDevices;

@@ -42,7 +42,7 @@ class Faults : public ::testing::TestWithParam<DeviceCase> {
   void SetUp() override {
     device_ = make_fault(GetParam().make());
     computes_ = GetParam().name.find("null") == std::string::npos;
-    data_ = device_->allocate({kBytes, nullptr, "data"});
+    data_ = device_->allocate({kBytes, "data"});
     // Three increments, each of all rows.
     for (int i = 0; i < 3; ++i) {
       builder_.add(
@@ -60,7 +60,7 @@ class Faults : public ::testing::TestWithParam<DeviceCase> {
   std::string wait(const Point& point) {
     return failure_of([&] { EXPECT_TRUE(device_->wait(point, kLong)); });
   }
-  uint32_t value() const { return host_span<uint32_t>(data_)[kRows - 1]; }
+  uint32_t value() const { return contents<uint32_t>(*device_, data_)[kRows - 1]; }
   void expect_value(uint32_t expected) const {
     if (computes_) {
       EXPECT_EQ(value(), expected);
@@ -76,21 +76,24 @@ class Faults : public ::testing::TestWithParam<DeviceCase> {
 
 TEST_P(Faults, RefusalsLeaveTheDeviceAlive) {
   const size_t used = device_->memory().used_bytes;
-  set_faults(*device_, {.allocation = 2, .prepare = 1, .submit = 1});
-  device_->release(device_->allocate({64, nullptr, "first"}));
+  set_faults(*device_, {.allocation = 2, .copy = 2, .prepare = 1, .submit = 1});
+  device_->release(device_->allocate({64, "first"}));
   EXPECT_EQ(failure_of([&] {
-              device_->allocate({64, nullptr, "second"});
+              device_->allocate({64, "second"});
             }),
             "fault: allocation 2 refused: 64 bytes wanted for 'second'");
   EXPECT_EQ(device_->memory().used_bytes, used);
-  device_->release(device_->allocate({64, nullptr, "third"}));
+  device_->release(device_->allocate({64, "third"}));
+  put(*device_, view(data_, 0, 4), 0u);
+  EXPECT_EQ(failure_of([&] { put(*device_, view(data_, 0, 4), 1u); }), "fault: copy 2 (write) refused");
+  EXPECT_EQ(contents<uint32_t>(*device_, data_)[0], 0u);
   EXPECT_EQ(failure_of([&] { device_->prepare(builder_.plan, {}); }), "fault: prepare 1 refused");
   EXPECT_EQ(failure_of([&] { submit(0); }), "fault: submit 1 refused");
   const Point point = submit(0);
   EXPECT_EQ(point.value, 1u) << "what was refused takes no place";
   EXPECT_EQ(wait(point), "");
   expect_value(3);
-  EXPECT_EQ(fault_counts(*device_).faults, 3u);
+  EXPECT_EQ(fault_counts(*device_).faults, 4u);
 }
 
 TEST_P(Faults, FailedSubmission) {
@@ -183,7 +186,7 @@ TEST_P(Faults, Loss) {
     waiters.clear();
   }
   set_faults(*device_, {.loss = 2});
-  const Allocation* last = device_->allocate({64, nullptr, "last"});
+  const Allocation* last = device_->allocate({64, "last"});
   const std::string loss = "lost: fault: device lost at call 2 (prepare)";
   EXPECT_EQ(failure_of([&] { device_->prepare(builder_.plan, {}); }), loss);
   for (std::thread& waiter : waiters) waiter.join();
@@ -194,9 +197,10 @@ TEST_P(Faults, Loss) {
   TickSpan span;
   for (const std::function<void()>& call : std::initializer_list<std::function<void()>>{
            [&] {
-             device_->allocate({64, nullptr, "later"});
+             device_->allocate({64, "later"});
            },
            [&] { device_->advise({}, Advice::resident); }, [&] { device_->memory(); },
+           [&] { put(*device_, view(data_, 0, 4), 1u); }, [&] { contents<uint32_t>(*device_, data_); },
            [&] { device_->prepare(builder_.plan, {}); }, [&] { submit(0); },
            [&] { device_->wait(done, kLong); }, [&] { device_->wait(blocked, nanoseconds(0)); },
            [&] {
@@ -224,7 +228,7 @@ TEST_P(Faults, SetFromThreads) {
   });
   for (int i = 0; i < 500; ++i) {
     const Allocation* memory = nullptr;
-    failure_of([&] { memory = device_->allocate({64, nullptr, "some"}); });
+    failure_of([&] { memory = device_->allocate({64, "some"}); });
     if (memory != nullptr) device_->release(memory);
     Point point;
     failure_of([&] { point = submit(0); });
@@ -254,9 +258,9 @@ class Sequence {
 
   // True when the results are those of an undisturbed run; a null device computes none.
   bool run() {
-    const Allocation* a = allocate({kBytes, nullptr, "a"});
-    const Allocation* b = allocate({kBytes, nullptr, "b"});
-    const Allocation* import = allocate({kBytes, import_.data(), "import"});
+    const Allocation* a = allocate({kBytes, "a"});
+    const Allocation* b = allocate({kBytes, "b"});
+    const Allocation* import = allocate({kBytes, "import", MemoryKind::import_host, import_.data()});
     PlanBuilder& first = plans_[0];
     first.add(kIncrement, {inout(view(a))},
               {.launch = {kRows, 1, 1, 0}, .constants = {1, 0, 0, 0}, .label = "x"});
@@ -268,6 +272,7 @@ class Sequence {
     programs_.push_back(device_.prepare(first.plan, {}));
     programs_.push_back(device_.prepare(second.plan, {.queue = 1, .timestamps = true}));
     const std::array<uint32_t, kRows> seven = {7, 7, 7, 7, 7, 7, 7, 7};
+    put(device_, view(b), seven);
     const UpdateData update{view(a), std::as_bytes(std::span(seven))};
     const Point host{&device_, kHostQueue, 1};
     const Point produced = submit({programs_[0].get(), {&update, 1}, {&host, 1}});
@@ -277,7 +282,8 @@ class Sequence {
     TickSpan span;
     device_.timestamps(*programs_[1], {&span, 1});
     const Point again = submit({programs_[0].get(), {}, {&consumed, 1}});
-    return device_.wait(again, kLong) && import_[0] == 16 && host_span<uint32_t>(b)[0] == 9;
+    const bool reached = device_.wait(again, kLong);
+    return contents<uint32_t>(device_, b)[0] == 9 && import_[0] == 16 && reached;
   }
 
  private:
@@ -299,9 +305,10 @@ class Sequence {
 };
 
 TEST_P(Faults, EveryNthOfASequence) {
-  constexpr uint64_t FaultPlan::*kKinds[] = {&FaultPlan::allocation, &FaultPlan::prepare, &FaultPlan::submit,
-                                             &FaultPlan::execution,  &FaultPlan::command, &FaultPlan::loss};
-  constexpr uint64_t kFaults[] = {3, 2, 3, 3, 5, 11};  // how many of each the sequence has
+  constexpr uint64_t FaultPlan::*kKinds[] = {
+      &FaultPlan::allocation, &FaultPlan::copy,    &FaultPlan::prepare, &FaultPlan::submit,
+      &FaultPlan::execution,  &FaultPlan::command, &FaultPlan::loss};
+  constexpr uint64_t kFaults[] = {3, 2, 2, 3, 3, 5, 13};  // how many of each the sequence has
   // The decorator bare, and under the checker of the contract, which throws when the sequence breaks it.
   for (const bool validated : {false, true}) {
     for (size_t kind = 0; kind < std::size(kKinds); ++kind) {

@@ -9,6 +9,7 @@
 
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/fault/fault_backend.h"
+#include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
 #include "refrain/format/model_folder.h"
@@ -47,7 +48,8 @@ uint32_t generate(const std::shared_ptr<Backend>& backend) {
 struct Kind {
   const char* name;
   uint64_t FaultPlan::*field;
-  bool again;  // the device can be used afterwards
+  bool again;   // the device can be used afterwards
+  bool remote;  // with memory that the host cannot reach
 };
 
 class FrontFaults : public ::testing::TestWithParam<Kind> {};
@@ -57,7 +59,11 @@ TEST_P(FrontFaults, EveryNth) {
   const std::vector<Kernel> kernels = ops::cpu_kernels();
   CpuOptions options;
   options.threads = 2;
-  const auto make = [&] { return make_fault(make_cpu(options, kernels)); };
+  const auto make = [&] {
+    std::unique_ptr<Backend> device = make_cpu(options, kernels);
+    if (kind.remote) device = make_remote(std::move(device));
+    return make_fault(std::move(device));
+  };
   const uint32_t expected = generate(std::shared_ptr<Backend>(make()));
   uint64_t n = 0;
   for (bool faulted = true; faulted;) {
@@ -87,18 +93,21 @@ TEST_P(FrontFaults, EveryNth) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, FrontFaults,
-                         ::testing::Values(Kind{"allocation", &FaultPlan::allocation, true},
-                                           Kind{"prepare", &FaultPlan::prepare, true},
-                                           Kind{"submit", &FaultPlan::submit, true},
-                                           Kind{"execution", &FaultPlan::execution, false},
-                                           Kind{"command", &FaultPlan::command, false},
-                                           Kind{"loss", &FaultPlan::loss, false}),
+                         ::testing::Values(Kind{"allocation", &FaultPlan::allocation, true, false},
+                                           Kind{"prepare", &FaultPlan::prepare, true, false},
+                                           Kind{"submit", &FaultPlan::submit, true, false},
+                                           Kind{"execution", &FaultPlan::execution, false, false},
+                                           Kind{"command", &FaultPlan::command, false, false},
+                                           Kind{"loss", &FaultPlan::loss, false, false},
+                                           Kind{"remote_copy", &FaultPlan::copy, true, true},
+                                           Kind{"remote_loss", &FaultPlan::loss, false, true}),
                          [](const auto& test) { return test.param.name; });
 
 // One layer of the model with embedding and head for two tokens, fused, in an arena where nothing is reused.
 class Layer {
  public:
-  explicit Layer(std::shared_ptr<Backend> backend) : device_(std::move(backend), ops::cpu_layouts(), {}) {
+  explicit Layer(std::shared_ptr<Backend> backend)
+      : backend_(std::move(backend)), device_(backend_, ops::cpu_layouts(), {}) {
     const format::ModelFolder folder = format::ModelFolder::open(kModel);
     const format::Json json = test::first_layers(folder.path(), 1);
     const model::Config config = model::read_config(folder.path(), json);
@@ -146,9 +155,13 @@ class Layer {
       const bool writes = arg.access == Access::out || arg.access == Access::inout;
       const bool arena = arg.view.allocation == nullptr;
       if (!writes || a == command.scratch_arg || arg.view.bytes == 0 || (arena_alone && !arena)) continue;
-      const auto* base =
-          static_cast<const std::byte*>(arena ? arena_.host_span().data() : arg.view.allocation->host);
-      bytes.insert(bytes.end(), base + arg.view.offset_bytes, base + arg.view.offset_bytes + arg.view.bytes);
+      BufferView view = arg.view;
+      if (arena) {
+        view.allocation = arena_.device_view().allocation;
+        view.offset_bytes += arena_.offset_bytes();
+      }
+      bytes.resize(bytes.size() + view.bytes);
+      backend_->read(view, std::span(bytes).last(view.bytes));
     }
     return bytes;
   }
@@ -156,6 +169,7 @@ class Layer {
  private:
   static constexpr uint32_t kRows = 2;
 
+  const std::shared_ptr<Backend> backend_;
   refrain::Device device_;
   std::unique_ptr<model::Architecture> architecture_;
   refrain::Plan plan_;
@@ -175,7 +189,7 @@ TEST(FusedLayerFaults, WhatCameBeforeTheFailingCommandHasRunAndNothingElse) {
   for (const bool inside : {false, true}) {  // the checker of the contract around the fault, or within it
     for (size_t failing = 0; failing < whole.commands().size(); ++failing) {
       SCOPED_TRACE(std::to_string(failing) + " " + title(whole.plan(), whole.commands()[failing]));
-      std::unique_ptr<Backend> device = make_cpu(options, kernels);
+      std::unique_ptr<Backend> device = make_remote(make_cpu(options, kernels));
       if (inside) device = make_validate(std::move(device));
       device = make_fault(std::move(device), {.command = failing + 1});
       if (!inside) device = make_validate(std::move(device));

@@ -247,6 +247,9 @@ BufferView view(const Allocation* allocation, size_t offset_bytes, size_t bytes)
   return {allocation, offset_bytes, bytes};
 }
 BufferView arena_view(size_t offset_bytes, size_t bytes) { return {nullptr, offset_bytes, bytes}; }
+void clear(Backend& device, const Allocation* allocation) {
+  device.write(view(allocation), std::vector<std::byte>(allocation->bytes));
+}
 Argument in(const BufferView& view) { return {view, Access::in, false}; }
 Argument out(const BufferView& view) { return {view, Access::out, false}; }
 Argument inout(const BufferView& view) { return {view, Access::inout, false}; }

@@ -84,9 +84,21 @@ Argument out(const BufferView& view);
 Argument inout(const BufferView& view);
 Argument sealed(const BufferView& view);
 
+/// What memory holds, wherever it is.
 template <class T>
-std::span<T> host_span(const Allocation* allocation) {
-  return {static_cast<T*>(allocation->host), allocation->bytes / sizeof(T)};
+std::vector<T> contents(const Backend& device, const Allocation* allocation) {
+  std::vector<T> values(allocation->bytes / sizeof(T));
+  device.read(view(allocation, 0, values.size() * sizeof(T)), std::as_writable_bytes(std::span(values)));
+  return values;
 }
+
+/// Writes one value to the bytes of a view, which are as many.
+template <class T>
+void put(Backend& device, const BufferView& to, const T& value) {
+  device.write(to, std::as_bytes(std::span(&value, 1)));
+}
+
+/// Writes zeros.
+void clear(Backend& device, const Allocation* allocation);
 
 }  // namespace refrain::backend::testing

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
 #include "refrain/device/device.h"
@@ -22,19 +23,23 @@ constexpr uint32_t kLive = 66;  // of the second block of rows two are live
 
 /// norm, then q with head norm and rope, and beside it a product with a sum: a prologue, two components, a
 /// member that keeps rows in scratch, a shared scratch, a live count.
-class ValidateGroup : public ::testing::Test {
+class ValidateGroup : public ::testing::TestWithParam<bool> {
  protected:
   ValidateGroup() {
     CpuOptions options;
     options.threads = 2;
     kernels_ = ops::cpu_kernels();
-    backend_ = make_validate(make_cpu(options, kernels_));
+    std::unique_ptr<Backend> backend = make_cpu(options, kernels_);
+    if (GetParam()) backend = make_remote(std::move(backend));
+    backend_ = make_validate(std::move(backend));
     device_ = Device(backend_, ops::cpu_layouts(), {});
     const Buffer live = device_.buffer(DType::u32, {1});
-    live.span<uint32_t>()[0] = kLive;
+    device_.write(live, std::array{kLive});
     const Buffer x = filled({kRows, kWidth}).with_live_rows(live);
     const Buffer rows = device_.buffer(DType::u32, {kRows, 4}).with_live_rows(live);
-    for (uint32_t r = 0; r < kRows; ++r) rows.span<uint32_t>()[r * 4 + 1] = 3 * r;
+    std::vector<uint32_t> positions(4 * kRows);
+    for (uint32_t r = 0; r < kRows; ++r) positions[r * 4 + 1] = 3 * r;
+    device_.write(rows, positions);
     const Buffer b = filled({kRows, kOther}).with_live_rows(live);
     q_ = filled({kRows, kHeads, kHeadDim}).with_live_rows(live);
     sum_ = filled({kRows, kOther}).with_live_rows(live);
@@ -57,14 +62,16 @@ class ValidateGroup : public ::testing::Test {
     PlanOptions plan_options;
     plan_options.check = true;
     plan_ = device_.plan(e.finish(), plan_options).first;
-    arena_ = backend_->allocate({plan_.arena_bytes(), nullptr, "arena"});
+    arena_ = backend_->allocate({plan_.arena_bytes(), "arena"});
     expected_ = run(plan());
   }
   ~ValidateGroup() override { backend_->release(arena_); }
 
   Buffer filled(const Shape& shape) {
     Buffer buffer = device_.buffer(DType::f32, shape);
-    for (float& value : buffer.span<float>()) value = random_.uniform();
+    std::vector<float> values(static_cast<size_t>(shape.elements()));
+    for (float& value : values) value = random_.uniform();
+    device_.write(buffer, values);
     return buffer;
   }
   Weight weight(const Shape& shape, Uses uses) {
@@ -78,13 +85,15 @@ class ValidateGroup : public ::testing::Test {
   const PlanData& plan() const { return plan_.data(); }
 
   std::vector<float> run(const PlanData& plan) {
-    for (const Buffer& buffer : {q_, sum_}) std::ranges::fill(buffer.span<float>(), -7.0f);
+    for (const Buffer& buffer : {q_, sum_})
+      device_.write(buffer, std::vector(buffer.bytes() / sizeof(float), -7.0f));
     ExecutableOptions options;
     options.arena = {arena_, 0, plan_.arena_bytes()};
     const auto program = backend_->prepare(plan, options);
     EXPECT_TRUE(backend_->wait(backend_->submit({program.get(), {}, {}}), std::chrono::seconds(60)));
-    std::vector<float> values(q_.span<float>().begin(), q_.span<float>().end());
-    values.insert(values.end(), sum_.span<float>().begin(), sum_.span<float>().end());
+    std::vector<float> values = device_.read<float>(q_);
+    const std::vector<float> sum = device_.read<float>(sum_);
+    values.insert(values.end(), sum.begin(), sum.end());
     return values;
   }
 
@@ -110,7 +119,7 @@ class ValidateGroup : public ::testing::Test {
   std::vector<float> expected_;
 };
 
-TEST_F(ValidateGroup, TheRightPlanHasAllThatIsSpoiltBelow) {
+TEST_P(ValidateGroup, TheRightPlanHasAllThatIsSpoiltBelow) {
   ASSERT_EQ(plan().commands.size(), 1u);
   EXPECT_EQ(title(plan(), plan().commands[0]), "rms_norm+matmul*2+rms_norm+rope+add");
   ASSERT_EQ(plan().components.size(), 2u);
@@ -122,7 +131,7 @@ TEST_F(ValidateGroup, TheRightPlanHasAllThatIsSpoiltBelow) {
   EXPECT_EQ(expected_[kLive * kWidth], -7.0f) << "this row is not live";
 }
 
-TEST_F(ValidateGroup, NamesWhatIsWrong) {
+TEST_P(ValidateGroup, NamesWhatIsWrong) {
   const auto refused = [&](const std::string& part, const std::function<void(PlanData&)>& spoil) {
     PlanData spoilt = plan();
     spoil(spoilt);
@@ -197,7 +206,7 @@ TEST_F(ValidateGroup, NamesWhatIsWrong) {
   refused("a fence with arguments", [](PlanData& p) { p.commands[0].kind = CommandKind::fence; });
 }
 
-TEST_F(ValidateGroup, AnyFieldWithAnyValueIsRefusedOrChangesNothing) {
+TEST_P(ValidateGroup, AnyFieldWithAnyValueIsRefusedOrChangesNothing) {
   const PlanData& right = plan();
   PlanData spoilt = right;
   uint32_t refused = 0, taken = 0;
@@ -251,6 +260,9 @@ TEST_F(ValidateGroup, AnyFieldWithAnyValueIsRefusedOrChangesNothing) {
   // What is taken: another cut into tiles, sizes that only plan a scratch, ranges of nothing.
   EXPECT_GT(refused, 10 * taken);
 }
+
+INSTANTIATE_TEST_SUITE_P(Reach, ValidateGroup, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "remote" : "cpu"; });
 
 }  // namespace
 }  // namespace refrain::backend::testing

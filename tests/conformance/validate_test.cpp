@@ -8,6 +8,7 @@
 
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/null/null_backend.h"
+#include "refrain/backend/remote/remote_backend.h"
 #include "refrain/core/error.h"
 #include "tests/conformance/test_kernels.h"
 
@@ -17,16 +18,18 @@ namespace {
 constexpr uint32_t kRows = 8;
 constexpr size_t kBytes = kRows * sizeof(uint32_t);
 
-class Validate : public ::testing::Test {
+class Validate : public ::testing::TestWithParam<bool> {
  protected:
   void SetUp() override {
     CpuOptions options;
     options.threads = 2;
-    device_ = make_validate(make_cpu(options, test_kernels()));
-    a_ = device_->allocate({kBytes, nullptr, "a"});
-    b_ = device_->allocate({kBytes, nullptr, "b"});
-    scratch_ = device_->allocate({4096, nullptr, "scratch"});
-    live_ = device_->allocate({64, nullptr, "live"});
+    std::unique_ptr<Backend> device = make_cpu(options, test_kernels());
+    if (GetParam()) device = make_remote(std::move(device));
+    device_ = make_validate(std::move(device));
+    a_ = device_->allocate({kBytes, "a"});
+    b_ = device_->allocate({kBytes, "b"});
+    scratch_ = device_->allocate({4096, "scratch"});
+    live_ = device_->allocate({64, "live"});
   }
 
   // copy a to b, labelled, then increment b.
@@ -74,39 +77,57 @@ class Validate : public ::testing::Test {
   const Allocation* live_ = nullptr;
 };
 
-TEST_F(Validate, AcceptsWhatIsRight) {
+TEST_P(Validate, AcceptsWhatIsRight) {
   for (const PlanBuilder& builder : {valid(), with_scratch()}) {
     const auto program = device_->prepare(builder.plan, {});
     expect_wait(device_->submit({program.get(), {}, {}}));
   }
 }
 
-TEST_F(Validate, Allocate) {
-  expect([&] { device_->allocate({0, nullptr, "nothing"}); }, {"allocate: 'nothing'"});
+TEST_P(Validate, Allocate) {
+  expect([&] { device_->allocate({0, "nothing"}); }, {"allocate: 'nothing'"});
 }
 
-TEST_F(Validate, Imports) {
+TEST_P(Validate, Imports) {
   alignas(64) static std::array<std::byte, 256> memory;
-  const Allocation* low = device_->allocate({128, memory.data(), "low"});
-  const auto import = [&](void* host, size_t bytes) { device_->allocate({bytes, host, "new"}); };
+  const Allocation* low = device_->allocate({128, "low", MemoryKind::import_host, memory.data()});
+  const auto import = [&](void* host, size_t bytes) {
+    device_->allocate({bytes, "new", MemoryKind::import_host, host});
+  };
   expect([&] { import(memory.data() + 64, 128); },
          {"allocate: 'new': imports memory of the live allocation 'low'"});
   expect([&] { import(memory.data(), 256); }, {"the live allocation 'low'"});
-  expect([&] { import(a_->host, 16); }, {"the live allocation 'a'"});
+  const Allocation* pinned = device_->allocate({128, "pinned", MemoryKind::host});
+  expect([&] { import(pinned->host, 16); }, {"the live allocation 'pinned'"});
+  device_->release(pinned);
+  const auto refused = [&](const BufferSpec& spec) {
+    expect([&] { device_->allocate(spec); }, {"allocate: 'new': expected the address of an import's kind"});
+  };
+  refused({128, "new", MemoryKind::import_host});
+  refused({128, "new", MemoryKind::host, memory.data() + 128});
+  refused({128, "new", MemoryKind::device, memory.data() + 128});
+  refused({128, "new", MemoryKind::import_device, memory.data() + 128});
+  refused({128, "new", MemoryKind::import_device, nullptr, 0});
+  refused({128, "new", MemoryKind::import_host, nullptr, 4096});
+  expect(
+      [&] {
+        device_->allocate({16, "new", MemoryKind::import_device, nullptr, a_->device_address});
+      },
+      {"the live allocation 'a'"});
   expect([&] { import(memory.data() + 132, 4); }, {"allocate: 'new': imported memory is not aligned to 64"});
-  device_->release(device_->allocate({128, memory.data() + 128, "beside"}));
+  device_->release(device_->allocate({128, "beside", MemoryKind::import_host, memory.data() + 128}));
   device_->release(low);
-  device_->release(device_->allocate({256, memory.data(), "all"}));
+  device_->release(device_->allocate({256, "all", MemoryKind::import_host, memory.data()}));
 }
 
-TEST_F(Validate, ViewsOfPlans) {
+TEST_P(Validate, ViewsOfPlans) {
   PlanBuilder beyond = valid();
   beyond.plan.args[0].view.bytes = kBytes + 1;
   refuse(beyond, {"command 0 'layer 3' (copy_test): argument 0 (input)", "leave the allocation of 32"});
   PlanBuilder overflow = valid();
   overflow.plan.args[1].view.offset_bytes = SIZE_MAX;
   refuse(overflow, {"argument 1 (output)", "leave the allocation"});
-  const Allocation* dead = device_->allocate({kBytes, nullptr, "dead"});
+  const Allocation* dead = device_->allocate({kBytes, "dead"});
   PlanBuilder released = valid();
   released.plan.args[0].view = view(dead);
   device_->release(dead);
@@ -116,7 +137,7 @@ TEST_F(Validate, ViewsOfPlans) {
   refuse(unbound, {"argument 1 (output)", "not bound"});
 }
 
-TEST_F(Validate, Ranges) {
+TEST_P(Validate, Ranges) {
   PlanBuilder builder = valid();
   builder.plan.commands[1].args = {1, 99};
   refuse(builder, {"command 1 'layer 4' (increment_test)", "leave PlanData::args"});
@@ -140,7 +161,7 @@ TEST_F(Validate, Ranges) {
   refuse(builder, {"command 1", "label 7 of 2"});
 }
 
-TEST_F(Validate, Order) {
+TEST_P(Validate, Order) {
   PlanBuilder builder = valid();
   builder.plan.deps[0] = 1;
   refuse(builder, {"command 1 'layer 4'", "dep 1 is not earlier"});
@@ -152,7 +173,7 @@ TEST_F(Validate, Order) {
   refuse(builder, {"command 1 'layer 4'", "level: expected 1, got 2"});
 }
 
-TEST_F(Validate, Kernels) {
+TEST_P(Validate, Kernels) {
   PlanBuilder builder = valid();
   builder.plan.commands[0].kernel = nullptr;
   refuse(builder, {"command 0 'layer 3'", "no kernel"});
@@ -171,7 +192,7 @@ TEST_F(Validate, Kernels) {
   refuse(builder, {"argument 1 (output)", "access is not that of the schema"});
 }
 
-TEST_F(Validate, Launches) {
+TEST_P(Validate, Launches) {
   PlanBuilder builder = valid();
   builder.plan.commands[0].launch.rows_per_block = 0;
   refuse(builder, {"command 0", "launch"});
@@ -184,7 +205,7 @@ TEST_F(Validate, Launches) {
   refuse(builder, {"command 0", "scratch"});
 }
 
-TEST_F(Validate, LiveCounts) {
+TEST_P(Validate, LiveCounts) {
   PlanBuilder builder = valid();
   builder.plan.args[3].view.bytes = 2;
   refuse(builder, {"command 1 'layer 4' (increment_test): argument 1 (live count)", "aligned u32"});
@@ -196,7 +217,7 @@ TEST_F(Validate, LiveCounts) {
   refuse(builder, {"command 1", "live_arg"});
 }
 
-TEST_F(Validate, Scratch) {
+TEST_P(Validate, Scratch) {
   PlanBuilder builder = with_scratch();
   builder.plan.args[1].view.bytes = sizeof(WorkerRecord);
   refuse(builder,
@@ -211,14 +232,14 @@ TEST_F(Validate, Scratch) {
   refuse(builder, {"argument 1 (scratch)", "access"});
 }
 
-TEST_F(Validate, Options) {
+TEST_P(Validate, Options) {
   refuse(valid(), {"queue: expected below 4, got 4"}, {.queue = 4});
   const std::vector<uint32_t> few = {0}, far = {0, 2};
   refuse(valid(), {"placement: expected 2 workers, got 1"}, {.placement = few});
   refuse(valid(), {"command 1 'layer 4'", "placement: expected below 2, got 2"}, {.placement = far});
 }
 
-TEST_F(Validate, Arena) {
+TEST_P(Validate, Arena) {
   PlanBuilder builder;
   builder.plan.arena_bytes = 256;
   builder.add(kFill, {out(arena_view(128, kBytes))}, {.launch = {kRows, 1, 1, 0}});
@@ -231,7 +252,7 @@ TEST_F(Validate, Arena) {
   refuse(builder, {"argument 0 (output)", "leave the arena of 256"}, {.arena = view(scratch_, 64, 256)});
 }
 
-TEST_F(Validate, SealedArguments) {
+TEST_P(Validate, SealedArguments) {
   PlanBuilder both = valid();
   both.plan.args[1].sealed = true;
   refuse(both, {"argument 1 (output)", "sealed, and written"});
@@ -259,10 +280,10 @@ TEST_F(Validate, SealedArguments) {
       {"submit: update", "sealed in", "layer 3"});
 }
 
-TEST_F(Validate, ReadOnlyImports) {
+TEST_P(Validate, ReadOnlyImports) {
   void* page = mmap(nullptr, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(page, MAP_FAILED);
-  const Allocation* import = device_->allocate({4096, page, "mapped file"});
+  const Allocation* import = device_->allocate({4096, "mapped file", MemoryKind::import_host, page});
   PlanBuilder builder = valid();
   builder.plan.args[0].view = view(import, 0, kBytes);
   const auto program = device_->prepare(builder.plan, {});
@@ -275,11 +296,13 @@ TEST_F(Validate, ReadOnlyImports) {
       {"update", "read-only import 'mapped file'"});
   builder.plan.args[1].view = view(import, 0, kBytes);
   refuse(builder, {"argument 1 (output)", "read-only import 'mapped file'"});
+  expect([&] { device_->write(view(import, 0, 4), std::as_bytes(std::span(&value, 1))); },
+         {"write: writes the read-only import 'mapped file'"});
   device_->release(import);
   munmap(page, 4096);
 }
 
-TEST_F(Validate, Updates) {
+TEST_P(Validate, Updates) {
   const PlanBuilder builder = valid();
   const auto program = device_->prepare(builder.plan, {});
   const std::vector<uint32_t> values(kRows + 1);
@@ -292,7 +315,7 @@ TEST_F(Validate, Updates) {
   expect([&] { submit({nullptr, 0, 4}, 4); }, {"update", "does not live"});
 }
 
-TEST_F(Validate, Points) {
+TEST_P(Validate, Points) {
   const PlanBuilder builder = valid();
   const auto program = device_->prepare(builder.plan, {});
   const auto wait = [&](const Point& point) { device_->wait(point, std::chrono::nanoseconds(0)); };
@@ -304,7 +327,7 @@ TEST_F(Validate, Points) {
   expect([&] { device_->completed(4); }, {"completed: queue 4"});
 }
 
-TEST_F(Validate, Programs) {
+TEST_P(Validate, Programs) {
   const PlanBuilder builder = valid();
   expect([&] { device_->submit({nullptr, {}, {}}); }, {"submit: program"});
   const auto once = device_->prepare(builder.plan, {.once = true});
@@ -317,7 +340,7 @@ TEST_F(Validate, Programs) {
   expect([&] { device_->timestamps(*timed, spans); }, {"spans: expected 2, got 1"});
 }
 
-TEST_F(Validate, ReleaseInFlight) {
+TEST_P(Validate, ReleaseInFlight) {
   const PlanBuilder builder = valid();
   const auto program = device_->prepare(builder.plan, {});
   const Point one{device_.get(), kHostQueue, 1};
@@ -329,10 +352,10 @@ TEST_F(Validate, ReleaseInFlight) {
   expect_wait(point);  // the memory was kept for it
   expect([&] { device_->submit({program.get(), {}, {}}); }, {"argument 0 (input)", "has been released"});
   device_->release(a_);
-  expect([&] { device_->allocate({64, nullptr, ""}); }, {"release: this is no live allocation"});
+  expect([&] { device_->allocate({64, ""}); }, {"release: this is no live allocation"});
 }
 
-TEST_F(Validate, ProgramEndsInFlight) {
+TEST_P(Validate, ProgramEndsInFlight) {
   const PlanBuilder builder = valid();
   auto program = device_->prepare(builder.plan, {});
   const Point one{device_.get(), kHostQueue, 1};
@@ -343,14 +366,58 @@ TEST_F(Validate, ProgramEndsInFlight) {
   expect_wait(point);
 }
 
-TEST_F(Validate, Advise) {
+TEST_P(Validate, Copies) {
+  std::vector<std::byte> bytes(kBytes + 1);
+  const auto write = [&](const BufferView& to, size_t count) {
+    device_->write(to, std::span(bytes).first(count));
+  };
+  const auto read = [&](const BufferView& from, size_t count) {
+    device_->read(from, std::span(bytes).first(count));
+  };
+  expect([&] { write(view(a_), 4); }, {"write: 4 bytes for a view of 32"});
+  expect([&] { read(view(a_), kBytes + 1); }, {"read: 33 bytes for a view of 32"});
+  expect([&] { write(view(a_, 4, kBytes), kBytes); }, {"write: view", "leave the allocation 'a' of 32"});
+  expect([&] { read(view(a_, SIZE_MAX, 4), 4); }, {"read: view", "leave the allocation 'a' of 32"});
+  expect([&] { read({nullptr, 0, 4}, 4); }, {"read: view", "does not live"});
+
+  // In flight a is read, the first word of live is, b is written.
+  const PlanBuilder builder = valid();
+  const auto program = device_->prepare(builder.plan, {});
+  const uint32_t rows = 3;
+  const UpdateData update{view(live_, 8, 4), std::as_bytes(std::span(&rows, 1))};
+  const Point one{device_.get(), kHostQueue, 1};
+  const Point point = device_->submit({program.get(), {&update, 1}, {&one, 1}});
+  expect([&] { write(view(a_, 28, 4), 4); }, {"write: allocation 'a' is used by submission 1 of queue 0"});
+  expect([&] { read(view(b_, 0, 4), 4); }, {"read: allocation 'b' is written by submission 1 of queue 0"});
+  expect([&] { write(view(b_), kBytes); }, {"write: allocation 'b' is used by submission 1"});
+  expect([&] { write(view(live_, 0, 4), 4); }, {"write: allocation 'live' is used by"});
+  expect([&] { read(view(live_, 8, 4), 4); }, {"read: allocation 'live' is written by"});
+  read(view(a_), kBytes);
+  read(view(live_, 0, 4), 4);
+  write(view(live_, 4, 4), 4);
+  write(view(live_, 12, 4), 4);
+  write(view(scratch_, 0, 4), 4);
+  device_->signal_host(1);
+  expect_wait(point);
+  write(view(b_), kBytes);
+
+  PlanBuilder seals = valid();
+  seals.plan.args[0].sealed = true;
+  const auto sealing = device_->prepare(seals.plan, {});
+  expect([&] { write(view(a_, 0, 4), 4); }, {"write: writes what is sealed in command 0 'layer 3'"});
+}
+
+TEST_P(Validate, Advise) {
   const BufferView beyond = view(a_, 8, kBytes);
   expect([&] { device_->advise({&beyond, 1}, Advice::resident); }, {"advise: view", "'a'"});
 }
 
+INSTANTIATE_TEST_SUITE_P(Reach, Validate, ::testing::Bool(),
+                         [](const auto& test) { return test.param ? "remote" : "cpu"; });
+
 TEST(Null, CountsAndVisits) {
   const auto device = make_null(test_kernels());
-  const Allocation* data = device->allocate({kBytes, nullptr, "data"});
+  const Allocation* data = device->allocate({kBytes, "data"});
   PlanBuilder builder;
   for (int i = 0; i < 5; ++i) builder.add(kFill, {out(view(data))}, {.launch = {kRows, 1, 1, 0}});
   const auto program = device->prepare(builder.plan, {});
@@ -364,7 +431,7 @@ TEST(Null, CountsAndVisits) {
   EXPECT_EQ(counters.updates, 3u);
   EXPECT_EQ(counters.update_bytes, 12u);
   EXPECT_NE(counters.checksum, 0u);
-  EXPECT_EQ(host_span<uint32_t>(data)[0], 0u);
+  EXPECT_EQ(contents<uint32_t>(*device, data)[0], 0u);
   CpuOptions options;
   options.threads = 1;
   EXPECT_THROW(null_counters(*make_cpu(options, {})), InvalidArgument);

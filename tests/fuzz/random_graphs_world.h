@@ -51,7 +51,8 @@ class World {
       uint32_t elements[kElements];
     };
     const auto imported = std::make_shared<Block>();
-    const backend::Allocation* allocation = backend->allocate({sizeof(Block), imported->elements, {}});
+    const backend::Allocation* allocation =
+        backend->allocate({sizeof(Block), "imported", MemoryKind::import_host, imported->elements});
     const auto handle = std::make_shared<AllocationHandle>(backend, allocation, imported);
     const Buffer all(handle, 0, DType::u32, {kElements}), low(handle, 0, DType::u32, {64}),
         high(handle, 32 * sizeof(uint32_t), DType::u32, {64});

@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "refrain/backend/remote/remote_backend.h"
 #include "refrain/graph/check.h"
 #include "tests/counted_new.h"
 #include "tests/model/tales.h"
@@ -31,7 +32,7 @@ void start_decode(ModelRunner& runner, uint32_t token, uint32_t position) {
   runner.wait();
 }
 
-TEST(Replay, SteadyStateAllocatesAndRecordsNothing) {
+TEST(Replay, SteadyStateAllocatesRecordsAndCopiesNothing) {
   if (!kCountsHeap) GTEST_SKIP() << "a sanitizer brings an operator new of its own";
   const model::Model model = open_tales(2, /*validate=*/false);
   ModelRunner runner(model, small());
@@ -41,15 +42,32 @@ TEST(Replay, SteadyStateAllocatesAndRecordsNothing) {
     runner.wait();
   }
 
+  // What the backend itself has copied, where it is one that counts.
+  const Buffer some = runner.device().buffer(DType::u8, {1});
+  const auto copied = [&] {
+    if (std::string_view(device_name()) != "remote") return backend::RemoteCounters{};
+    return backend::remote_counters(some.memory()->backend());
+  };
   const Counters before = runner.device().counters();
+  const backend::RemoteCounters copied_before = copied();
   const uint64_t heap_before = heap_allocations.load();
+  uint64_t tokens = 0;
   for (int i = 0; i < 100; ++i) {
     runner.submit_next();
     runner.wait();
+    tokens += runner.sampled(0);
   }
   const uint64_t heap = heap_allocations.load() - heap_before;
   const Counters after = runner.device().counters();
+  const backend::RemoteCounters copied_after = copied();
   EXPECT_EQ(heap, 0u);
+  EXPECT_GT(tokens, 0u);
+  EXPECT_EQ(after.writes, before.writes);
+  EXPECT_EQ(after.reads, before.reads);
+  EXPECT_EQ(after.updates, before.updates);
+  EXPECT_EQ(copied_after.writes, copied_before.writes);
+  EXPECT_EQ(copied_after.reads, copied_before.reads);
+  EXPECT_EQ(copied_after.updates, copied_before.updates);
   EXPECT_EQ(after.allocations, before.allocations);
   EXPECT_EQ(after.dispatches_recorded, before.dispatches_recorded);
   EXPECT_EQ(after.plans, before.plans);

@@ -41,6 +41,31 @@ TEST(SameBits, AnyNumberOfThreads) {
   }
 }
 
+TEST(SameBits, MemoryOutOfReachChangesNothing) {
+  const std::vector<uint32_t> ids = some_ids(70);
+  std::vector<float> logits[2];
+  std::vector<uint32_t> tokens[2];
+  for (const bool remote : {false, true}) {
+    DeviceOptions options;
+    options.threads = 2;
+    options.portable_kernels = kThreadSanitizer;
+    const Device device = Device::open(remote ? "remote" : "cpu", options);
+    ModelRunner runner(model::Model::load(device, kTales), runner_options({1, 64}));
+    logits[remote] = all_logits(runner, ids);
+    model::GenerateOptions generate;
+    generate.max_tokens = 30;
+    generate.sampling = {.temperature = 0.8f, .seed = 7};
+    generate.on_token = [&](uint32_t id) {
+      tokens[remote].push_back(id);
+      return true;
+    };
+    model::generate(runner, ids, generate);
+  }
+  EXPECT_TRUE(same_bits(logits[0], logits[1]));
+  EXPECT_EQ(tokens[0].size(), 30u);
+  EXPECT_EQ(tokens[0], tokens[1]);
+}
+
 TEST(SameBits, PortableAndVectorisedKernelsAgreeToRounding) {
   const std::vector<uint32_t> ids = some_ids(100);
   ModelRunner vectorised(open_tales(2, true, false), runner_options({64}));

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstdlib>
 #include <span>
 #include <vector>
 
@@ -24,12 +25,18 @@ inline constexpr bool kThreadSanitizer = __has_feature(thread_sanitizer);
 inline constexpr bool kThreadSanitizer = false;
 #endif
 
+/// The device of these tests: REFRAIN_TEST_DEVICE, else the CPU.
+inline const char* device_name() {
+  const char* name = std::getenv("REFRAIN_TEST_DEVICE");
+  return name != nullptr ? name : "cpu";
+}
+
 inline model::Model open_tales(uint32_t threads, bool validate = true, bool portable = kThreadSanitizer) {
   DeviceOptions options;
   options.threads = threads;
   options.portable_kernels = portable;
   options.validate = validate;
-  return model::Model::load(Device::open("cpu", options), kTales);
+  return model::Model::load(Device::open(device_name(), options), kTales);
 }
 
 /// A prompt of `count` ids with no meaning: every id is below the vocabulary, most differ.

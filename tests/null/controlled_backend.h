@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -31,6 +32,7 @@ class ControlledBackend final : public backend::Backend {
     changed_.notify_all();
   }
   void refuse_next_submit() { refuse_submit_ = true; }
+  void refuse_writes(bool refuse) { refuse_write_ = refuse; }
   /// The submission, and with it what has been submitted to its queue since, fails and so ends.
   void fail(uint32_t queue, uint64_t value) {
     const std::lock_guard lock(mutex_);
@@ -66,7 +68,10 @@ class ControlledBackend final : public backend::Backend {
     const std::lock_guard lock(mutex_);
     allocation->id = ++last_id_;
     if (lost_) throw DeviceLost("controlled: lost");
-    if (host_memory_) allocation->host = spec.host != nullptr ? spec.host : allocation->storage.data();
+    const bool import = spec.kind == MemoryKind::import_host;
+    if (import && !host_memory_) throw DeviceError("controlled: no imports");
+    if (host_memory_ || spec.kind == MemoryKind::host)
+      allocation->host = import ? spec.host : allocation->storage.data();
     const backend::Allocation* key = allocation.get();
     memory_.emplace(key, std::move(allocation));
     return key;
@@ -76,6 +81,13 @@ class ControlledBackend final : public backend::Backend {
     memory_.erase(allocation);
   }
   backend::MemoryUsage memory() const override { return {memory_.size(), 1000}; }
+  void write(const backend::BufferView& to, std::span<const std::byte> from) override {
+    if (refuse_write_) throw DeviceError("controlled: no staging");
+    std::ranges::copy(from, bytes_of(to));
+  }
+  void read(const backend::BufferView& from, std::span<std::byte> to) const override {
+    std::copy_n(bytes_of(from), to.size(), to.begin());
+  }
   std::unique_ptr<backend::Executable> prepare(const backend::PlanData&,
                                                const backend::ExecutableOptions& options) override {
     prepared = options;
@@ -149,8 +161,16 @@ class ControlledBackend final : public backend::Backend {
     return info;
   }
 
+  // Of what may be out of the host's reach.
+  std::byte* bytes_of(const backend::BufferView& view) const {
+    const std::lock_guard lock(mutex_);
+    auto* imported = static_cast<std::byte*>(view.allocation->host);
+    return (imported != nullptr ? imported : memory_.at(view.allocation)->storage.data()) + view.offset_bytes;
+  }
+
   const bool host_memory_;
   bool refuse_submit_ = false;
+  bool refuse_write_ = false;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::map<const backend::Allocation*, std::unique_ptr<Memory>> memory_;

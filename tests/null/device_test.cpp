@@ -52,22 +52,24 @@ TEST_F(DeviceTest, MisuseOfBuffersAndOfTheDevice) {
   EXPECT_EQ(refusal([&] { Device(nullptr, {}, {}); }), "[device] backend: expected one, got none");
   Device moved = device_, taken = std::move(moved);
   const std::string gone = "[device] expected an open device, got one that was moved from";
-  EXPECT_EQ(refusal([&] { moved.info(); }), gone);                          // NOLINT
-  EXPECT_EQ(refusal([&] { moved.memory(); }), gone);                        // NOLINT
-  EXPECT_EQ(refusal([&] { moved.counters(); }), gone);                      // NOLINT
-  EXPECT_EQ(refusal([&] { moved.buffer(DType::u8, {1}); }), gone);          // NOLINT
-  EXPECT_EQ(refusal([&] { moved.encoder(); }), gone);                       // NOLINT
-  EXPECT_EQ(refusal([&] { moved.plan({}); }), gone);                        // NOLINT
-  EXPECT_EQ(refusal([&] { moved.prepare({}); }), gone);                     // NOLINT
-  EXPECT_EQ(refusal([&] { moved.submit({}); }), gone);                      // NOLINT
-  EXPECT_EQ(refusal([&] { moved.wait({}); }), gone);                        // NOLINT
-  EXPECT_EQ(refusal([&] { (void)moved.reached({}); }), gone);               // NOLINT
-  EXPECT_EQ(refusal([&] { moved.host_point(); }), gone);                    // NOLINT
-  EXPECT_EQ(refusal([&] { moved.signal({}); }), gone);                      // NOLINT
-  EXPECT_EQ(refusal([&] { moved.kernels(); }), gone);                       // NOLINT
-  EXPECT_EQ(refusal([&] { moved.synchronize(a_); }), gone);                 // NOLINT
-  EXPECT_EQ(refusal([&] { moved.pack({}, {Use::vector}); }), gone);         // NOLINT
-  EXPECT_EQ(refusal([&] { (void)moved.timestamps_ns(program()); }), gone);  // NOLINT
+  EXPECT_EQ(refusal([&] { moved.info(); }), gone);                                   // NOLINT
+  EXPECT_EQ(refusal([&] { moved.memory(); }), gone);                                 // NOLINT
+  EXPECT_EQ(refusal([&] { moved.counters(); }), gone);                               // NOLINT
+  EXPECT_EQ(refusal([&] { moved.buffer(DType::u8, {1}); }), gone);                   // NOLINT
+  EXPECT_EQ(refusal([&] { moved.encoder(); }), gone);                                // NOLINT
+  EXPECT_EQ(refusal([&] { moved.plan({}); }), gone);                                 // NOLINT
+  EXPECT_EQ(refusal([&] { moved.prepare({}); }), gone);                              // NOLINT
+  EXPECT_EQ(refusal([&] { moved.submit({}); }), gone);                               // NOLINT
+  EXPECT_EQ(refusal([&] { moved.wait({}); }), gone);                                 // NOLINT
+  EXPECT_EQ(refusal([&] { (void)moved.reached({}); }), gone);                        // NOLINT
+  EXPECT_EQ(refusal([&] { moved.host_point(); }), gone);                             // NOLINT
+  EXPECT_EQ(refusal([&] { moved.signal({}); }), gone);                               // NOLINT
+  EXPECT_EQ(refusal([&] { moved.kernels(); }), gone);                                // NOLINT
+  EXPECT_EQ(refusal([&] { moved.synchronize(a_); }), gone);                          // NOLINT
+  EXPECT_EQ(refusal([&] { moved.write(a_, std::span<const std::byte>()); }), gone);  // NOLINT
+  EXPECT_EQ(refusal([&] { (void)moved.read<uint32_t>(a_); }), gone);                 // NOLINT
+  EXPECT_EQ(refusal([&] { moved.pack({}, {Use::vector}); }), gone);                  // NOLINT
+  EXPECT_EQ(refusal([&] { (void)moved.timestamps_ns(program()); }), gone);           // NOLINT
 }
 
 TEST_F(DeviceTest, PackRefusesWhatNoLayoutServes) {
@@ -79,17 +81,17 @@ TEST_F(DeviceTest, PackRefusesWhatNoLayoutServes) {
   static constexpr backend::WeightLayout kLayouts[] = {
       {"plain", [](const backend::WeightInfo&, Uses) { return true; },
        [](const backend::WeightInfo&) { return size_t{24}; },
-       [](const TensorSource&, const backend::WeightInfo&, std::span<std::byte>) {}, nullptr, true}};
+       [](const TensorSource&, const backend::WeightInfo&, backend::RowRange, const backend::PackedBytes&) {},
+       nullptr, true}};
   Device device(backend_, kLayouts, {});
   EXPECT_EQ(refusal([&] { device.pack(source, {Use::matvec}); }), "[pack] w: expected segments, got none");
   const std::array<std::byte, 24> bytes{};
   source.segments.push_back({DType::f32, {2, 3}, bytes});
   EXPECT_FALSE(device.pack(source, {Use::matvec}).in_place()) << "there is no file to use in place";
   Device far(std::make_shared<ControlledBackend>(kKernels, false), kLayouts, {});
-  EXPECT_EQ(refusal<DeviceError>([&] { far.pack(source, {Use::matvec}); }),
-            "[pack] w: the host cannot reach this device's memory in place");
-  EXPECT_EQ(refusal([&] { far.buffer(DType::u8, {1}).host_span(); }),
-            "[buffer] span: the host cannot reach this device's memory in place");
+  EXPECT_EQ(refusal([&] { far.buffer(DType::u8, {1}, "x").host_span(); }),
+            "[buffer] span: 'x' is memory of device controlled that the host cannot reach in place: expected "
+            "Device::write and Device::read, or a buffer of MemoryKind::host");
 }
 
 TEST_F(DeviceTest, MisuseOfPrepare) {

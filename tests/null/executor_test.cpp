@@ -39,6 +39,12 @@ class Observed final : public backend::Backend {
   }
   void release(const backend::Allocation* allocation) noexcept override { inner_->release(allocation); }
   backend::MemoryUsage memory() const override { return inner_->memory(); }
+  void write(const backend::BufferView& to, std::span<const std::byte> from) override {
+    inner_->write(to, from);
+  }
+  void read(const backend::BufferView& from, std::span<std::byte> to) const override {
+    inner_->read(from, to);
+  }
   std::unique_ptr<backend::Executable> prepare(const backend::PlanData& plan,
                                                const backend::ExecutableOptions& options) override {
     calls.emplace_back("prepare");

@@ -197,7 +197,7 @@ TEST_F(FuseSets, AreCheckedBelowTheFront) {
   const std::unique_ptr<backend::Backend> checked =
       backend::make_validate(backend::make_null(fusible_kernels()));
   const auto own = [&](size_t bytes) {
-    const backend::Allocation* made = checked->allocate({bytes, nullptr, "own"});
+    const backend::Allocation* made = checked->allocate({bytes, "own"});
     return backend::BufferView{made, 0, bytes};
   };
   const GroupKernel both[] = {kNormProjectKernel, kGatedKernel};

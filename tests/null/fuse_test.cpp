@@ -563,7 +563,7 @@ TEST(FuseLayer, ValidateSeesWhatIsWrongWithAGroup) {
   Layer layer(Device(backend, ops::cpu_layouts(), {}));
   const auto [plan, report] = layer.device.plan(layer.record(64));
   backend::ExecutableOptions options;
-  const backend::Allocation* arena = backend->allocate({plan.arena_bytes(), nullptr, "arena"});
+  const backend::Allocation* arena = backend->allocate({plan.arena_bytes(), "arena"});
   options.arena = {arena, 0, plan.arena_bytes()};
   EXPECT_NO_THROW(backend->prepare(plan.data(), options));
 

@@ -305,11 +305,20 @@ TEST(Pool, Misuse) {
             "[pool] x: expected elements of a known size, got f32 [0]");
   EXPECT_EQ(refusal([&] { pool.buffer(DType::activation, {1}, "x"); }),
             "[pool] x: expected elements of a known size, got activation [1]");
-  Device far(std::make_shared<ControlledBackend>(kKernels, false), {}, {});
-  EXPECT_EQ(refusal([&] { BufferPool refused(far, {}); }),
-            "[pool] init: the host cannot reach this device's memory to zero it");
-  BufferPool unzeroed(far, {.init = PoolInit::unspecified});
-  EXPECT_EQ(unzeroed.buffer(DType::u8, {3}).bytes(), 3u);
+}
+
+TEST(Pool, ZeroingThatIsRefusedGivesTheMemoryBack) {
+  const auto backend = std::make_shared<ControlledBackend>(kKernels, false);
+  Device far(backend, {}, {});
+  BufferPool pool(far);
+  pool.buffer(DType::u8, {300});
+  backend->refuse_writes(true);
+  EXPECT_EQ(refusal<DeviceError>([&] { pool.buffer(DType::u8, {300}); }), "controlled: no staging");
+  EXPECT_EQ(pool.usage().out_bytes, 0u);
+  EXPECT_EQ(pool.usage().free_bytes, 300u);
+  backend->refuse_writes(false);
+  EXPECT_EQ(pool.buffer(DType::u8, {300}).bytes(), 300u);
+  EXPECT_EQ(pool.usage().reused, 2u);
 }
 
 constexpr int64_t kLarge = int64_t{4} << 20;

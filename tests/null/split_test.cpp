@@ -131,7 +131,7 @@ TEST(Split, SameBitsOnTheCpu) {
   backend::CpuOptions cpu;
   cpu.threads = 2;
   const std::shared_ptr<backend::Backend> backend = backend::make_validate(backend::make_cpu(cpu, kChecked));
-  const backend::Allocation* arena = backend->allocate({.bytes = 1 << 20, .host = nullptr, .label = {}});
+  const backend::Allocation* arena = backend->allocate({.bytes = 1 << 20});
   for (uint32_t seed = 0; seed < 40; ++seed) {
     Device device(backend, {}, {});
     RandomGraph random(device, 9900 + seed, 60);

@@ -57,7 +57,7 @@ Packed pack(const TensorSource& source, const backend::WeightLayout& layout) {
       {source.format, source.dtype, source.shape, source.bits, source.group_size}, &layout, nullptr};
   const size_t bytes = layout.packed_bytes(packed.info);
   packed.bytes = allocate(bytes);
-  layout.pack(source, packed.info, {packed.bytes.get(), bytes});
+  ops::pack_whole(layout, source, packed.info, {packed.bytes.get(), bytes});
   return packed;
 }
 

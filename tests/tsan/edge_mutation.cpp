@@ -51,7 +51,7 @@ void run(const MutationInput& input, const PlanData& plan) {
   ExecutableOptions prepare;
   prepare.placement = placement;
   if (plan.arena_bytes > 0) {
-    const Allocation* arena = device->allocate({plan.arena_bytes, nullptr, "arena"});
+    const Allocation* arena = device->allocate({plan.arena_bytes, "arena"});
     prepare.arena = {arena, 0, plan.arena_bytes};
   }
   const auto program = device->prepare(plan, prepare);

@@ -62,7 +62,7 @@ class EdgeMutation : public ::testing::Test {
   }
 
   std::unique_ptr<Backend> device_ = make_null(test_kernels());
-  const Allocation* live_ = device_->allocate({64, nullptr, "live"});
+  const Allocation* live_ = device_->allocate({64, "live"});
   PlanBuilder builder_;
 };
 

@@ -61,6 +61,14 @@ class CpuBackend final : public Backend {
 
   MemoryUsage memory() const override { return memory_.usage(); }
 
+  void write(const BufferView& to, std::span<const std::byte> from) override {
+    std::ranges::copy(from, host_bytes(to));
+  }
+
+  void read(const BufferView& from, std::span<std::byte> to) const override {
+    std::copy_n(host_bytes(from), to.size(), to.begin());
+  }
+
   std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) override {
     return std::make_unique<CpuExecutable>(plan, options);
   }

@@ -23,8 +23,7 @@ constexpr uint64_t kSlowRunNs = 4000;
 
 std::byte* address_of(const BufferView& view, const BufferView& arena) {
   if (view.bytes == 0) return nullptr;
-  if (view.allocation != nullptr) return static_cast<std::byte*>(view.allocation->host) + view.offset_bytes;
-  return static_cast<std::byte*>(arena.allocation->host) + arena.offset_bytes + view.offset_bytes;
+  return view.allocation != nullptr ? host_bytes(view) : host_bytes(arena) + view.offset_bytes;
 }
 
 uint32_t estimated_ns(const PlanData& plan, const PlanCommand& command, const Step& step) {

@@ -174,10 +174,10 @@ TEST_F(Machine, MemoryLimit) {
   options.threads = 1;
   options.memory_limit_bytes = 1 << 20;
   const auto device = make_cpu(options, {});
-  const Allocation* half = device->allocate({size_t{1} << 19, nullptr, "half"});
-  EXPECT_THROW(device->allocate({(size_t{1} << 19) + 1, nullptr, "too much"}), DeviceError);
+  const Allocation* half = device->allocate({size_t{1} << 19, "half"});
+  EXPECT_THROW(device->allocate({(size_t{1} << 19) + 1, "too much"}), DeviceError);
   device->release(half);
-  EXPECT_NE(device->allocate({size_t{1} << 20, nullptr, "all"}), nullptr);
+  EXPECT_NE(device->allocate({size_t{1} << 20, "all"}), nullptr);
 }
 
 TEST_F(Machine, SmallAllocationsCountAgainstTheBudget) {
@@ -186,10 +186,10 @@ TEST_F(Machine, SmallAllocationsCountAgainstTheBudget) {
   options.threads = 1;
   options.system_root = root();
   const auto device = make_cpu(options, {});
-  const Allocation* first = device->allocate({600000, nullptr, "first"});
-  EXPECT_THROW(device->allocate({600000, nullptr, "second"}), DeviceError);
+  const Allocation* first = device->allocate({600000, "first"});
+  EXPECT_THROW(device->allocate({600000, "second"}), DeviceError);
   device->release(first);
-  EXPECT_NE(device->allocate({600000, nullptr, "third"}), nullptr);
+  EXPECT_NE(device->allocate({600000, "third"}), nullptr);
 }
 
 TEST_F(Machine, UntouchedAllocationsCountAgainstTheBudget) {
@@ -197,9 +197,9 @@ TEST_F(Machine, UntouchedAllocationsCountAgainstTheBudget) {
   options.threads = 1;
   const auto device = make_cpu(options, {});
   const size_t budget = device->memory().budget_bytes;
-  const Allocation* half = device->allocate({budget / 2, nullptr, "half"});
+  const Allocation* half = device->allocate({budget / 2, "half"});
   EXPECT_EQ(device->memory().budget_bytes, budget);
-  EXPECT_THROW(device->allocate({budget - budget / 4, nullptr, "too much"}), DeviceError);
+  EXPECT_THROW(device->allocate({budget - budget / 4, "too much"}), DeviceError);
   device->release(half);
 }
 
@@ -207,7 +207,7 @@ TEST_F(Machine, LargeAllocationsLieOnHugePages) {
   CpuOptions options;
   options.threads = 1;
   const auto device = make_cpu(options, {});
-  const Allocation* large = device->allocate({(size_t{5} << 20) + 3, nullptr, "large"});
+  const Allocation* large = device->allocate({(size_t{5} << 20) + 3, "large"});
   EXPECT_EQ(reinterpret_cast<uintptr_t>(large->host) % (size_t{2} << 20), 0u);
   static_cast<char*>(large->host)[large->bytes - 1] = 1;
 }

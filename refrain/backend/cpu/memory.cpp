@@ -63,9 +63,11 @@ Memory::~Memory() = default;
 const Allocation* Memory::allocate(const BufferSpec& spec) {
   auto block = std::make_unique<Block>();
   block->bytes = spec.bytes;
-  block->host = spec.host;
+  // A device address is one of the host here.
+  if (spec.kind == MemoryKind::import_host) block->host = spec.host;
+  if (spec.kind == MemoryKind::import_device) block->host = reinterpret_cast<void*>(spec.device_address);
   const std::lock_guard lock(mutex_);
-  if (spec.host == nullptr) {
+  if (!is_import(spec.kind)) {
     const bool large = spec.bytes >= kHugePageBytes;
     // The operating system promises more than it has; a request that cannot be filled is refused here
     // instead.

@@ -48,7 +48,7 @@ uint64_t Scheduler::submit(const CpuExecutable& program, const Submission& submi
     entry.copies.clear();
     entry.bytes.clear();
     for (const UpdateData& update : submission.updates) {
-      auto* to = static_cast<std::byte*>(update.to.allocation->host) + update.to.offset_bytes;
+      auto* to = host_bytes(update.to);
       entry.copies.push_back({to, entry.bytes.size(), update.from.size()});
       entry.bytes.insert(entry.bytes.end(), update.from.begin(), update.from.end());
     }

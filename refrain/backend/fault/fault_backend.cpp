@@ -94,6 +94,16 @@ class FaultBackend final : public Backend {
     return inner_->memory();
   }
 
+  void write(const BufferView& to, std::span<const std::byte> from) override {
+    count_copy("write");
+    inner_->write(to, from);
+  }
+
+  void read(const BufferView& from, std::span<std::byte> to) const override {
+    count_copy("read");
+    inner_->read(from, to);
+  }
+
   std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) override {
     const std::lock_guard lock(mutex_);
     enter("prepare");
@@ -281,6 +291,13 @@ class FaultBackend final : public Backend {
   void count(const char* call) const {
     const std::lock_guard lock(mutex_);
     enter(call);
+  }
+
+  void count_copy(const char* call) const {
+    const std::lock_guard lock(mutex_);
+    enter(call);
+    if (hits(++counts_.copies, plan_.copy))
+      throw DeviceError("fault: copy " + text(counts_.copies) + " (" + call + ") refused");
   }
 
   static Clock::time_point due_of(const Queue& queue, uint64_t value) {

@@ -16,11 +16,13 @@ namespace refrain::backend {
 /// What is to fail. Each number counts from the moment that the plan is set; the first is 1, and 0 is never.
 struct FaultPlan {
   uint64_t allocation = 0;  ///< this allocate() throws DeviceError
+  uint64_t copy = 0;        ///< this write() or read() throws DeviceError, as one without staging does
   uint64_t prepare = 0;     ///< this prepare() throws DeviceError
   uint64_t submit = 0;      ///< this submit() throws DeviceError; nothing has been submitted
   uint64_t execution = 0;   ///< this submission fails before its first command
   uint64_t command = 0;     ///< the submission that holds this command fails there; those before it have run
-  /// At this call the device is lost: one of allocate, advise, memory, prepare, submit, wait and timestamps.
+  /// At this call the device is lost: one of allocate, advise, memory, write, read, prepare, submit, wait and
+  /// timestamps.
   uint64_t loss = 0;
   /// A submission is not seen as completed earlier than this after its submit(), nor is what waits for it.
   std::chrono::nanoseconds delay{0};
@@ -29,6 +31,7 @@ struct FaultPlan {
 /// What has been asked for since the plan was set, refused calls included.
 struct FaultCounts {
   uint64_t allocations = 0;
+  uint64_t copies = 0;
   uint64_t prepares = 0;
   uint64_t submits = 0;
   uint64_t executions = 0;  ///< submissions that were accepted

@@ -1,6 +1,7 @@
 // Every function of the contract in its least form. Memory is real, so that the host can fill it.
 #include "refrain/backend/null/null_backend.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -58,8 +59,10 @@ class NullBackend final : public Backend {
     auto allocation = std::make_unique<NullAllocation>();
     const std::lock_guard lock(mutex_);
     allocation->bytes = spec.bytes;
-    allocation->imported = spec.host != nullptr;
-    allocation->host = spec.host;
+    allocation->imported = is_import(spec.kind);
+    if (spec.kind == MemoryKind::import_host) allocation->host = spec.host;
+    if (spec.kind == MemoryKind::import_device)
+      allocation->host = reinterpret_cast<void*>(spec.device_address);
     if (!allocation->imported) {
       if (spec.bytes <= kBudgetBytes - used_bytes_) {
         allocation->host = std::aligned_alloc(info.buffer_alignment_bytes,
@@ -73,9 +76,9 @@ class NullBackend final : public Backend {
     }
     allocation->id = ++last_id_;
     allocation->device_address = reinterpret_cast<uintptr_t>(allocation->host);
-    const Allocation* result = allocation.get();
+    const NullAllocation* result = allocation.get();
     allocations_.emplace(result, std::move(allocation));
-    if (spec.host == nullptr) used_bytes_ += spec.bytes;
+    if (!result->imported) used_bytes_ += spec.bytes;
     return result;
   }
 
@@ -90,6 +93,14 @@ class NullBackend final : public Backend {
   MemoryUsage memory() const override {
     const std::lock_guard lock(mutex_);
     return {used_bytes_, kBudgetBytes};
+  }
+
+  void write(const BufferView& to, std::span<const std::byte> from) override {
+    std::ranges::copy(from, host_bytes(to));
+  }
+
+  void read(const BufferView& from, std::span<std::byte> to) const override {
+    std::copy_n(host_bytes(from), to.size(), to.begin());
   }
 
   std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) override {

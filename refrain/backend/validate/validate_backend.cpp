@@ -58,7 +58,7 @@ class CheckedExecutable final : public Executable {
 struct Flight {
   uint64_t value = 0;
   const CheckedExecutable* program = nullptr;
-  std::vector<const Allocation*> updated;
+  std::vector<BufferView> updated;
 };
 
 struct Record {
@@ -122,7 +122,29 @@ struct Ledger {
         if (flight.value <= done) continue;
         bool uses = flight.program->arena == allocation;
         for (const Touch& touch : flight.program->touches) uses = uses || touch.allocation == allocation;
-        for (const Allocation* updated : flight.updated) uses = uses || updated == allocation;
+        for (const BufferView& updated : flight.updated) uses = uses || updated.allocation == allocation;
+        if (uses) return "submission " + text(flight.value) + " of queue " + text(queue);
+      }
+    }
+    return {};
+  }
+
+  // The same of one that touches the bytes of `view`; if not `any`, that writes them.
+  std::string user_in_flight(const BufferView& view, bool any) const {
+    const size_t end = view.offset_bytes + view.bytes;
+    for (uint32_t queue = 0; queue < flights.size(); ++queue) {
+      const uint64_t done = backend->completed(queue);
+      for (const Flight& flight : flights[queue]) {
+        if (flight.value <= done) continue;
+        bool uses = false;
+        for (const Touch& touch : flight.program->touches) {
+          uses = uses || (touch.allocation == view.allocation && touch.begin < end &&
+                          view.offset_bytes < touch.end && (any || touch.writes));
+        }
+        for (const BufferView& updated : flight.updated) {
+          uses = uses || (updated.allocation == view.allocation && updated.offset_bytes < end &&
+                          view.offset_bytes < updated.offset_bytes + updated.bytes);
+        }
         if (uses) return "submission " + text(flight.value) + " of queue " + text(queue);
       }
     }
@@ -178,9 +200,13 @@ class ValidateBackend final : public Backend {
     const std::lock_guard lock(ledger_->mutex);
     ledger_->settle();
     if (spec.bytes == 0) fail("allocate: '" + spec.label + "': expected more than 0 bytes");
-    if (spec.host != nullptr) check_import(spec);
+    check_import(spec);
     const Allocation* allocation = inner_->allocate(spec);
-    ledger_->live[allocation] = {spec.label, spec.host == nullptr || writable(spec.host, spec.bytes)};
+    const bool host = spec.kind == MemoryKind::host || spec.kind == MemoryKind::import_host;
+    if (host && allocation->host == nullptr)
+      fail("allocate: '" + spec.label + "': the backend gave memory of the host without its address");
+    ledger_->live[allocation] = {spec.label,
+                                 spec.kind != MemoryKind::import_host || writable(spec.host, spec.bytes)};
     return allocation;
   }
 
@@ -210,6 +236,14 @@ class ValidateBackend final : public Backend {
   }
 
   MemoryUsage memory() const override { return inner_->memory(); }
+
+  void write(const BufferView& to, std::span<const std::byte> from) override {
+    checked_copy("write", to, from.size(), true).write(to, from);
+  }
+
+  void read(const BufferView& from, std::span<std::byte> to) const override {
+    checked_copy("read", from, to.size(), false).read(from, to);
+  }
 
   std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) override {
     const std::lock_guard lock(ledger_->mutex);
@@ -243,7 +277,7 @@ class ValidateBackend final : public Backend {
     Flight flight{0, program, {}};
     for (const UpdateData& update : submission.updates) {
       check_update(update);
-      flight.updated.push_back(update.to.allocation);
+      flight.updated.push_back(update.to);
     }
     std::vector<Point> waits(submission.waits.begin(), submission.waits.end());
     for (Point& point : waits) {
@@ -302,15 +336,37 @@ class ValidateBackend final : public Backend {
     }
   }
 
+  // The inner device, to copy without the mutex.
+  Backend& checked_copy(const std::string& call, const BufferView& view, size_t bytes, bool write) const {
+    const std::lock_guard lock(ledger_->mutex);
+    ledger_->settle();
+    check_view(call, view);
+    const Record& record = ledger_->live.at(view.allocation);
+    if (bytes != view.bytes) fail(call + ": " + text(bytes) + " bytes for a view of " + text(view.bytes));
+    if (const std::string user = ledger_->user_in_flight(view, write); !user.empty()) {
+      fail(call + ": allocation '" + record.label + "' is " + (write ? "used" : "written") + " by " + user +
+           ", which is in flight");
+    }
+    if (write) check_writable(call, view, record);
+    return *inner_;
+  }
+
   // Identity is an allocation's: bytes that two of them share would be ordered by neither.
   void check_import(const BufferSpec& spec) const {
-    const auto begin = reinterpret_cast<uintptr_t>(spec.host);
+    const bool of_host = spec.kind == MemoryKind::import_host,
+               of_device = spec.kind == MemoryKind::import_device;
+    if (of_host != (spec.host != nullptr) || of_device != (spec.device_address != 0))
+      fail("allocate: '" + spec.label + "': expected the address of an import's kind, and of no other");
+    if (!is_import(spec.kind)) return;
+    const uintptr_t begin =
+        of_host ? reinterpret_cast<uintptr_t>(spec.host) : static_cast<uintptr_t>(spec.device_address);
     if (begin % info.buffer_alignment_bytes != 0) {
       fail("allocate: '" + spec.label + "': imported memory is not aligned to " +
            text(info.buffer_alignment_bytes));
     }
     for (const auto& [allocation, record] : ledger_->live) {
-      const auto other = reinterpret_cast<uintptr_t>(allocation->host);
+      const uintptr_t other = of_host ? reinterpret_cast<uintptr_t>(allocation->host)
+                                      : static_cast<uintptr_t>(allocation->device_address);
       if (other == 0 || begin >= other + allocation->bytes || other >= begin + spec.bytes) continue;
       fail("allocate: '" + spec.label + "': imports memory of the live allocation '" + record.label + "'");
     }
@@ -361,12 +417,14 @@ class ValidateBackend final : public Backend {
     if (update.from.size() != update.to.bytes) {
       fail("submit: update: " + text(update.from.size()) + " bytes for a view of " + text(update.to.bytes));
     }
-    const Record& record = ledger_->live.at(update.to.allocation);
-    if (!record.writable) fail("submit: update: writes the read-only import '" + record.label + "'");
-    const size_t begin = update.to.offset_bytes;
-    if (const std::string* where = sealed_in(update.to.allocation, begin, begin + update.to.bytes)) {
-      fail("submit: update: writes what is sealed in " + *where);
-    }
+    check_writable("submit: update", update.to, ledger_->live.at(update.to.allocation));
+  }
+
+  void check_writable(const std::string& call, const BufferView& view, const Record& record) const {
+    if (!record.writable) fail(call + ": writes the read-only import '" + record.label + "'");
+    const size_t begin = view.offset_bytes;
+    if (const std::string* where = sealed_in(view.allocation, begin, begin + view.bytes))
+      fail(call + ": writes what is sealed in " + *where);
   }
 
   void check_point(const std::string& call, const Point& point) const {

@@ -8,10 +8,12 @@ namespace {
 void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<StepAdvanceConstants>();
   StepSequence* sequences = args.arg<StepSequence>(1);
+  uint32_t* tokens = args.arg<uint32_t>(2);
   if (begin == end) return;
   for (size_t r = 0; r < args.live_rows; ++r) {
     StepRow& row = args.arg<StepRow>(0)[r];
     row.token = row.sampled;
+    if (tokens != nullptr) tokens[r] = row.sampled;
     if (row.position != UINT32_MAX) ++row.position;
     if (row.sequence < c.sequences) {
       sequences[row.sequence].length = row.position == UINT32_MAX ? UINT32_MAX : row.position + 1;

@@ -12,23 +12,30 @@ using namespace harness;
 const backend::Kernel& kernel() { return step_advance_cpu_kernels()[0]; }
 
 struct Data {
-  explicit Data(uint32_t row_count, uint32_t sequence_count) : rows(row_count), sequences(sequence_count) {
+  explicit Data(uint32_t row_count, uint32_t sequence_count)
+      : rows(row_count), sequences(sequence_count), tokens(row_count, 0xDDDDDDDDu) {
     Random random(row_count);
     for (StepRow& row : rows)
       row = {random.next(), random.below(5000), random.below(sequence_count), random.next()};
     for (StepSequence& sequence : sequences) sequence = {random.next(), 1, 2, 0, 0.5f, 0.5f, random.next()};
   }
-  Call call() const {
+  Call call(bool with_tokens = true) const {
     Call result(step_advance_schema);
     const auto row_count = static_cast<uint32_t>(rows.size());
     const auto sequence_count = static_cast<uint32_t>(sequences.size());
     result.tensor(DType::u32, {row_count, 4}, rows.data());
     result.tensor(DType::u32, {sequence_count, 8}, sequences.data());
+    if (with_tokens) {
+      result.tensor({row_count}, tokens);
+    } else {
+      result.none();
+    }
     result.constants(StepAdvanceConstants{row_count, sequence_count});
     return result;
   }
   Array<StepRow> rows;
   Array<StepSequence> sequences;
+  Array<uint32_t> tokens;
 };
 
 TEST(StepAdvance, TakesTheSampledTokenAndMovesOn) {
@@ -42,6 +49,18 @@ TEST(StepAdvance, TakesTheSampledTokenAndMovesOn) {
   EXPECT_EQ(data.rows[0].sampled, 17u);
   EXPECT_EQ(data.sequences[0].length, 43u);
   EXPECT_EQ(data.sequences[0].temperature, 0.5f);
+  EXPECT_EQ(data.tokens[0], 17u);
+}
+
+TEST(StepAdvance, TokensAreOptional) {
+  Data data(3, 1), with(3, 1);
+  data.call(false).run(kernel(), 2);
+  with.call().run(kernel(), 2);
+  EXPECT_TRUE(same_bits(data.rows, with.rows));
+  EXPECT_EQ(data.tokens[0], 0xDDDDDDDDu);
+  EXPECT_EQ(with.tokens[1], with.rows[1].sampled);
+  EXPECT_EQ(with.tokens[2], 0xDDDDDDDDu) << "this row is not live";
+  data.call(false).reference(2);
 }
 
 TEST(StepAdvance, ChangesWhatTheReferenceChanges) {
@@ -54,6 +73,7 @@ TEST(StepAdvance, ChangesWhatTheReferenceChanges) {
       copy.call().run(kernel(), live, walk);
       EXPECT_TRUE(same_bits(copy.rows, reference.rows));
       EXPECT_TRUE(same_bits(copy.sequences, reference.sequences));
+      EXPECT_TRUE(same_bits(copy.tokens, reference.tokens));
     }
   }
 }
@@ -85,6 +105,9 @@ TEST(StepAdvance, CheckNamesWhatIsWrong) {
   Call sequences = data.call();
   sequences.info(1).dtype = DType::f32;
   EXPECT_NE(sequences.check_error(), "");
+  Call tokens = data.call();
+  tokens.info(2).shape = {3};
+  EXPECT_EQ(tokens.check_error(), "[step_advance] tokens: expected [4], got [3]");
 }
 
 }  // namespace
