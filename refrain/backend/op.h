@@ -17,11 +17,24 @@ namespace refrain::backend {
 
 /// What a kernel does to an argument. Stated once, in the schema; all ordering is derived from it.
 enum class Access : uint8_t {
-  in = 1,      ///< read only
-  out = 2,     ///< nothing of the view is read, every live row of it is written
-  inout = 3,   ///< anything else, a scattered write for example
-  status = 4,  ///< status words, only OR-ed into atomically: no order is derived from them
+  in = 1,          ///< read only
+  out = 2,         ///< nothing of the view is read, every live row of it is written
+  inout = 3,       ///< anything else, a scattered write for example
+  accumulate = 4,  ///< u32 words, only OR-ed into atomically: in any order among themselves
 };
+
+/// What an access means for the order of two commands that share bytes.
+enum class Effect : uint8_t { read, accumulate, write };
+
+inline Effect effect_of(Access access) {
+  return access == Access::in           ? Effect::read
+         : access == Access::accumulate ? Effect::accumulate
+                                        : Effect::write;
+}
+
+/// Reads commute with reads and accumulations with accumulations; all else keeps the recorded order.
+inline bool conflict(Effect a, Effect b) { return a != b || a == Effect::write; }
+inline bool conflict(Access a, Access b) { return conflict(effect_of(a), effect_of(b)); }
 
 /// Arguments that an op may have: as many as ArgumentSpec::in_place has bits.
 inline constexpr size_t kMaxArguments = 32;

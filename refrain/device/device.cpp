@@ -113,7 +113,7 @@ void Device::synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout)
   }
   const backend::BufferView view = buffer.device_view();
   const graph::AccessSummary::Entry write{view.allocation->id, view.offset_bytes,
-                                          view.offset_bytes + view.bytes, true};
+                                          view.offset_bytes + view.bytes, backend::Effect::write};
   const auto deadline = deadline_after(timeout);
   for (uint32_t queue = 0; queue < state.in_flight.size(); ++queue) {
     uint64_t value = 0;

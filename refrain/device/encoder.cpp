@@ -53,7 +53,7 @@ bool same_bytes(const Binding& a, const Binding& b) {
   return a.temp == b.temp && (a.temp != kNone || same_view(a.view, b.view));
 }
 
-/// Throws when what the command writes shares bytes with another argument in a way that the op does not
+/// Throws when what the command changes shares bytes with another argument in a way that the op does not
 /// allow, or with the live count, which every worker reads when it begins.
 void check_overlap(const backend::OpSchema& op, std::span<const Binding> bindings,
                    const backend::BufferView* live) {
@@ -64,9 +64,9 @@ void check_overlap(const backend::OpSchema& op, std::span<const Binding> binding
     if (live != nullptr && overlap(bindings[i], count)) {
       throw InvalidArgument(site(op, i) + "shares bytes with the live row count; expected separate memory");
     }
-    if (op.args[i].access == Access::status) continue;
     for (size_t j = 0; j < op.args.size(); ++j) {
       if (i == j || !bindings[j].bound() || !overlap(bindings[i], bindings[j])) continue;
+      if (!backend::conflict(op.args[i].access, op.args[j].access)) continue;
       const bool in_place = (op.args[i].in_place >> j & 1) != 0;
       if (in_place && same_bytes(bindings[i], bindings[j])) continue;
       throw InvalidArgument(fmt::format("{}shares bytes with {}; expected separate memory{}", site(op, i),
@@ -227,7 +227,7 @@ inline const backend::BufferView* CommandEncoder::bind(const backend::OpSchema& 
       const Temp& temp = operand.temp();
       if (temp.recording_ != r.id)
         throw InvalidArgument(site(op, index) + "expected a temp of this recording");
-      if (spec.access == Access::status) {
+      if (spec.access == Access::accumulate) {
         throw InvalidArgument(site(op, index) + "expected memory for status words, got a temp");
       }
       if (spec.access != Access::out && r.temp_written[temp.id_] == 0) {

@@ -35,7 +35,7 @@ void check_schema(const std::string& kernel, const backend::OpSchema& op) {
   for (size_t i = 0; i < op.args.size(); ++i) {
     const backend::ArgumentSpec& arg = op.args[i];
     if (arg.name.empty()) refuse(fmt::format("argument {}: expected a name, got none", i));
-    if (arg.access < backend::Access::in || arg.access > backend::Access::status) {
+    if (arg.access < backend::Access::in || arg.access > backend::Access::accumulate) {
       refuse(fmt::format("{}: expected in, out, inout or status, got {}", arg.name,
                          static_cast<int>(arg.access)));
     }

@@ -27,7 +27,7 @@ std::string in_quotes(const std::string& label) {
 
 bool overlap(const Touch& a, const Touch& b) {
   return a.allocation == b.allocation && std::max(a.begin, b.begin) < std::min(a.end, b.end) &&
-         (a.write || b.write);
+         backend::conflict(a.effect, b.effect);
 }
 
 /// True when `range` conflicts with `summary`, whose entries are sorted and disjoint.
@@ -106,7 +106,8 @@ DeviceState::InFlight DeviceState::describe(const Program& program, std::span<co
           fmt::format("[submit] update {}: expected memory outside of the program's arena", i));
     }
     backend_updates[i] = {to, update.from};
-    entry.update_ranges.push_back({to.allocation->id, to.offset_bytes, to.offset_bytes + to.bytes, true});
+    entry.update_ranges.push_back(
+        {to.allocation->id, to.offset_bytes, to.offset_bytes + to.bytes, backend::Effect::write});
     if (!std::ranges::binary_search(state.kept, update.to.memory().get(), std::less<const void*>()))
       entry.updated.push_back(update.to.memory());
   }
@@ -148,7 +149,8 @@ void DeviceState::check_idle(const char* call, const AllocationHandle& memory, s
     idle = idle && (last == 0 || backend->completed(queue) >= last);
   }
   if (idle) return;
-  const Touch range{memory.allocation().id, begin, end, write};
+  const Touch range{memory.allocation().id, begin, end,
+                    write ? backend::Effect::write : backend::Effect::read};
   const std::lock_guard lock(mutex);
   for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
     const InFlight* other = latest_conflict(queue, {}, {&range, 1});

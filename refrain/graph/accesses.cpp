@@ -8,10 +8,10 @@ namespace {
 constexpr uint64_t kArenaMemory = 0;
 constexpr uint64_t kFirstTempMemory = uint64_t{1} << 63;
 
-/// `bound` is a Binding or a LoweredArgument. Nothing for what takes no part in the order.
+/// `bound` is a Binding or a LoweredArgument. Nothing for what is not bound.
 template <class Bound>
 void append(AccessList& list, const Bound& bound, const MemoryPlan* memory) {
-  if (bound.access == backend::Access::status || bound.view.bytes == 0) return;
+  if (bound.view.bytes == 0) return;
   RangeAccess range;
   range.begin = bound.view.offset_bytes;
   if (bound.temp == kNone) {
@@ -23,7 +23,7 @@ void append(AccessList& list, const Bound& bound, const MemoryPlan* memory) {
     range.begin += memory->offsets_bytes[bound.temp];
   }
   range.end = range.begin + bound.view.bytes;
-  range.write = bound.access != backend::Access::in;
+  range.effect = backend::effect_of(bound.access);
   list.ranges.push_back(range);
 }
 

@@ -27,10 +27,10 @@ std::string conflict(const PlanData& plan, uint32_t a, uint32_t b) {
   if (first.kind == CommandKind::fence || second.kind == CommandKind::fence) return "a fence lies between";
   for (uint32_t i = 0; i < first.args.count; ++i) {
     const Argument& x = plan.args[first.args.first + i];
-    if (x.access == Access::status) continue;
     for (uint32_t j = 0; j < second.args.count; ++j) {
       const Argument& y = plan.args[second.args.first + j];
-      if (y.access == Access::status || (x.access == Access::in && y.access == Access::in)) continue;
+      const bool commute = x.access == Access::in || x.access == Access::accumulate;
+      if (commute && x.access == y.access) continue;
       if (x.view.allocation != y.view.allocation) continue;
       const size_t begin = std::max(x.view.offset_bytes, y.view.offset_bytes);
       const size_t end = std::min(x.view.offset_bytes + x.view.bytes, y.view.offset_bytes + y.view.bytes);

@@ -23,8 +23,8 @@ std::string_view name(Access access) {
       return "out";
     case Access::inout:
       return "inout";
-    case Access::status:
-      return "status";
+    case Access::accumulate:
+      return "accumulate";
   }
   return "?";
 }

@@ -201,8 +201,7 @@ class Fuser {
     const Binding& first = binding(a, x);
     const Binding& second = binding(b, y);
     if (!first.bound() || !second.bound()) return Conflict::none;
-    if (first.access == Access::status || second.access == Access::status) return Conflict::none;
-    if (first.access == Access::in && second.access == Access::in) return Conflict::none;
+    if (!backend::conflict(first.access, second.access)) return Conflict::none;
     if (first.temp != second.temp) return Conflict::none;
     if (first.temp == kNone) {
       const bool apart = first.view.allocation->id != second.view.allocation->id ||
@@ -381,7 +380,8 @@ class Fuser {
     const uint32_t temp = binding(grown.first(), nodes_[grown.first()].input).temp;
     for (uint32_t b = 0; b < binding_count(source); ++b) {
       const Binding& bound = binding(source, b);
-      if (bound.bound() && bound.access != Access::in && bound.access != Access::status && bound.temp != temp)
+      if (bound.bound() && bound.access != Access::in && bound.access != Access::accumulate &&
+          bound.temp != temp)
         return fmt::format("it writes {}, too", argument(source, b));
     }
     for (const uint32_t user : values_[temp].users) {

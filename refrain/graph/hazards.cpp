@@ -5,6 +5,7 @@
 
 namespace refrain::graph {
 
+using backend::Effect;
 using backend::kNone;
 
 namespace {
@@ -66,13 +67,22 @@ inline size_t HazardTracker::segment_at(const std::vector<Segment>& segments, si
   return static_cast<size_t>(first - segments.data());
 }
 
-inline void HazardTracker::touch(Segment& segment, bool write, Found& found) {
+inline void HazardTracker::touch(Segment& segment, Effect effect, Found& found) {
+  const auto add_all = [&](uint32_t sharers) {
+    for (uint32_t s = sharers; s != kNone; s = sharers_[s].next) found.add(sharers_[s].command);
+  };
   found.add(segment.writer);
-  if (write) {
-    for (uint32_t r = segment.readers; r != kNone; r = readers_[r].next) found.add(readers_[r].command);
-  } else if (segment.readers == kNone || readers_[segment.readers].command != found.self) {
-    readers_.push_back({found.self, segment.readers});
-    segment.readers = static_cast<uint32_t>(readers_.size()) - 1;
+  if (effect == Effect::write) return add_all(segment.sharers);
+  const bool accumulates = effect == Effect::accumulate;
+  if (accumulates != segment.accumulated) {
+    segment.before = segment.sharers;
+    segment.sharers = kNone;
+    segment.accumulated = accumulates;
+  }
+  add_all(segment.before);
+  if (segment.sharers == kNone || sharers_[segment.sharers].command != found.self) {
+    sharers_.push_back({found.self, segment.sharers});
+    segment.sharers = static_cast<uint32_t>(sharers_.size()) - 1;
   }
 }
 
@@ -85,13 +95,14 @@ void HazardTracker::cut(Memory& memory, size_t first, const RangeAccess& range, 
   do {
     Segment& segment = segments[last];
     right = segment;
-    touch(segment, range.write, found);
+    touch(segment, range.effect, found);
     ++last;
   } while (last < segments.size() && segments[last].begin < range.end);
 
   const bool before = left.begin < range.begin;
   const bool behind = last == segments.size() || segments[last].begin > range.end;
-  const size_t within = range.write ? 1 : last - first;
+  const bool write = range.effect == Effect::write;
+  const size_t within = write ? 1 : last - first;
   const size_t count = before + within + behind;
   const auto at = segments.begin() + static_cast<ptrdiff_t>(last);
   if (count > last - first) {
@@ -100,21 +111,24 @@ void HazardTracker::cut(Memory& memory, size_t first, const RangeAccess& range, 
     segments.erase(at - static_cast<ptrdiff_t>(last - first - count), at);
   }
   Segment* const changed = segments.data() + first;
-  if (range.write) {
-    changed[before] = {range.begin, found.self, kNone};
+  if (write) {
+    changed[before] = {range.begin, found.self};
   } else if (before) {
     std::copy_backward(changed, changed + within, changed + within + 1);
     changed[1].begin = range.begin;
   }
   if (before) changed[0] = left;
-  if (behind) changed[before + within] = {range.end, right.writer, right.readers};
+  if (behind) {
+    changed[before + within] = right;
+    changed[before + within].begin = range.end;
+  }
   memory.next = first + before + within;
 }
 
 HazardTracker::HazardTracker(size_t commands, size_t ranges) : table_(64, kNone) {
   seen_.reserve(commands + 1);
   deps_.reserve(commands + 1);
-  readers_.reserve(ranges);
+  sharers_.reserve(ranges);
 }
 
 std::span<const uint32_t> HazardTracker::add(std::span<const RangeAccess> ranges) {
@@ -132,8 +146,8 @@ std::span<const uint32_t> HazardTracker::add(std::span<const RangeAccess> ranges
     Segment& segment = segments[first];
     if (segment.begin == range.begin && first + 1 < segments.size() &&
         segments[first + 1].begin == range.end) {
-      touch(segment, range.write, found);
-      if (range.write) segment = {range.begin, self, kNone};
+      touch(segment, range.effect, found);
+      if (range.effect == Effect::write) segment = {range.begin, self};
       memory.next = first + 1;
     } else {
       cut(memory, first, range, found);
@@ -148,7 +162,7 @@ void HazardTracker::add_fence() {
   fence_ = count_++;
   ++epoch_;
   seen_.clear();
-  readers_.clear();
+  sharers_.clear();
 }
 
 void HazardTracker::reset() {

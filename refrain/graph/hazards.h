@@ -10,12 +10,12 @@
 
 namespace refrain::graph {
 
-/// Bytes [begin, end) of one memory, read or written. Memories with different ids never overlap.
+/// Bytes [begin, end) of one memory, and what happens to them. Memories with different ids never overlap.
 struct RangeAccess {
   uint64_t memory = 0;
   size_t begin = 0;
   size_t end = 0;
-  bool write = false;
+  backend::Effect effect = backend::Effect::read;
 };
 
 /// What each command touches, in recorded order.
@@ -33,8 +33,9 @@ struct AccessList {
 };
 
 /// Direct dependencies of commands as they come, one by one: read after write, write after read and write
-/// after write on overlapping bytes, exact for any views. Keeps, for each memory, disjoint segments with
-/// their last writer and the readers since. Commands are numbered from 0 in the order of their adding.
+/// after write on overlapping bytes, exact for any views; accumulations are to each other as reads are, and to
+/// all else as writes. Keeps, for each memory, disjoint segments with their last writer and, since then, the
+/// last commands that commute (readers or accumulators) with those before them that do not. Commands are numbered from 0 in the order of their adding.
 class HazardTracker {
  public:
   /// Makes room for this many of each; there may be more.
@@ -54,8 +55,9 @@ class HazardTracker {
  private:
   // Commands are numbered from the last fence on, from 1; 0 is none.
 
-  /// Lists of readers grow at the head only and are never changed, so pieces of a segment share them.
-  struct Reader {
+  /// Lists of commands that commute grow at the head only and are never changed, so pieces of a segment share
+  /// them.
+  struct Sharer {
     uint32_t command = 0;
     uint32_t next = backend::kNone;
   };
@@ -63,7 +65,9 @@ class HazardTracker {
   struct Segment {
     size_t begin = 0;
     uint32_t writer = 0;
-    uint32_t readers = backend::kNone;  ///< since the writer; into readers_
+    uint32_t sharers = backend::kNone;  ///< since the writer: the last that commute; into sharers_
+    uint32_t before = backend::kNone;   ///< the sharers before those, of the other effect
+    bool accumulated = false;           ///< by the sharers; else they read
   };
   struct Memory {
     uint64_t id = 0;
@@ -88,12 +92,12 @@ class HazardTracker {
   Memory& insert(uint64_t id);
   void grow();
   static size_t segment_at(const std::vector<Segment>& segments, size_t hint, size_t at);
-  void touch(Segment& segment, bool write, Found& found);
+  void touch(Segment& segment, backend::Effect effect, Found& found);
   void cut(Memory& memory, size_t first, const RangeAccess& range, Found& found);
 
   std::vector<Memory> memories_;
   std::vector<uint32_t> table_;  ///< open addressing over memories_ by id; a power of two, at most half full
-  std::vector<Reader> readers_;
+  std::vector<Sharer> sharers_;
   std::vector<uint32_t> seen_;  ///< of each command since the fence: the last one found to depend on it
   std::vector<uint32_t> deps_;
   uint64_t epoch_ = 1;

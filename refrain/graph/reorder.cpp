@@ -32,7 +32,7 @@ class Touched {
   bool conflicts(std::span<const RangeAccess> ranges) const {
     return std::ranges::any_of(ranges, [&](const RangeAccess& a) {
       return any(a.memory, [&](const RangeAccess& b) {
-        return (a.write || b.write) && std::max(a.begin, b.begin) < std::min(a.end, b.end);
+        return backend::conflict(a.effect, b.effect) && std::max(a.begin, b.begin) < std::min(a.end, b.end);
       });
     });
   }
@@ -40,7 +40,7 @@ class Touched {
     for (const RangeAccess& range : ranges) {
       // Weights, caches and live counts are bound in the same way again and again.
       const bool known = any(range.memory, [&](const RangeAccess& other) {
-        return other.begin == range.begin && other.end == range.end && other.write == range.write;
+        return other.begin == range.begin && other.end == range.end && other.effect == range.effect;
       });
       if (known) continue;
       uint32_t& first = first_[range.memory % first_.size()];

@@ -1,58 +1,54 @@
 #include "refrain/graph/summary.h"
 
 #include <algorithm>
+#include <array>
+#include <span>
 #include <tuple>
 
 namespace refrain::graph {
 namespace {
 
+using backend::Effect;
 using Entry = AccessSummary::Entry;
 
-bool before(const Entry& a, const Entry& b) {
-  return std::tie(a.allocation, a.begin) < std::tie(b.allocation, b.begin);
-}
+/// Where an entry begins or ends.
+struct Edge {
+  uint64_t allocation;
+  size_t at;
+  Effect effect;
+  int step;  ///< 1: begins, -1: ends
+};
 
-/// Sorted entries of one kind, joined where they overlap or touch.
-std::vector<Entry> joined(std::vector<Entry> entries) {
-  std::ranges::sort(entries, before);
-  std::vector<Entry> result;
+/// For each byte the effect of all entries that cover it, in as few entries as there can be.
+std::vector<Entry> combined(std::span<const Entry> entries) {
+  std::vector<Edge> edges;
+  edges.reserve(2 * entries.size());
   for (const Entry& entry : entries) {
-    if (!result.empty() && result.back().allocation == entry.allocation && entry.begin <= result.back().end) {
-      result.back().end = std::max(result.back().end, entry.end);
+    if (entry.begin >= entry.end) continue;
+    edges.push_back({entry.allocation, entry.begin, entry.effect, 1});
+    edges.push_back({entry.allocation, entry.end, entry.effect, -1});
+  }
+  std::ranges::sort(edges, {}, [](const Edge& edge) { return std::tuple(edge.allocation, edge.at); });
+  std::vector<Entry> result;
+  std::array<int, 3> covering{};  // entries of each effect
+  for (size_t i = 0; i < edges.size();) {
+    const Edge here = edges[i];
+    for (; i < edges.size() && edges[i].allocation == here.allocation && edges[i].at == here.at; ++i)
+      covering[static_cast<size_t>(edges[i].effect)] += edges[i].step;
+    const auto [reads, accumulations, writes] = covering;
+    if (reads + accumulations + writes == 0) continue;
+    const Effect effect = writes != 0 || (reads != 0 && accumulations != 0) ? Effect::write
+                          : reads != 0                                      ? Effect::read
+                                                                            : Effect::accumulate;
+    Entry next{here.allocation, here.at, edges[i].at, effect};  // what covers this byte ends further on
+    if (!result.empty() && result.back().allocation == next.allocation && result.back().end == next.begin &&
+        result.back().effect == effect) {
+      result.back().end = next.end;
     } else {
-      result.push_back(entry);
+      result.push_back(next);
     }
   }
   return result;
-}
-
-/// Reads without the bytes that are also written, and all writes.
-AccessSummary combined(std::vector<Entry> entries) {
-  std::erase_if(entries, [](const Entry& entry) { return entry.begin >= entry.end; });
-  const auto middle = std::ranges::partition(entries, &Entry::write).begin();
-  const std::vector<Entry> writes = joined({entries.begin(), middle});
-  const std::vector<Entry> reads = joined({middle, entries.end()});
-  AccessSummary summary;
-  auto write = writes.begin();
-  for (Entry read : reads) {
-    for (; write != writes.end() && before(*write, read); ++write) {
-      summary.entries.push_back(*write);
-    }
-    // The write before this read may reach into it; the ones that begin inside it cut it.
-    if (write != writes.begin() && std::prev(write)->allocation == read.allocation) {
-      read.begin = std::max(read.begin, std::prev(write)->end);
-    }
-    for (; write != writes.end() && write->allocation == read.allocation && write->begin < read.end;
-         ++write) {
-      if (read.begin < write->begin)
-        summary.entries.push_back({read.allocation, read.begin, write->begin, false});
-      summary.entries.push_back(*write);
-      read.begin = write->end;
-    }
-    if (read.begin < read.end) summary.entries.push_back(read);
-  }
-  summary.entries.insert(summary.entries.end(), write, writes.end());
-  return summary;
 }
 
 }  // namespace
@@ -64,19 +60,17 @@ AccessSummary summarize(const backend::PlanData& plan, const backend::BufferView
     unknown = unknown || (command.kernel != nullptr && command.kernel->op->unknown_access);
     for (uint32_t a = command.args.first; a < command.args.first + command.args.count; ++a) {
       const backend::Argument& arg = plan.args[a];
-      if (arg.access == backend::Access::status || arg.view.allocation == nullptr) continue;
+      if (arg.view.allocation == nullptr) continue;
       entries.push_back({arg.view.allocation->id, arg.view.offset_bytes,
-                         arg.view.offset_bytes + arg.view.bytes, arg.access != backend::Access::in});
+                         arg.view.offset_bytes + arg.view.bytes, backend::effect_of(arg.access)});
     }
   }
   if (arena.allocation != nullptr) {
     // Whatever is read of the arena has been written there before, so it is written as a whole.
     entries.push_back(
-        {arena.allocation->id, arena.offset_bytes, arena.offset_bytes + plan.arena_bytes, true});
+        {arena.allocation->id, arena.offset_bytes, arena.offset_bytes + plan.arena_bytes, Effect::write});
   }
-  AccessSummary summary = combined(std::move(entries));
-  summary.unknown = unknown;
-  return summary;
+  return {combined(entries), unknown};
 }
 
 bool conflicts(const AccessSummary& a, const AccessSummary& b) {
@@ -84,7 +78,8 @@ bool conflicts(const AccessSummary& a, const AccessSummary& b) {
   auto x = a.entries.begin();
   auto y = b.entries.begin();
   while (x != a.entries.end() && y != b.entries.end()) {
-    if (x->allocation == y->allocation && (x->write || y->write) && x->begin < y->end && y->begin < x->end) {
+    if (x->allocation == y->allocation && backend::conflict(x->effect, y->effect) && x->begin < y->end &&
+        y->begin < x->end) {
       return true;
     }
     // The one that ends first meets nothing further on.

@@ -10,26 +10,26 @@
 
 namespace refrain::graph {
 
-/// The bytes of a plan. Bytes that are both read and written count as written, which loses nothing: a write
-/// conflicts with all that a read conflicts with.
+/// The bytes of a plan. Bytes with several effects count as written, which loses nothing: a write conflicts with
+/// everything, and so does a read together with an accumulation.
 struct AccessSummary {
   struct Entry {
     uint64_t allocation = 0;  ///< its id
     size_t begin = 0;
     size_t end = 0;
-    bool write = false;
+    backend::Effect effect = backend::Effect::read;
 
     bool operator==(const Entry&) const = default;
   };
-  std::vector<Entry> entries;  ///< by allocation, then begin; disjoint, touching ones differ in `write`
+  std::vector<Entry> entries;  ///< by allocation, then begin; disjoint, touching ones differ in `effect`
   bool unknown = false;        ///< other bytes as well, any (OpSchema::unknown_access)
 };
 
 /// Exact and without the arena, unless its memory is given: an arena that two queues share is then written
-/// memory like any other. Status words are left out. O(n log n).
+/// memory like any other. O(n log n).
 AccessSummary summarize(const backend::PlanData& plan, const backend::BufferView& arena = {});
 
-/// True when the two share a byte that at least one of them writes, or may do so unknown: the later must wait
+/// True when the two share a byte on which their effects conflict, or may do so unknown: the later must wait
 /// for the earlier. O(n + m).
 bool conflicts(const AccessSummary& a, const AccessSummary& b);
 

@@ -468,9 +468,10 @@ TEST_P(Conformance, TimedCommandsOverlap) {
   const Allocation* met = cells(2);
   PlanBuilder builder;
   for (uint32_t i = 0; i < 2; ++i) {
-    builder.add(kMeet,
-                {{view(word), Access::status, false}, out(view(met, i * sizeof(uint32_t), sizeof(uint32_t)))},
-                {.launch = rows(1), .constants = {i, 0, 0, 0}});
+    builder.add(
+        kMeet,
+        {{view(word), Access::accumulate, false}, out(view(met, i * sizeof(uint32_t), sizeof(uint32_t)))},
+        {.launch = rows(1), .constants = {i, 0, 0, 0}});
   }
   const uint32_t placement[] = {0, 1};
   for (const bool timed : {false, true}) {

@@ -91,7 +91,7 @@ constexpr ArgumentSpec kInInOut[] = {
     {"a", Access::in, true, false}, {"b", Access::in, true, false}, {"output", Access::out, true, false}};
 constexpr ArgumentSpec kInLog[] = {{"input", Access::in, true, false}, {"log", Access::inout, false, false}};
 
-constexpr ArgumentSpec kStatusOut[] = {{"word", Access::status}, {"output", Access::out, true, false}};
+constexpr ArgumentSpec kStatusOut[] = {{"word", Access::accumulate}, {"output", Access::out, true, false}};
 
 OpSchema schema(std::string_view name, std::span<const ArgumentSpec> args) {
   OpSchema result;

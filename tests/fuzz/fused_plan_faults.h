@@ -82,8 +82,7 @@ class FusedPlanFaults {
 
   static bool conflict(const graph::Binding& a, const graph::Binding& b) {
     if (!a.bound() || !b.bound()) return false;
-    if (a.access == Access::status || b.access == Access::status) return false;
-    if (a.access == Access::in && b.access == Access::in) return false;
+    if (a.access == b.access && (a.access == Access::in || a.access == Access::accumulate)) return false;
     if (a.temp != graph::kNone || b.temp != graph::kNone) return a.temp == b.temp;
     return a.view.allocation == b.view.allocation &&
            a.view.offset_bytes < b.view.offset_bytes + b.view.bytes &&

@@ -147,7 +147,7 @@ TEST(Check, AFenceWithoutItsEdges) {
   EXPECT_EQ(found[0].reason, "#0 mix and #1 fence are not ordered: a fence lies between");
 }
 
-TEST(Check, StatusWordsGiveNoOrder) {
+TEST(Check, AccumulationsCommuteAndWhatReadsThemComesAfter) {
   Device device = null_device();
   CommandEncoder encoder = device.encoder();
   const Buffer in = device.buffer(DType::u32, {4}), status = device.buffer(DType::u32, {4});
@@ -155,9 +155,19 @@ TEST(Check, StatusWordsGiveNoOrder) {
     const Buffer out = device.buffer(DType::u32, {4});
     encoder.dispatch({&kPair, std::array{Operand(in), Operand(status), Operand(out), Operand()}, {}});
   }
+  const Buffer published = device.buffer(DType::u32, {4});
+  dispatch(encoder, kMix, std::array{Operand(status), Operand(), Operand(published)},
+           MixConstants{1, 4, 0, 4});
+  dispatch(encoder, kMix, std::array{Operand(in), Operand(), Operand(status)}, MixConstants{1, 4, 0, 4});
   const auto [plan, report] = graph::make_plan(encoder.finish(), kKernels, device.info(), {});
-  EXPECT_TRUE(plan.deps.empty());
+  EXPECT_EQ(plan.commands[1].deps.count, 0u);
+  ASSERT_EQ(plan.commands[2].deps.count, 2u);
   EXPECT_TRUE(graph::check_order(plan).empty());
+  const auto found = graph::check_order(without(plan, 2, 1));
+  ASSERT_EQ(found.size(), 2u);  // it also led to what comes after
+  EXPECT_EQ(found[0].reason.find("#1 pair and #2 mix are not ordered: status and a share bytes"), 0u)
+      << found[0].reason;
+  EXPECT_EQ(graph::check_order(without(plan, 3, 0)).size(), 3u);
 }
 
 }  // namespace

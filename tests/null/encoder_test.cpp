@@ -419,7 +419,7 @@ TEST_F(Encoder, ARefusedPlanSpendsTheRecordingOnly) {
 
 constexpr std::array<ArgumentSpec, 33> kWideArgs{};
 constexpr OpSchema kWide{"wide", "", kWideArgs, 0, nullptr};
-constexpr ArgumentSpec kStatusRowsArgs[] = {{"a", Access::in, true}, {"status", Access::status}};
+constexpr ArgumentSpec kStatusRowsArgs[] = {{"a", Access::in, true}, {"status", Access::accumulate}};
 constexpr OpSchema kStatusRows{"status_rows", "", kStatusRowsArgs, 0, nullptr};
 
 TEST_F(Encoder, MisuseOfDispatch) {
@@ -470,7 +470,9 @@ TEST_F(Encoder, MisuseOfDispatch) {
        "[pair] first: shares bytes with second; expected separate memory"},
       {[&] { pair(b_, {}, own, own); }, "[pair] first: shares bytes with second; expected separate memory"},
       {[&] { pair(a_, b_.slice(1, 1), b_, {}); },
-       "[pair] first: shares bytes with status; expected separate memory"},
+       "[pair] status: shares bytes with first; expected separate memory"},
+      {[&] { pair(a_, a_.slice(1, 1), b_, {}); },
+       "[pair] status: shares bytes with input; expected separate memory"},
       {[&] {
          encoder_.dispatch({&kWide, std::vector<Operand>(33, Operand(a_)), {}});
        },
@@ -500,7 +502,7 @@ TEST_F(Encoder, MisuseOfDispatch) {
 TEST_F(Encoder, NeighboursAndSharedInputsAreNoOverlap) {
   mix(a_, a_, b_);
   mix(a_.slice(0, 4), a_.slice(2, 4), a_.slice(6, 2));
-  pair(a_.slice(0, 2), a_.slice(0, 2), a_.slice(2, 3), a_.slice(5, 3));
+  pair(a_.slice(0, 2), b_.slice(0, 2), a_.slice(2, 3), a_.slice(5, 3));
   mix(a_, {}, a_);
   const Temp t = encoder_.temp(DType::u32, {4});
   mix(a_, {}, t);

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <optional>
 #include <random>
 #include <set>
 
@@ -17,7 +18,9 @@ using graph::AccessList;
 using graph::Order;
 using graph::RangeAccess;
 
-constexpr bool kRead = false, kWrite = true;
+using backend::Effect;
+
+constexpr Effect kRead = Effect::read, kAdd = Effect::accumulate, kWrite = Effect::write;
 
 /// Commands given by their ranges; none at all is a fence.
 AccessList list_of(std::initializer_list<std::vector<RangeAccess>> commands) {
@@ -95,6 +98,11 @@ TEST(Hazards, EachKindOfHazard) {
       {"write after read", {1, 0, 8, kRead}, {1, 0, 8, kWrite}, true},
       {"write after write", {1, 0, 8, kWrite}, {1, 0, 8, kWrite}, true},
       {"read after read", {1, 0, 8, kRead}, {1, 0, 8, kRead}, false},
+      {"accumulation after accumulation", {1, 0, 8, kAdd}, {1, 0, 8, kAdd}, false},
+      {"accumulation after read", {1, 0, 8, kRead}, {1, 0, 8, kAdd}, true},
+      {"accumulation after write", {1, 0, 8, kWrite}, {1, 0, 8, kAdd}, true},
+      {"read after accumulation", {1, 0, 8, kAdd}, {1, 0, 8, kRead}, true},
+      {"write after accumulation", {1, 0, 8, kAdd}, {1, 0, 8, kWrite}, true},
       {"other memory", {1, 0, 8, kWrite}, {2, 0, 8, kWrite}, false},
       {"touching below", {1, 8, 16, kWrite}, {1, 0, 8, kRead}, false},
       {"touching above", {1, 0, 8, kWrite}, {1, 8, 16, kRead}, false},
@@ -135,6 +143,15 @@ TEST(Hazards, AWriterWaitsForEveryReader) {
                                                    {{1, 4, 62, kWrite}}}));
   EXPECT_EQ(deps(order, 4), (Edges{1, 2, 3}));
   EXPECT_EQ(order.levels, (Edges{1, 2, 2, 2, 3}));
+}
+
+TEST(Hazards, AccumulationsWaitForEveryReaderAndReadersForEveryAccumulation) {
+  const std::vector<RangeAccess> read{{1, 0, 8, kRead}}, add{{1, 0, 8, kAdd}};
+  const Order order = graph::derive_order(list_of({read, read, add, add, read, read, {{1, 0, 8, kWrite}}}));
+  EXPECT_EQ(deps(order, 1), Edges{});
+  for (const size_t adder : {2u, 3u}) EXPECT_EQ(deps(order, adder), (Edges{0, 1}));
+  for (const size_t reader : {4u, 5u}) EXPECT_EQ(deps(order, reader), (Edges{2, 3}));
+  EXPECT_EQ(deps(order, 6), (Edges{4, 5}));
 }
 
 TEST(Hazards, AReaderOfManyPiecesWaitsForEachWriter) {
@@ -196,19 +213,28 @@ std::vector<uint32_t> sorted(std::span<const uint32_t> values) {
 }
 
 /// The direct dependencies of command `i` by their definition: the last writer of each byte that it touches,
-/// and, where it writes, the readers since; nothing before the last fence.
+/// and the last of those since that commute with each other but not with it; nothing before the last fence.
 std::vector<uint32_t> direct(const AccessList& list, uint32_t i) {
   std::set<uint32_t> found;
+  std::set<std::pair<uint64_t, size_t>> own;  // bytes that its ranges before have written
   for (const RangeAccess& range : list.ranges_of(i)) {
     for (size_t byte = range.begin; byte < range.end; ++byte) {
+      if (own.contains({range.memory, byte})) continue;
+      if (range.effect == kWrite) own.insert({range.memory, byte});
+      std::optional<Effect> group;
+      bool closed = false;
       for (uint32_t j = i; j-- > 0 && !list.commands[j].fence;) {
-        bool reads = false, writes = false;
+        std::optional<Effect> effect;
         for (const RangeAccess& other : list.ranges_of(j)) {
           if (other.memory != range.memory || byte < other.begin || byte >= other.end) continue;
-          (other.write ? writes : reads) = true;
+          if (effect != kWrite) effect = other.effect;
         }
-        if (writes || (reads && range.write)) found.insert(j);
-        if (writes) break;
+        if (!effect) continue;
+        const bool of_group = *effect != range.effect && group.value_or(*effect) == *effect && !closed;
+        if (*effect == kWrite || of_group) found.insert(j);
+        if (*effect == kWrite) break;
+        if (of_group) group = effect;
+        closed = closed || (group && !of_group);
       }
     }
   }

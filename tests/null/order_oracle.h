@@ -25,7 +25,8 @@ using Relation = std::vector<std::bitset<kMaxCommands>>;
 using Pairs = std::set<std::pair<uint32_t, uint32_t>>;  ///< (later, earlier)
 
 inline bool conflict(const graph::RangeAccess& a, const graph::RangeAccess& b) {
-  return a.memory == b.memory && (a.write || b.write) && std::max(a.begin, b.begin) < std::min(a.end, b.end);
+  const bool commute = a.effect == b.effect && a.effect != backend::Effect::write;
+  return a.memory == b.memory && !commute && std::max(a.begin, b.begin) < std::min(a.end, b.end);
 }
 
 inline bool conflict(const graph::AccessList& list, size_t a, size_t b) {
@@ -81,6 +82,17 @@ inline std::vector<uint32_t> levels(const graph::AccessList& list, const Relatio
   return longest;
 }
 
+inline backend::Effect effect(backend::Access access) {
+  switch (access) {
+    case backend::Access::in:
+      return backend::Effect::read;
+    case backend::Access::accumulate:
+      return backend::Effect::accumulate;
+    default:
+      return backend::Effect::write;
+  }
+}
+
 /// What the commands of a plan touch, the arena being memory 0.
 inline graph::AccessList accesses(const backend::PlanData& plan) {
   graph::AccessList list;
@@ -89,10 +101,9 @@ inline graph::AccessList accesses(const backend::PlanData& plan) {
                                    command.kind == backend::CommandKind::fence};
     for (uint32_t a = 0; a < command.args.count; ++a) {
       const backend::Argument& arg = plan.args[command.args.first + a];
-      if (arg.access == backend::Access::status) continue;
       list.ranges.push_back({arg.view.allocation == nullptr ? 0 : arg.view.allocation->id,
                              arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes,
-                             arg.access != backend::Access::in});
+                             effect(arg.access)});
       ++entry.ranges.count;
     }
     list.commands.push_back(entry);
@@ -121,13 +132,16 @@ inline graph::AccessList random_accesses(std::mt19937& rng, uint32_t most_comman
     graph::AccessList::Entry entry{{static_cast<uint32_t>(list.ranges.size()), 0},
                                    below(100) < fence_percent};
     if (!entry.fence) entry.ranges.count = below(most_ranges + 1);
+    // No command reads what it accumulates.
+    const backend::Effect shared = below(3) == 0 ? backend::Effect::accumulate : backend::Effect::read;
     for (uint32_t r = 0; r < entry.ranges.count; ++r) {
       size_t begin = below(extent), end = begin + below(below(4) ? 8 : extent);
       if (below(8) == 0 && r != 0) {  // in place: what this command already has, once more
         begin = list.ranges.back().begin;
         end = list.ranges.back().end;
       }
-      list.ranges.push_back({1 + below(memories), begin, end, below(100) < write_percent});
+      list.ranges.push_back(
+          {1 + below(memories), begin, end, below(100) < write_percent ? backend::Effect::write : shared});
     }
     list.commands.push_back(entry);
   }

@@ -225,7 +225,7 @@ inline std::string memory_faults(const ComputeGraph& recorded, const backend::De
                              : arg.view.allocation == nullptr ? 0
                                                               : arg.view.allocation->id,
                              arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes,
-                             arg.access != Access::in});
+                             effect(arg.access)});
     }
     list.commands.push_back(entry);
   }

@@ -24,10 +24,10 @@ inline graph::AccessList value_accesses(const graph::LoweredGraph& lowered) {
                                    command.kind == backend::CommandKind::fence};
     for (uint32_t a = command.args.first; a < command.args.first + command.args.count; ++a) {
       const graph::LoweredArgument& arg = lowered.args[a];
-      if (arg.access == backend::Access::status || arg.view.bytes == 0) continue;
+      if (arg.view.bytes == 0) continue;
       list.ranges.push_back(
           {arg.temp != graph::kNone ? (uint64_t{1} << 40) + arg.temp : arg.view.allocation->id,
-           arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes, arg.access != backend::Access::in});
+           arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes, effect(arg.access)});
       ++entry.ranges.count;
     }
     list.commands.push_back(entry);

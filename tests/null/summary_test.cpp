@@ -12,6 +12,7 @@ namespace {
 
 using backend::Access;
 using backend::Allocation;
+using backend::Effect;
 using graph::AccessSummary;
 
 constexpr size_t kAllocations = 3, kBytes = 48;
@@ -30,7 +31,7 @@ backend::PlanData random_plan(std::mt19937& rng, const Memory& memory) {
     const uint32_t which = rng() % (kAllocations + 1);
     const size_t begin = rng() % kBytes, bytes = rng() % std::min<size_t>(kBytes - begin + 1, 12);
     const Access access =
-        std::array{Access::in, Access::in, Access::out, Access::inout, Access::status}[rng() % 5];
+        std::array{Access::in, Access::in, Access::out, Access::inout, Access::accumulate}[rng() % 5];
     plan.args.push_back(
         {{which == kAllocations ? nullptr : &memory.allocations[which], begin, bytes}, access, false});
   }
@@ -44,16 +45,19 @@ backend::PlanData random_plan(std::mt19937& rng, const Memory& memory) {
   return plan;
 }
 
-/// 0: untouched, 1: read, 2: written.
+/// Bits: 1: read, 2: accumulated, 4: written. A byte with several is as one that is written.
 using Bytes = std::array<std::array<int, kBytes>, kAllocations>;
 
 Bytes touched(const backend::PlanData& plan, const Memory& memory) {
   Bytes bytes{};
   for (const backend::Argument& arg : std::span(plan.args).first(plan.args.size() - 1)) {
-    if (arg.access == Access::status || arg.view.allocation == nullptr) continue;
+    if (arg.view.allocation == nullptr) continue;
     auto& row = bytes[static_cast<size_t>(arg.view.allocation - memory.allocations.data())];
     for (size_t b = arg.view.offset_bytes; b < arg.view.offset_bytes + arg.view.bytes; ++b)
-      row[b] = std::max(row[b], arg.access == Access::in ? 1 : 2);
+      row[b] |= arg.access == Access::in ? 1 : arg.access == Access::accumulate ? 2 : 4;
+  }
+  for (auto& row : bytes) {
+    for (int& byte : row) byte = byte < 3 ? byte : 4;
   }
   return bytes;
 }
@@ -61,7 +65,7 @@ Bytes touched(const backend::PlanData& plan, const Memory& memory) {
 bool conflict(const Bytes& a, const Bytes& b) {
   for (size_t m = 0; m < kAllocations; ++m) {
     for (size_t i = 0; i < kBytes; ++i) {
-      if (a[m][i] + b[m][i] > 2) return true;
+      if (a[m][i] != 0 && b[m][i] != 0 && (a[m][i] != b[m][i] || a[m][i] == 4)) return true;
     }
   }
   return false;
@@ -75,11 +79,12 @@ void expect_equal(const AccessSummary& summary, const Bytes& bytes) {
     ASSERT_LT(entry.begin, entry.end);
     if (last != nullptr && last->allocation == entry.allocation) {
       ASSERT_LE(last->end, entry.begin);
-      ASSERT_TRUE(last->end < entry.begin || last->write != entry.write) << "could be one entry";
+      ASSERT_TRUE(last->end < entry.begin || last->effect != entry.effect) << "could be one entry";
     } else if (last != nullptr) {
       ASSERT_LT(last->allocation, entry.allocation);
     }
-    for (size_t b = entry.begin; b < entry.end; ++b) found[entry.allocation - 10][b] = entry.write ? 2 : 1;
+    for (size_t b = entry.begin; b < entry.end; ++b)
+      found[entry.allocation - 10][b] = 1 << static_cast<int>(entry.effect);
     last = &entry;
   }
   ASSERT_EQ(found, bytes);
@@ -110,9 +115,10 @@ TEST(Summary, TheArenaCountsWhenItsMemoryIsGiven) {
   plan.args.push_back({{nullptr, 0, 16}, Access::out, false});
   plan.args.push_back({{&memory.allocations[0], 0, 8}, Access::in, false});
   plan.commands.emplace_back().args = {0, 2};
-  EXPECT_EQ(graph::summarize(plan).entries, (std::vector<AccessSummary::Entry>{{10, 0, 8, false}}));
+  EXPECT_EQ(graph::summarize(plan).entries, (std::vector<AccessSummary::Entry>{{10, 0, 8, Effect::read}}));
   const AccessSummary whole = graph::summarize(plan, {&memory.allocations[1], 64, 128});
-  EXPECT_EQ(whole.entries, (std::vector<AccessSummary::Entry>{{10, 0, 8, false}, {11, 64, 96, true}}));
+  EXPECT_EQ(whole.entries,
+            (std::vector<AccessSummary::Entry>{{10, 0, 8, Effect::read}, {11, 64, 96, Effect::write}}));
   EXPECT_TRUE(graph::conflicts(whole, whole));
   EXPECT_FALSE(graph::conflicts(graph::summarize(plan), graph::summarize(plan)));
 }

@@ -58,7 +58,7 @@ inline constexpr OpSchema kRows{"rows", "", kRowsArgs, sizeof(MixConstants), che
 
 // As update of a alone, with status words and two outputs, for errors of binding.
 inline constexpr ArgumentSpec kPairArgs[] = {{"input", Access::in},
-                                             {"status", Access::status, false, true},
+                                             {"status", Access::accumulate, false, true},
                                              {"first", Access::out},
                                              {"second", Access::out, false, true}};
 inline constexpr OpSchema kPair{"pair", "", kPairArgs, 0, nullptr};

@@ -383,8 +383,7 @@ class Checker {
       const FusedMember& member = plan_.members[group.members.first + m];
       for (uint32_t i = 0; i < member.args.count; ++i) {
         const Argument& argument = plan_.args[member.args.first + i];
-        if (argument.view.bytes != 0 && argument.access != Access::status)
-          bounds.push_back({m, &member.kernel->op->args[i], &argument});
+        if (argument.view.bytes != 0) bounds.push_back({m, &member.kernel->op->args[i], &argument});
       }
     }
     for (size_t a = 0; a < bounds.size(); ++a) {
@@ -394,7 +393,7 @@ class Checker {
         const bool conflict = x.member != y.member && first.allocation == second.allocation &&
                               first.offset_bytes < second.offset_bytes + second.bytes &&
                               second.offset_bytes < first.offset_bytes + first.bytes &&
-                              (x.argument->access != Access::in || y.argument->access != Access::in);
+                              backend::conflict(x.argument->access, y.argument->access);
         if (!conflict) continue;
         const FusedMember& one = plan_.members[group.members.first + x.member];
         const FusedMember& other = plan_.members[group.members.first + y.member];

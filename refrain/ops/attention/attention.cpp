@@ -18,7 +18,7 @@ constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "sequences", .access = backend::Access::in},
     {.name = "page_table", .access = backend::Access::in},
     {.name = "cache", .access = backend::Access::in},
-    {.name = "status", .access = backend::Access::status},
+    {.name = "status", .access = backend::Access::accumulate},
     {.name = "output", .access = backend::Access::out, .rows = true},
 };
 

@@ -13,7 +13,7 @@ namespace {
 constexpr backend::ArgumentSpec kArgs[] = {
     {"weight", backend::Access::in},
     {"rows", backend::Access::in, true},
-    {"status", backend::Access::status},
+    {"status", backend::Access::accumulate},
     {"output", backend::Access::out, true},
 };
 

@@ -14,7 +14,7 @@ constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "input", .access = backend::Access::in},
     {.name = "index", .access = backend::Access::in, .rows = true},
     {.name = "input_rows", .access = backend::Access::in},
-    {.name = "status", .access = backend::Access::status},
+    {.name = "status", .access = backend::Access::accumulate},
     {.name = "output", .access = backend::Access::out, .rows = true},
 };
 

@@ -16,7 +16,7 @@ constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "sequences", .access = backend::Access::in},
     {.name = "page_table", .access = backend::Access::in},
     {.name = "cache", .access = backend::Access::inout},
-    {.name = "status", .access = backend::Access::status},
+    {.name = "status", .access = backend::Access::accumulate},
 };
 
 void check(const backend::OpCall& call) {

@@ -15,7 +15,7 @@ constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "step_rows", .access = backend::Access::inout},
     {.name = "sequences", .access = backend::Access::in},
     {.name = "allowed", .access = backend::Access::in, .optional = true},
-    {.name = "status", .access = backend::Access::status},
+    {.name = "status", .access = backend::Access::accumulate},
 };
 
 void check(const backend::OpCall& call) {
