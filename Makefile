@@ -85,10 +85,11 @@ fuzz: setup-ci setup-test
 bench-dispatch: setup
 	@tools/setup.sh bench || true
 	@cmake --preset release >&2
-	@cmake --build $(RELEASE) -j $(JOBS) --target bench_dispatch bench_hazards bench_planning >&2
+	@cmake --build $(RELEASE) -j $(JOBS) --target bench_dispatch bench_hazards bench_planning bench_step >&2
 	@$(RELEASE)/bin/bench_dispatch
 	@$(RELEASE)/bin/bench_hazards
 	@$(RELEASE)/bin/bench_planning
+	@$(RELEASE)/bin/bench_step
 
 # Keeps the virtual environment, which depends on tests/requirements.txt only.
 clean:

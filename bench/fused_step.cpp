@@ -19,7 +19,6 @@ namespace {
 
 using namespace refrain;
 using model::ModelRunner;
-using model::StepRow;
 
 // A turn takes as many steps as fill this time, so that jumps of the CPU clock, up to 10 ms, are a part of it.
 constexpr double kTurnUs = 50000;
@@ -31,13 +30,12 @@ double cpu_us() {
 }
 
 double step_us(ModelRunner& runner, uint32_t rows, uint32_t position) {
-  std::vector<StepRow> batch;
-  std::vector<uint32_t> outputs;
-  for (uint32_t r = 0; r < rows; ++r) batch.push_back({5 + r, position + r, 0, 0});
-  outputs.push_back(rows - 1);
-  const model::StepSequence sequence = runner.sequence(0, position + rows);
+  const model::StepRequest request{.slot = 0, .rows = rows, .position = position};
+  std::vector<uint32_t> tokens;
+  for (uint32_t r = 0; r < rows; ++r) tokens.push_back(5 + r);
+  const uint32_t output = rows - 1;
   const auto begin = std::chrono::steady_clock::now();
-  runner.submit({batch, std::span(&sequence, 1), outputs});
+  runner.submit({{&request, 1}, tokens, {&output, 1}});
   runner.wait();
   return std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - begin).count();
 }
@@ -80,6 +78,7 @@ int main(int count, char** arguments) {
       runner.context_tokens = 256;
       runner.plan.fuse = fuse;
       families[fuse] = std::make_unique<ModelRunner>(model, runner);
+      families[fuse]->set_slot(0, {.length = 64});
     }
     const PlanReport& report = families[1]->report(0);
     std::printf("%u threads: %zu commands in %zu levels recorded, %zu in %zu fused\n", workers,

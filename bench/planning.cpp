@@ -13,6 +13,7 @@
 #include "refrain/backend/null/null_backend.h"
 #include "refrain/device/device.h"
 #include "refrain/model/kv_cache.h"
+#include "refrain/model/slots.h"
 #include "refrain/model/step.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
@@ -75,8 +76,9 @@ void measure_model() {
   constexpr int64_t heads = 16, kv_heads = 8, head_dim = 128;
   config.state.assign(kLayers, model::KvState{kv_heads, head_dim});
   const model::KvCache cache(device, config, 1, 64);
-  const model::StepBlock step(device, {kRows, 1, cache.pages()});
-  const Buffer status = device.buffer(DType::u32, {2});
+  const model::Slots slots(device, {}, cache);
+  const model::StepBlock step(device, {kRows, 1, kRows});
+  const Buffer &status = slots.status(), &pages = slots.page_table(0);
   const Buffer out = device.buffer(DType::f32, {kRows, kHidden}).with_live_rows(step.live_rows);
   const auto matrix = [&](int64_t outputs, int64_t inputs) {
     return weight(device, {outputs, inputs}, {Use::matvec, Use::matmul});
@@ -113,14 +115,12 @@ void measure_model() {
       ops::kv_write(e, {.key = k_rope,
                         .value = v.view(k_heads),
                         .rows = step.rows,
-                        .sequences = step.sequences,
-                        .page_table = step.page_table,
+                        .page_table = pages,
                         .cache = layer,
                         .status = status});
       ops::attention(e, {.query = q_rope,
                          .rows = step.rows,
-                         .sequences = step.sequences,
-                         .page_table = step.page_table,
+                         .page_table = pages,
                          .cache = layer,
                          .status = status,
                          .output = mixed.view(q_heads),

@@ -97,10 +97,18 @@ void run(const GenerateCommand& command) {
   const uint64_t wanted_tokens = uint64_t{prompt.size()} + command.tokens;
   runner_options.context_tokens =
       static_cast<uint32_t>(std::clamp<uint64_t>(wanted_tokens, 1, config.context_tokens));
-  if (tokenizer) runner_options.allowed_ids = spelled_ids(*tokenizer, config.vocab);
+  runner_options.masks = tokenizer ? 1 : 0;
   model::ModelRunner runner(model, runner_options);
 
-  model::check_generate(runner, prompt, command.sampling);  // before anything goes to stdout
+  model::GenerateOptions options;
+  options.max_tokens = command.tokens;
+  options.sampling = command.sampling;
+  if (tokenizer) {
+    runner.set_mask(0, spelled_ids(*tokenizer, config.vocab));
+    options.sampling.mask = 0;
+  }
+  if (!command.ignore_eos) options.stop_ids = config.eos_ids;
+  model::check_generate(runner, prompt, options);  // before anything goes to stdout
 
   Printer printer(print_ids, tokenizer);
   if (command.echo && print_ids) {
@@ -108,10 +116,6 @@ void run(const GenerateCommand& command) {
   } else if (command.echo) {
     write_stdout(from_ids ? tokenizer->decode(prompt) : command.prompt);
   }
-  model::GenerateOptions options;
-  options.max_tokens = command.tokens;
-  options.sampling = command.sampling;
-  if (!command.ignore_eos) options.stop_ids = config.eos_ids;
   options.on_token = [&](uint32_t id) {
     printer.put(id);
     return true;

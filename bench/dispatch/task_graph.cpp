@@ -92,11 +92,11 @@ TaskGraph qwen3_28_layers() {
   const model::Config c = model::read_config(files.path(), json);
   const auto architecture = model::family_of(json).load(json, loader);
   const model::KvCache cache(device, c, 1, c.context_tokens);
-  const model::StepBlock step(device, {1, 1, cache.pages()});
-  const Buffer status = device.buffer(DType::u32, {2});
+  const model::Slots slots(device, {}, cache);
+  const model::StepBlock step(device, {1, 1, 1});
   const Buffer logits = device.buffer(DType::f32, {1, c.vocab}).with_live_rows(step.live_outputs);
   CommandEncoder encoder = device.encoder();
-  architecture->record(encoder, {step, cache, status, logits});
+  architecture->record(encoder, {step, slots, cache, logits});
   const auto [plan, report] = device.plan(encoder.finish(), {.fuse = false});
 
   TaskGraph graph{"qwen3_28_layers", {}};

@@ -93,7 +93,7 @@ class Buffer {
   /// serve all memory. Allocates nothing. Throws InvalidArgument when T is not the dtype's type, the host cannot
   /// reach the memory, this is read-only and T is not const, or a submission in flight writes these bytes (for
   /// T: or reads them): wait for it, or call Device::synchronize. Not seen: a later submission while the span
-  /// is in use, what has been recorded but not submitted, and status words.
+  /// is in use, or what has been recorded but not submitted.
   template <class T>
   std::span<T> span() const {
     check_host_access(DTypeOf<std::remove_const_t<T>>::value, !std::is_const_v<T>);

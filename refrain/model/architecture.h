@@ -6,6 +6,7 @@
 
 #include "refrain/model/config.h"
 #include "refrain/model/kv_cache.h"
+#include "refrain/model/slots.h"
 #include "refrain/model/step.h"
 #include "refrain/model/weights.h"
 
@@ -14,18 +15,23 @@ namespace refrain::model {
 /// What a recorded forward pass reads and writes besides weights.
 struct Forward {
   const StepBlock& step;
+  const Slots& slots;
   const KvCache& cache;
-  const Buffer& status;  ///< u32 [sequences + 1]
-  const Buffer& logits;  ///< f32 [rows, vocab], step.live_outputs of them live
+  const Buffer& logits;  ///< f32 [outputs, vocab], step.live_outputs of them live
 };
 
 /// One file an architecture. Records, never runs; knows no device.
 class Architecture {
  public:
   virtual ~Architecture() = default;
-  /// From the tokens of the step block to the logits of its wanted rows, writing the cache on the way.
+  /// From the rows of the step to the logits of its outputs, writing the cache on the way.
   virtual void record(CommandEncoder& encoder, const Forward& forward) const = 0;
 };
+
+/// Records what comes before a forward pass: the block becomes rows.
+void record_begin(CommandEncoder& encoder, const Forward& forward, uint32_t context_tokens);
+/// And what comes after it: a token is drawn for each output, and the slots move on.
+void record_end(CommandEncoder& encoder, const Forward& forward, uint32_t context_tokens);
 
 /// A family of models: how config.json names it, and what reads and loads it. A line of families.inc.
 struct Family {

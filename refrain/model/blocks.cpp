@@ -42,7 +42,7 @@ Value ForwardPass::embed(const Weight& embedding, float scale) {
   Value x(*this, encoder_.temp(DType::activation, shape, step.live_rows), step.live_rows);
   ops::embedding(encoder_, {.weight = embedding,
                             .rows = step.rows,
-                            .status = forward_.status,
+                            .status = forward_.slots.status(),
                             .output = x.temp(),
                             .scale = scale});
   return x;
@@ -52,20 +52,19 @@ Value ForwardPass::attend(uint32_t layer, const Value& query, const Value& key, 
                           float scale) {
   const StepBlock& step = forward_.step;
   const Buffer& cache = forward_.cache.layer(layer);
+  const Buffer& pages = forward_.slots.page_table(forward_.cache.group_of(layer));
   ops::kv_write(encoder_, {.key = key.temp(),
                            .value = value.temp(),
                            .rows = step.rows,
-                           .sequences = step.sequences,
-                           .page_table = step.page_table,
+                           .page_table = pages,
                            .cache = cache,
-                           .status = forward_.status});
+                           .status = forward_.slots.status()});
   Value mixed = query.like(query.width()).heads(static_cast<uint32_t>(query.temp().shape()[1]));
   ops::attention(encoder_, {.query = query.temp(),
                             .rows = step.rows,
-                            .sequences = step.sequences,
-                            .page_table = step.page_table,
+                            .page_table = pages,
                             .cache = cache,
-                            .status = forward_.status,
+                            .status = forward_.slots.status(),
                             .output = mixed.temp(),
                             .scale = scale,
                             .window = forward_.cache.state(layer).window});
@@ -74,12 +73,12 @@ Value ForwardPass::attend(uint32_t layer, const Value& query, const Value& key, 
 
 Value ForwardPass::wanted(const Value& x) {
   const StepBlock& step = forward_.step;
-  Value result(*this, encoder_.temp(DType::activation, x.temp().shape(), step.live_outputs),
-               step.live_outputs);
+  const Shape shape{step.layout.outputs, x.width()};
+  Value result(*this, encoder_.temp(DType::activation, shape, step.live_outputs), step.live_outputs);
   ops::gather_rows(encoder_, {.input = x.temp(),
                               .index = step.outputs,
                               .input_rows = step.live_rows,
-                              .status = forward_.status,
+                              .status = forward_.slots.status(),
                               .output = result.temp()});
   return result;
 }

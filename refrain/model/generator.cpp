@@ -34,13 +34,14 @@ void check_sampling(const Sampling& sampling) {
   }
 }
 
-StepSequence sequence_state(const ModelRunner& runner, const Sampling& sampling, uint32_t length) {
-  StepSequence sequence = runner.sequence(0, length);
-  sequence.top_k = sampling.top_k;
-  sequence.temperature = sampling.temperature;
-  sequence.top_p = sampling.top_p;
-  sequence.seed = sampling.seed;
-  return sequence;
+Slot slot_of(const Sampling& sampling) {
+  Slot slot;
+  slot.mask = sampling.mask;
+  slot.top_k = sampling.top_k;
+  slot.temperature = sampling.temperature;
+  slot.top_p = sampling.top_p;
+  slot.seed = sampling.seed;
+  return slot;
 }
 
 double seconds_since(std::chrono::steady_clock::time_point begin) {
@@ -51,69 +52,113 @@ bool cancelled(const GenerateOptions& options) {
   return options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed);
 }
 
-/// One chunk of a prompt: which positions of `ids`, and from which of them on logits are wanted.
-struct Chunk {
-  size_t begin = 0;
-  size_t end = 0;
-  size_t first_output = 0;
+/// Submits positions [begin, end) of `ids` in slot 0, with outputs from `first_output` on.
+Point submit_chunk(ModelRunner& runner, std::span<const uint32_t> ids, size_t begin, size_t end,
+                   size_t first_output) {
+  const StepRequest request{.slot = 0, .rows = static_cast<uint32_t>(end - begin)};
+  std::vector<uint32_t> outputs;
+  for (size_t position = std::max(begin, first_output); position < end; ++position)
+    outputs.push_back(static_cast<uint32_t>(position - begin));
+  return runner.submit({std::span(&request, 1), ids.subspan(begin, end - begin), outputs});
+}
+
+/// Decode steps of slot 0 that are on their way.
+class StepsAhead {
+ public:
+  StepsAhead(ModelRunner& runner, uint64_t steps, uint32_t most)
+      : runner_(runner), left_(steps), points_(most) {}
+
+  /// Submits as many as there may be.
+  void fill() {
+    for (; left_ != 0 && end_ - begin_ < points_.size(); --left_, ++end_) {
+      constexpr StepRequest kAhead{.slot = 0, .rows = 1};
+      constexpr uint32_t kToken = ops::kLastToken, kOutput = 0;
+      points_[end_ % points_.size()] =
+          end_ == 0 ? runner_.submit({std::span(&kAhead, 1), std::span(&kToken, 1), std::span(&kOutput, 1)})
+                    : runner_.submit_next();
+    }
+  }
+  /// The oldest; there is one.
+  Point take() { return points_[begin_++ % points_.size()]; }
+  bool empty() const { return begin_ == end_; }
+
+ private:
+  ModelRunner& runner_;
+  uint64_t left_;
+  std::vector<Point> points_;  // a ring
+  size_t begin_ = 0, end_ = 0;
 };
 
-/// Submits a chunk and waits for it.
-void run_chunk(ModelRunner& runner, std::span<const uint32_t> ids, const Chunk& chunk,
-               const Sampling& sampling) {
-  std::vector<StepRow> rows;
-  std::vector<uint32_t> outputs;
-  for (size_t position = chunk.begin; position < chunk.end; ++position) {
-    if (position >= chunk.first_output) outputs.push_back(static_cast<uint32_t>(rows.size()));
-    rows.push_back({ids[position], static_cast<uint32_t>(position), 0, 0});
-  }
-  const StepSequence sequence = sequence_state(runner, sampling, static_cast<uint32_t>(chunk.end));
-  runner.submit({rows, std::span(&sequence, 1), outputs});
-  runner.wait();
-}
+constexpr std::chrono::minutes kStepTimeout{10};
 
 }  // namespace
 
-void check_generate(const ModelRunner& runner, std::span<const uint32_t> prompt, const Sampling& sampling) {
+void check_generate(const ModelRunner& runner, std::span<const uint32_t> prompt,
+                    const GenerateOptions& options) {
   check_ids(runner, prompt);
-  check_sampling(sampling);
+  check_sampling(options.sampling);
+  if (options.steps_in_flight == 0) throw InvalidArgument("steps in flight: expected at least 1, got 0");
+  if (options.stop_ids.size() > ops::kStopIds) {
+    throw InvalidArgument(
+        fmt::format("stop ids: expected at most {}, got {}", ops::kStopIds, options.stop_ids.size()));
+  }
 }
 
 GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
                         const GenerateOptions& options) {
-  check_generate(runner, prompt, options.sampling);
+  check_generate(runner, prompt, options);
   GenerateResult result;
   result.prompt_tokens = static_cast<uint32_t>(prompt.size());
   if (options.max_tokens == 0) return result;
 
+  // The last token is not cached, so a sequence ends one token behind its length.
+  const uint64_t limit =
+      std::min<uint64_t>(uint64_t{prompt.size()} + options.max_tokens - 1, runner.context_tokens());
+  Slot slot = slot_of(options.sampling);
+  slot.limit = static_cast<uint32_t>(limit);
+  slot.stop_set = 0;
+  runner.set_stop_set(0, options.stop_ids);
+  runner.set_slot(0, slot);
+  runner.discard_results();
+
   auto begin = std::chrono::steady_clock::now();
+  Point point;
   for (size_t at = 0; at < prompt.size();) {
+    if (at != 0) runner.wait();
     if (cancelled(options)) {
       result.reason = StopReason::cancelled;
       return result;
     }
     const size_t end = std::min(prompt.size(), at + runner.max_rows());
-    run_chunk(runner, prompt, {at, end, prompt.size() - 1}, options.sampling);
+    point = submit_chunk(runner, prompt, at, end, prompt.size() - 1);
     at = end;
   }
-  const auto last_row = static_cast<uint32_t>((prompt.size() - 1) % runner.max_rows());
-  uint32_t token = runner.sampled(last_row);
-  result.prompt_s = seconds_since(begin);
-
-  begin = std::chrono::steady_clock::now();
-  // From here on the device moves itself forward; the host only looks at what was drawn.
-  for (uint32_t position = result.prompt_tokens;; ++position) {
-    if (std::ranges::find(options.stop_ids, token) != options.stop_ids.end()) {
+  // From here on the device goes on by itself; the host only looks at what was drawn.
+  StepsAhead ahead(runner, limit - prompt.size(), options.steps_in_flight);
+  ahead.fill();
+  while (true) {
+    runner.device().wait(point, kStepTimeout);
+    const auto now = std::chrono::steady_clock::now();
+    if (result.generated_tokens == 0) {
+      result.prompt_s = std::chrono::duration<double>(now - begin).count();
+      begin = now;
+    }
+    StepResult drawn;
+    if (!runner.next(drawn) || drawn.token == ops::kNoToken) {
+      runner.wait();  // says what is wrong
+      throw Error("[generate] a step drew no token");
+    }
+    if ((drawn.bits & ops::kStopId) != 0) {
       result.reason = StopReason::stop_id;
       break;
     }
     ++result.generated_tokens;
-    if (options.on_token && !options.on_token(token)) {
+    if (options.on_token && !options.on_token(drawn.token)) {
       result.reason = StopReason::callback;
       break;
     }
     if (result.generated_tokens == options.max_tokens) break;
-    if (position == runner.context_tokens()) {
+    if (ahead.empty()) {
       result.reason = StopReason::context;
       break;
     }
@@ -121,27 +166,23 @@ GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
       result.reason = StopReason::cancelled;
       break;
     }
-    if (position == result.prompt_tokens) {
-      const StepRow row{token, position, 0, 0};
-      const StepSequence sequence = sequence_state(runner, options.sampling, position + 1);
-      const uint32_t output = 0;
-      runner.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
-    } else {
-      runner.submit_next();
-    }
-    runner.wait();
-    token = runner.sampled(0);
+    point = ahead.take();
+    ahead.fill();
   }
   result.decode_s = seconds_since(begin);
+  runner.wait();
   return result;
 }
 
 void evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
               const std::function<void(size_t, std::span<const float>)>& on_logits) {
   check_ids(runner, ids);
+  runner.set_slot(0, {});
   for (size_t at = 0; at < ids.size();) {
-    const size_t end = std::min(ids.size(), at + runner.max_rows());
-    run_chunk(runner, ids, {at, end, first}, {});
+    const size_t outputs_end = std::max(at, first) + runner.max_outputs();
+    const size_t end = std::min({ids.size(), at + runner.max_rows(), outputs_end});
+    submit_chunk(runner, ids, at, end, first);
+    runner.wait();
     for (size_t position = std::max(at, first); position < end; ++position) {
       on_logits(position, runner.logits(static_cast<uint32_t>(position - std::max(at, first))));
     }

@@ -16,15 +16,17 @@ struct Sampling {
   uint32_t top_k = 0;     ///< 0: off
   float top_p = 1;        ///< 1: off
   uint64_t seed = 0;
+  uint32_t mask = ops::kNoTable;  ///< of the runner's: the ids that may be drawn; kNoTable: all
 };
 
 struct GenerateOptions {
   uint32_t max_tokens = 256;
   Sampling sampling;
-  std::vector<uint32_t> stop_ids;  ///< generation ends when one is drawn; it is not delivered
+  std::vector<uint32_t> stop_ids;  ///< at most 16; generation ends when one is drawn; it is not delivered
+  uint32_t steps_in_flight = 2;    ///< at least 1; tokens that the device may be ahead of `on_token`
   /// Called with each id as it comes; false ends the generation.
   std::function<bool(uint32_t id)> on_token;
-  const std::atomic<bool>* cancel = nullptr;  ///< looked at before each step
+  const std::atomic<bool>* cancel = nullptr;  ///< looked at before each token
 };
 
 enum class StopReason { stop_id, max_tokens, context, callback, cancelled };
@@ -38,14 +40,17 @@ struct GenerateResult {
 };
 
 /// Throws InvalidArgument for an empty prompt, ids outside the vocabulary, a prompt longer than the context,
-/// or a sampling parameter out of range.
-void check_generate(const ModelRunner& runner, std::span<const uint32_t> prompt, const Sampling& sampling);
+/// or a parameter out of range.
+void check_generate(const ModelRunner& runner, std::span<const uint32_t> prompt,
+                    const GenerateOptions& options);
 
-/// Continues `prompt` in sequence 0 of `runner`, from position 0. Throws as check_generate.
+/// Continues `prompt` in slot 0 of `runner`, from position 0, with its stop set 0. The device goes from the prompt's
+/// last row to the first token's, and from token to token, by itself; each is delivered when its step has
+/// ended. Throws as check_generate.
 GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
                         const GenerateOptions& options);
 
-/// Computes `ids` in sequence 0 from position 0, in chunks of the runner's greatest capacity, and delivers
+/// Computes `ids` in slot 0 from position 0, in chunks as large as the runner takes, and delivers
 /// the logits f32 [vocab] of every position from `first` on, in order. Throws as generate.
 void evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
               const std::function<void(size_t position, std::span<const float> logits)>& on_logits);

@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cstring>
+#include <bit>
+#include <functional>
+#include <tuple>
 #include <utility>
 
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
-#include "refrain/ops/sample/sample.h"
-#include "refrain/ops/step_advance/step_advance.h"
 
 namespace refrain::model {
 namespace {
@@ -31,26 +31,36 @@ const std::vector<uint32_t>& checked_capacities(const RunnerOptions& options) {
   return capacities;
 }
 
-/// Two rows of one position would write the same cache entry, in no order.
-void check_distinct(std::span<const StepRow> rows) {
-  for (size_t i = 0; i < rows.size(); ++i) {
-    for (size_t j = i + 1; j < rows.size(); ++j) {
-      if (rows[i].sequence != rows[j].sequence || rows[i].position != rows[j].position) continue;
-      throw InvalidArgument(
-          fmt::format("[batch] rows {} and {}: expected distinct positions, got {} of sequence {}", i, j,
-                      rows[i].position, rows[i].sequence));
-    }
-  }
+/// Capacities of a program of `rows` rows.
+StepLayout layout_of(const RunnerOptions& options, uint32_t rows) {
+  const uint32_t outputs = options.outputs != 0 ? options.outputs : options.slots;
+  return {rows, std::min(rows, options.slots), std::min(rows, outputs)};
+}
+
+/// A segment gives one result, and what is of no slot another one.
+uint32_t results_of(const StepLayout& layout) { return layout.segments + 1; }
+
+SlotsLayout slots_layout(const RunnerOptions& options, uint32_t vocab) {
+  SlotsLayout layout;
+  layout.slots = options.slots;
+  layout.masks = options.masks;
+  layout.mask_words = ceil_div(vocab, 32u);
+  layout.stop_sets = options.stop_sets;
+  // Those of 16 steps of all slots; of one slot, about as many as may be in flight.
+  const uint32_t most = results_of(layout_of(options, checked_capacities(options).back()));
+  layout.ring_entries = std::bit_ceil(std::max(2048u, 16 * most));
+  return layout;
 }
 
 std::string describe_status(uint32_t bits) {
   constexpr std::pair<uint32_t, const char*> kTexts[] = {
       {ops::kTokenOutOfRange, "a token id outside the vocabulary"},
-      {ops::kPositionOutOfRange, "a position outside the cache"},
+      {ops::kPositionOutOfRange, "a position past its length or the cache"},
       {ops::kPageOutOfRange, "a cache page out of range"},
-      {ops::kSequenceOutOfRange, "a row of a sequence that does not exist"},
+      {ops::kSlotOutOfRange, "a row of a slot that does not exist"},
       {ops::kOutputOutOfRange, "an output of a row that is not live"},
       {ops::kNotFinite, "logits that are not finite, from weights that are not or from overflow"},
+      {ops::kTableOutOfRange, "a mask or stop set that does not exist"},
   };
   std::string text;
   for (const auto& [bit, what] : kTexts) {
@@ -65,23 +75,18 @@ ModelRunner::ModelRunner(const Model& model, const RunnerOptions& options)
     : device_(model.device()),
       model_(model),
       context_tokens_(cached_tokens(model.config(), options)),
-      cache_(device_, model.config(), options.sequences, context_tokens_) {
-  const std::vector<uint32_t>& capacities = checked_capacities(options);
-  const uint32_t vocab = config().vocab;
-  logits_ = device_.buffer(DType::f32, {capacities.back(), vocab}, "logits");
-  if (!options.allowed_ids.empty()) {
-    if (options.allowed_ids.size() != ceil_div(vocab, 32u)) {
-      throw InvalidArgument(fmt::format("[model_runner] allowed_ids: expected {} words, got {}",
-                                        ceil_div(vocab, 32u), options.allowed_ids.size()));
-    }
-    allowed_ = device_.buffer(DType::u32, {static_cast<int64_t>(options.allowed_ids.size())}, "allowed ids");
-    device_.write(allowed_, options.allowed_ids);
-  }
+      cache_(device_, model.config(), options.slots, context_tokens_),
+      slots_(device_, slots_layout(options, model.config().vocab), cache_),
+      image_(layout_of(options, options.capacities.back()), options.slots) {
+  const std::vector<uint32_t>& capacities = options.capacities;
+  const StepLayout greatest = layout_of(options, capacities.back());
+  logits_ = device_.buffer(DType::f32, {greatest.outputs, config().vocab}, "logits");
+  updates_.reserve(16);
 
   members_.reserve(capacities.size());
   size_t arena_bytes = 0;
   for (const uint32_t rows : capacities) {
-    members_.push_back(record(options, rows));
+    members_.push_back(record(options, layout_of(options, rows)));
     arena_bytes = std::max(arena_bytes, members_.back().plan.arena_bytes());
   }
   // Programs of one queue run one after the other, so one arena serves them all.
@@ -89,83 +94,102 @@ ModelRunner::ModelRunner(const Model& model, const RunnerOptions& options)
   for (Member& member : members_) member.program = device_.prepare(member.plan, {.arena = arena_});
 }
 
-ModelRunner::Member ModelRunner::record(const RunnerOptions& options, uint32_t rows) {
-  const StepLayout layout{rows, std::min(rows, options.sequences), cache_.pages()};
-  Member member{StepBlock(device_, layout),
-                device_.buffer(DType::u32, {int64_t{layout.sequences} + 1}, "status", MemoryKind::host),
-                device_.buffer(DType::u32, {int64_t{layout.rows}}, "tokens", MemoryKind::host),
-                false,
-                {},
-                {},
-                {}};
-  const StepBlock& step = member.step;
-  const Buffer logits = logits_.slice(0, rows).with_live_rows(step.live_outputs);
-
+ModelRunner::Member ModelRunner::record(const RunnerOptions& options, const StepLayout& layout) {
+  Member member{StepBlock(device_, layout), {}, {}, {}};
+  const Buffer logits = logits_.slice(0, layout.outputs).with_live_rows(member.step.live_outputs);
+  const Forward forward{member.step, slots_, cache_, logits};
   CommandEncoder encoder = device_.encoder();
-  model_.architecture().record(encoder, {step, cache_, member.status, logits});
-  encoder.label("sample");
-  ops::sample(encoder, {.logits = logits,
-                        .index = step.outputs,
-                        .step_rows = step.rows,
-                        .sequences = step.sequences,
-                        .allowed = allowed_,
-                        .status = member.status});
-  encoder.label("advance");
-  ops::step_advance(encoder, {.rows = step.rows,
-                              .sequences = step.sequences,
-                              .tokens = member.tokens.with_live_rows(step.live_rows)});
+  record_begin(encoder, forward, context_tokens_);
+  model_.architecture().record(encoder, forward);
+  record_end(encoder, forward, context_tokens_);
   std::tie(member.plan, member.report) = device_.plan(encoder.finish(), options.plan);
   return member;
 }
 
-StepSequence ModelRunner::sequence(uint32_t index, uint32_t length) const {
-  StepSequence sequence;
-  sequence.length = length;
-  sequence.pages = cache_.pages_per_sequence();
-  sequence.first_page = index * sequence.pages;
-  return sequence;
-}
-
 Point ModelRunner::submit(const Batch& batch) {
-  check_distinct(batch.rows);
   const auto member = std::ranges::find_if(members_, [&](const Member& m) {
-    return m.step.layout.rows >= batch.rows.size() && m.step.layout.sequences >= batch.sequences.size();
+    const StepLayout& most = m.step.layout;
+    return most.rows >= batch.tokens.size() && most.segments >= batch.requests.size() &&
+           most.outputs >= batch.outputs.size();
   });
   if (member == members_.end()) {
-    throw InvalidArgument(
-        fmt::format("[model_runner] batch: expected at most {} rows, got {} of {} sequences", max_rows(),
-                    batch.rows.size(), batch.sequences.size()));
+    throw InvalidArgument(fmt::format(
+        "[model_runner] batch: expected at most {} tokens, {} requests and {} outputs, got {}, {} and {}",
+        max_rows(), members_.back().step.layout.segments, max_outputs(), batch.tokens.size(),
+        batch.requests.size(), batch.outputs.size()));
   }
-  member->step.encode(batch, cache_.page_table(), image_);
-  const Update update{member->step.block, image_};
-  last_ = &*member;
-  member->submitted = true;
-  last_point_ = device_.submit(member->program, std::span(&update, 1));
-  return last_point_;
+  member->step.encode(batch, image_);
+  goes_on_ = batch.tokens.size() == batch.requests.size();
+  for (const StepRequest& request : batch.requests) goes_on_ = goes_on_ && request.position == ops::kAtLength;
+  for (const uint32_t token : batch.tokens) goes_on_ = goes_on_ && token == ops::kLastToken;
+  updates_.clear();
+  updates_.push_back(
+      {member->step.block.slice(0, static_cast<int64_t>(image_.bytes.size() / 4)), image_.bytes});
+  return send(*member);
 }
 
 Point ModelRunner::submit_next() {
   if (last_ == nullptr) throw InvalidArgument("[model_runner] submit_next: nothing was submitted before");
-  last_->submitted = true;
-  last_point_ = device_.submit(last_->program);
+  if (!goes_on_) {
+    throw InvalidArgument(
+        "[model_runner] submit_next: expected a step whose requests are one row, kLastToken; the last one's "
+        "are "
+        "not");
+  }
+  updates_.clear();
+  return send(*last_);
+}
+
+Point ModelRunner::send(Member& member) {
+  note_failures();
+  // No result may be overwritten before it has been looked at.
+  const uint64_t most = results_of(members_.back().step.layout);
+  if ((submitted_ - slots_.steps() + uint64_t{1}) * most > slots_.ring_entries()) {
+    device_.wait(last_point_, std::chrono::minutes(10));
+    note_failures();
+  }
+  slots_.take_pending(updates_);
+  sent_bytes_ = 0;
+  for (const Update& update : updates_) sent_bytes_ += update.from.size();
+  last_ = &member;
+  last_point_ = device_.submit(member.program, updates_);
+  ++submitted_;
   return last_point_;
+}
+
+void ModelRunner::note_failures() {
+  for (const uint32_t appended = slots_.appended(); checked_ != appended; ++checked_) {
+    const StepResult result = slots_.result(checked_);
+    const uint32_t bits = result.bits & ~(ops::kStopId | ops::kStopLimit | ops::kStopError);
+    if (bits == 0 || !failure_.empty()) continue;
+    const std::string who = result.slot == ops::kIdle ? "no slot" : fmt::format("slot {}", result.slot);
+    failure_ = fmt::format("[step] {}: {}", who, describe_status(bits));
+  }
+}
+
+bool ModelRunner::next(StepResult& result) {
+  const uint32_t told = slots_.appended();
+  if (read_ == told) return false;
+  const uint64_t in_flight = uint64_t{submitted_ - slots_.steps()} * results_of(members_.back().step.layout);
+  if (told - read_ + in_flight > slots_.ring_entries()) {
+    throw Error(fmt::format("[model_runner] next: results were overwritten, {} behind; take them sooner",
+                            told - read_));
+  }
+  result = slots_.result(read_++);
+  return true;
 }
 
 void ModelRunner::wait(std::chrono::nanoseconds timeout) {
   if (last_ == nullptr) throw InvalidArgument("[model_runner] wait: nothing was submitted before");
-  device_.wait(last_point_, timeout);
-  std::string failure;
-  for (Member& member : members_) {
-    if (!std::exchange(member.submitted, false)) continue;
-    const std::span<uint32_t> status = member.status.span<uint32_t>();
-    for (size_t i = 0; i < status.size(); ++i) {
-      const uint32_t bits = std::exchange(status[i], 0u);
-      if (bits == 0 || !failure.empty()) continue;
-      const std::string who = i + 1 < status.size() ? fmt::format("sequence {}", i) : "no sequence";
-      failure = fmt::format("[step] {}: {}", who, describe_status(bits));
-    }
+  try {
+    device_.wait(last_point_, timeout);
+  } catch (const DeviceError&) {
+    submitted_ = slots_.steps();  // a step that failed has not ended
+    throw;
   }
-  if (!failure.empty()) throw InvalidArgument(failure);
+  submitted_ = slots_.steps();
+  note_failures();
+  if (!failure_.empty()) throw InvalidArgument(std::exchange(failure_, {}));
 }
 
 std::span<const float> ModelRunner::logits(uint32_t output) const {
@@ -180,7 +204,9 @@ uint32_t ModelRunner::sampled(uint32_t row) const {
   if (last_ == nullptr || row >= last_->step.layout.rows) {
     throw InvalidArgument(fmt::format("[model_runner] sampled: no row {} was submitted", row));
   }
-  return last_->tokens.span<const uint32_t>()[row];
+  StepRow computed;
+  device_.read(last_->step.rows.slice(row, 1), std::as_writable_bytes(std::span(&computed, 1)));
+  return computed.sampled;
 }
 
 }  // namespace refrain::model

@@ -1,4 +1,4 @@
-// The step block on a device: its memory, the views that ops bind, and the image that the host sends.
+// The step of one capacity on a device: the block that the host sends, and what it resolves to.
 #pragma once
 
 #include <cstdint>
@@ -11,32 +11,41 @@
 namespace refrain::model {
 
 using ops::StepLayout;
+using ops::StepRequest;
 using ops::StepRow;
-using ops::StepSequence;
 
 /// One step, as the host describes it.
 struct Batch {
-  std::span<const StepRow> rows;            ///< tokens to compute
-  std::span<const StepSequence> sequences;  ///< what the rows' `sequence` points into
-  std::span<const uint32_t> outputs;        ///< indices of rows whose logits are wanted, each once
+  std::span<const StepRequest> requests;  ///< each of another slot
+  std::span<const uint32_t> tokens;       ///< of all requests in turn; the first of each may be kLastToken
+  std::span<const uint32_t> outputs;      ///< indices of tokens after which one is drawn, each once
 };
 
-/// The memory of one step block and its parts as buffers.
+/// A block on its way to the device, with what encoding it takes; used again for the next.
+struct StepImage {
+  StepImage(const StepLayout& most, uint32_t slots);
+
+  std::vector<std::byte> bytes;
+  std::vector<uint32_t> seen;  ///< of each slot: the last step that had it
+  uint32_t step = 0;
+};
+
+/// The memory of one capacity and its parts as buffers.
 struct StepBlock {
   StepBlock(Device& device, const StepLayout& layout);
 
   StepLayout layout;
-  Buffer block;         ///< u8 [layout.bytes()]
+  Buffer block;         ///< u32 [layout.block_bytes() / 4], sent by the host
+  Buffer live;          ///< u32 [4], a StepHeader
   Buffer live_rows;     ///< u32 [1]
   Buffer live_outputs;  ///< u32 [1]
   Buffer rows;          ///< u32 [rows, 4], live_rows of them live
-  Buffer sequences;     ///< u32 [sequences, 8]
-  Buffer outputs;       ///< u32 [rows], live_outputs of them live
-  Buffer page_table;    ///< u32 [pages]
+  Buffer segments;      ///< u32 [segments, 4]
+  Buffer outputs;       ///< u32 [outputs], live_outputs of them live
 
-  /// Writes the image of `batch` with `page_table` to `image`, whose size becomes layout.bytes(). Throws
-  /// InvalidArgument when the batch exceeds the layout or an output is not one of its rows.
-  void encode(const Batch& batch, std::span<const uint32_t> page_table, std::vector<std::byte>& image) const;
+  /// Writes the block of `batch` to `image`. O(requests + tokens). Throws InvalidArgument when the batch exceeds
+  /// the layout, names a slot that does not exist or one twice, or an output is not one of its tokens.
+  void encode(const Batch& batch, StepImage& image) const;
 };
 
 }  // namespace refrain::model

@@ -1,4 +1,4 @@
-// The layout of the step block, which hosts and kernels of every backend share: offsets, sizes, alignment.
+// The layout of what a step is made of, which hosts and kernels of every backend share: offsets, sizes, alignment.
 #include "refrain/ops/step_block.h"
 
 #include <gtest/gtest.h>
@@ -12,56 +12,61 @@ namespace {
 
 TEST(StepBlock, FieldsLieWhereTheDesignSays) {
   EXPECT_EQ(offsetof(StepHeader, rows), 0u);
-  EXPECT_EQ(offsetof(StepHeader, sequences), 4u);
+  EXPECT_EQ(offsetof(StepHeader, segments), 4u);
   EXPECT_EQ(offsetof(StepHeader, outputs), 8u);
   EXPECT_EQ(offsetof(StepHeader, reserved), 12u);
 
+  EXPECT_EQ(offsetof(StepRequest, slot), 0u);
+  EXPECT_EQ(offsetof(StepRequest, rows), 4u);
+  EXPECT_EQ(offsetof(StepRequest, position), 8u);
+  EXPECT_EQ(offsetof(StepRequest, state_from), 12u);
+
   EXPECT_EQ(offsetof(StepRow, token), 0u);
   EXPECT_EQ(offsetof(StepRow, position), 4u);
-  EXPECT_EQ(offsetof(StepRow, sequence), 8u);
+  EXPECT_EQ(offsetof(StepRow, slot), 8u);
   EXPECT_EQ(offsetof(StepRow, sampled), 12u);
 
-  EXPECT_EQ(offsetof(StepSequence, length), 0u);
-  EXPECT_EQ(offsetof(StepSequence, first_page), 4u);
-  EXPECT_EQ(offsetof(StepSequence, top_k), 8u);
-  EXPECT_EQ(offsetof(StepSequence, temperature), 16u);
-  EXPECT_EQ(offsetof(StepSequence, top_p), 20u);
-  EXPECT_EQ(offsetof(StepSequence, seed), 24u);
+  EXPECT_EQ(offsetof(StepSegment, slot), 0u);
+  EXPECT_EQ(offsetof(StepSegment, first_row), 4u);
+  EXPECT_EQ(offsetof(StepSegment, rows), 8u);
+  EXPECT_EQ(offsetof(StepSegment, state_from), 12u);
 
-  EXPECT_EQ(sizeof(StepHeader), 16u);
-  EXPECT_EQ(sizeof(StepRow), 16u);
-  EXPECT_EQ(sizeof(StepSequence), 32u);
-  EXPECT_TRUE(std::is_trivially_copyable_v<StepHeader>);
+  EXPECT_EQ(offsetof(Slot, length), 0u);
+  EXPECT_EQ(offsetof(Slot, limit), 4u);
+  EXPECT_EQ(offsetof(Slot, last_token), 8u);
+  EXPECT_EQ(offsetof(Slot, stopped), 12u);
+  EXPECT_EQ(offsetof(Slot, top_k), 16u);
+  EXPECT_EQ(offsetof(Slot, mask), 20u);
+  EXPECT_EQ(offsetof(Slot, stop_set), 24u);
+  EXPECT_EQ(offsetof(Slot, state_version), 28u);
+  EXPECT_EQ(offsetof(Slot, temperature), 32u);
+  EXPECT_EQ(offsetof(Slot, top_p), 36u);
+  EXPECT_EQ(offsetof(Slot, reserved), 40u);
+  EXPECT_EQ(offsetof(Slot, seed), 56u);
+
+  EXPECT_EQ(offsetof(StepResult, slot), 0u);
+  EXPECT_EQ(offsetof(StepResult, token), 4u);
+  EXPECT_EQ(offsetof(StepResult, length), 8u);
+  EXPECT_EQ(offsetof(StepResult, bits), 12u);
+
+  EXPECT_EQ(sizeof(Slot), 64u);
   EXPECT_TRUE(std::is_trivially_copyable_v<StepRow>);
-  EXPECT_TRUE(std::is_trivially_copyable_v<StepSequence>);
+  EXPECT_TRUE(std::is_trivially_copyable_v<Slot>);
 }
 
 TEST(StepBlock, SeedIsLittleEndianLowWordFirst) {
-  StepSequence sequence;
-  sequence.seed = 0x1122334455667788u;
-  uint32_t words[8];
-  std::memcpy(words, &sequence, sizeof words);
-  EXPECT_EQ(words[6], 0x55667788u);
-  EXPECT_EQ(words[7], 0x11223344u);
+  Slot slot;
+  slot.seed = 0x1122334455667788u;
+  uint32_t words[16];
+  std::memcpy(words, &slot, sizeof words);
+  EXPECT_EQ(words[14], 0x55667788u);
+  EXPECT_EQ(words[15], 0x11223344u);
 }
 
-TEST(StepBlock, PartsFollowEachOtherAligned) {
-  for (const uint32_t rows : {1u, 2u, 3u, 4u, 5u, 63u, 64u, 512u}) {
-    for (const uint32_t sequences : {1u, 2u, 7u, 64u}) {
-      for (const uint32_t pages : {0u, 1u, 100u}) {
-        const StepLayout layout{rows, sequences, pages};
-        EXPECT_EQ(layout.rows_offset_bytes(), 16u);
-        EXPECT_EQ(layout.sequences_offset_bytes(), 16u + 16u * rows);
-        EXPECT_EQ(layout.outputs_offset_bytes(), 16u + 16u * rows + 32u * sequences);
-        const size_t outputs_bytes = (4u * rows + 15u) / 16u * 16u;
-        EXPECT_EQ(layout.page_table_offset_bytes(), layout.outputs_offset_bytes() + outputs_bytes);
-        EXPECT_EQ(layout.bytes(), layout.page_table_offset_bytes() + 4u * pages);
-        EXPECT_EQ(layout.rows_offset_bytes() % alignof(StepRow), 0u);
-        EXPECT_EQ(layout.sequences_offset_bytes() % alignof(StepSequence), 0u);
-        EXPECT_EQ(layout.page_table_offset_bytes() % 16, 0u);
-      }
-    }
-  }
+TEST(StepBlock, ABlockIsPacked) {
+  EXPECT_EQ(StepLayout::block_bytes(0, 0, 0), 16u);
+  EXPECT_EQ(StepLayout::block_bytes(64, 1, 1), 16u + 16u + 4u * 65u);
+  EXPECT_EQ((StepLayout{512, 512, 512}).block_bytes(), 16u + 16u * 512u + 8u * 512u);
 }
 
 TEST(StepBlock, CacheUnitsCoverTheLayerOnceAndInOrder) {
@@ -85,8 +90,9 @@ TEST(StepBlock, CacheOffsetsPassFourBillionElements) {
 }
 
 TEST(StepBlock, StatusBitsAreDistinct) {
-  const uint32_t bits[] = {kTokenOutOfRange, kPositionOutOfRange, kPageOutOfRange, kSequenceOutOfRange,
-                           kOutputOutOfRange};
+  const uint32_t bits[] = {kTokenOutOfRange,  kPositionOutOfRange, kPageOutOfRange,  kSlotOutOfRange,
+                           kOutputOutOfRange, kNotFinite,          kTableOutOfRange, kStopId,
+                           kStopLimit,        kStopError};
   uint32_t all = 0;
   for (const uint32_t bit : bits) {
     EXPECT_EQ(bit & (bit - 1), 0u);

@@ -32,14 +32,10 @@ uint32_t generate(const std::shared_ptr<Backend>& backend) {
   options.context_tokens = 64;
   options.capacities = {1, 2};
   model::ModelRunner family(model, options);
-  const model::StepRow rows[] = {{7, 0, 0, 0}, {8, 1, 0, 0}};
-  const uint32_t both[] = {0, 1};
-  model::StepSequence sequence = family.sequence(0, 2);
-  family.submit({rows, {&sequence, 1}, both});
-  family.wait(std::chrono::minutes(1));
-  const model::StepRow next[] = {{family.sampled(1), 2, 0, 0}};
-  sequence = family.sequence(0, 3);
-  family.submit({next, {&sequence, 1}, std::span(both).first(1)});
+  const model::StepRequest two{.slot = 0, .rows = 2}, one{.slot = 0, .rows = 1};
+  const uint32_t tokens[] = {7, 8}, last = ops::kLastToken, outputs[] = {0, 1};
+  family.submit({{&two, 1}, tokens, std::span(outputs).last(1)});
+  family.submit({{&one, 1}, {&last, 1}, std::span(outputs).first(1)});
   family.submit_next();
   family.wait(std::chrono::minutes(1));
   return family.sampled(0);
@@ -114,23 +110,24 @@ class Layer {
     model::WeightLoader loader(device_, folder, nullptr);
     architecture_ = model::family_of(json).load(json, loader);
     const model::KvCache cache(device_, config, 1, 64);
-    const model::StepBlock step(device_, {kRows, 1, cache.pages()});
+    const model::Slots slots(device_, {}, cache);
+    const model::StepBlock step(device_, {kRows, 1, kRows});
     const Buffer logits = device_.buffer(DType::f32, {kRows, config.vocab}).with_live_rows(step.live_outputs);
     CommandEncoder encoder = device_.encoder();
-    architecture_->record(encoder, {step, cache, device_.buffer(DType::u32, {2}), logits});
+    record_begin(encoder, {step, slots, cache, logits}, 64);
+    architecture_->record(encoder, {step, slots, cache, logits});
     PlanOptions options;
     options.reuse_memory = false;
     plan_ = device_.plan(encoder.finish("layer"), options).first;
     arena_ = device_.buffer(DType::u8, {static_cast<int64_t>(plan_.arena_bytes())});
     program_ = device_.prepare(plan_, {.queue = 0, .arena = arena_, .label = {}});
 
-    const model::StepRow rows[kRows] = {{7, 0, 0, 0}, {8, 1, 0, 0}};
-    model::StepSequence sequence;
-    sequence.length = kRows;
-    sequence.pages = cache.pages_per_sequence();
-    const uint32_t outputs[kRows] = {0, 1};
-    step.encode({rows, std::span(&sequence, 1), outputs}, cache.page_table(), image_);
-    block_ = step.block;
+    const model::StepRequest request{.slot = 0, .rows = kRows};
+    const uint32_t tokens[kRows] = {7, 8}, outputs[kRows] = {0, 1};
+    model::StepImage image(step.layout, 1);
+    step.encode({{&request, 1}, tokens, outputs}, image);
+    image_ = image.bytes;
+    block_ = step.block.slice(0, static_cast<int64_t>(image_.size() / 4));
   }
 
   /// What the submission failed with, if it did.

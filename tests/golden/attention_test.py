@@ -34,14 +34,16 @@ def probe(request, binaries, tmp_path):
 
 
 def step_rows(pairs):
-    """Rows of the step block from (sequence, position) pairs."""
-    return np.array([[0, position, sequence, 0] for sequence, position in pairs], np.uint32)
+    """Rows of a step from (slot, position) pairs."""
+    return np.array([[0, position, slot, 0] for slot, position in pairs], np.uint32)
 
 
-def step_sequence(length=0, first_page=0, pages=0, top_k=0, temperature=0.0, top_p=1.0, seed=0):
-    """One sequence of the step block as eight words."""
+def slot_words(top_k=0, temperature=0.0, top_p=1.0, seed=0):
+    """One slot, of mask 0, as sixteen words."""
     floats = np.array([temperature, top_p], np.float32).view(np.uint32)
-    return [length, first_page, top_k, pages, *map(int, floats), seed & 0xFFFFFFFF, seed >> 32]
+    none = 0xFFFFFFFF
+    state = [0, none, none, 0, top_k, 0, none, 0]
+    return [*state, *map(int, floats), 0, 0, 0, 0, seed & 0xFFFFFFFF, seed >> 32]
 
 
 @pytest.mark.parametrize("interleaved", [False, True])
@@ -87,23 +89,19 @@ class Cache:
     def __init__(self, rng, lengths, kv_heads, dim):
         self.pages = [math.ceil(length / PAGE) for length in lengths]
         count = sum(self.pages) + 2
-        self.table = rng.permutation(count)[: sum(self.pages)].astype(np.uint32)
+        ids = iter(rng.permutation(count))
+        self.table = np.full((len(lengths), max(self.pages)), 0xFFFFFFFF, np.uint32)
+        for slot, pages in enumerate(self.pages):
+            self.table[slot, :pages] = [next(ids) for _ in range(pages)]
         self.data = np.full((2, count, kv_heads, PAGE, dim), np.nan, np.float32)
 
     def run(self, probe, scale, query, key, value, pairs):
-        """Writes keys and values of the (sequence, position) pairs and gives what they attend to."""
-        lengths = [1 + max((p for s, p in pairs if s == i), default=-1) for i in range(len(self.pages))]
-        first = np.concatenate([[0], np.cumsum(self.pages)[:-1]])
-        sequences = [
-            step_sequence(length=n, first_page=int(f), pages=p)
-            for n, f, p in zip(lengths, first, self.pages)
-        ]
+        """Writes keys and values of the (slot, position) pairs and gives what they attend to."""
         tensors = {
             "query": query,
             "key": key,
             "value": value,
             "rows": step_rows(pairs),
-            "sequences": np.array(sequences, np.uint32),
             "page_table": self.table,
             "cache": self.data,
         }
@@ -235,8 +233,8 @@ def test_sample_draws_what_the_definition_says(probe):
         "logits": logits,
         "index": np.arange(count, dtype=np.uint32),
         "rows": step_rows([(i, int(p)) for i, p in enumerate(positions)]),
-        "sequences": np.array([step_sequence(length=1, **s) for s in settings], np.uint32),
-        "allowed": words,
+        "slots": np.array([slot_words(**s) for s in settings], np.uint32),
+        "masks": words[None, :],
     }
     ours = probe("sample", tensors)["rows"][:, 3]
     theirs = [draw(logits[i].tolist(), allowed, position=int(positions[i]), **settings[i]) for i in range(count)]

@@ -109,6 +109,7 @@ TEST_P(Families, SameBitsForAnyCutOfThePrompt) {
       for (const uint32_t capacity : {1u, 7u, 9u, 10u, 11u, 63u, 64u, 65u, 150u}) {
         RunnerOptions options;
         options.capacities = {capacity};
+        options.outputs = capacity;
         options.plan.fuse = capacity != 10;
         ModelRunner runner(model, options);
         const std::vector<float> logits = all_logits(runner, ids);
@@ -148,6 +149,27 @@ TEST(LayerStates, AWindowIsAGroupOfItsOwn) {
   EXPECT_EQ(groups[0].layers, (std::vector<uint32_t>{0, 2}));
   EXPECT_EQ(groups[1].state, (KvState{2, 16, 0}));
   EXPECT_EQ(groups[1].layers, (std::vector<uint32_t>{1}));
+}
+
+TEST(LayerStates, AWindowNeedsNoMorePagesThanARingOfThem) {
+  const format::TestFolder files;
+  write(files, kFamilies[2]);
+  const model::Model model = load(files.path(), 2, kThreadSanitizer);
+  RunnerOptions options;
+  options.capacities = {7};
+  options.outputs = 7;
+  ModelRunner all(model, options), ring(model, options);
+  // A window of 10 positions and a step of 7 touch two pages at most.
+  std::vector<uint32_t> pages(ring.cache().pages_per_slot());
+  for (uint32_t i = 0; i < pages.size(); ++i) pages[i] = i % 2;
+  ring.set_pages(0, 0, 0, pages);
+  const std::vector<uint32_t> ids = some_ids(300);
+  const std::vector<float> expected = all_logits(all, ids), logits = all_logits(ring, ids);
+  ASSERT_EQ(logits.size(), expected.size());
+  EXPECT_EQ(std::memcmp(logits.data(), expected.data(), logits.size() * sizeof(float)), 0);
+  ring.set_pages(1, 0, 0, pages);  // not so the group that attends to everything
+  const std::vector<float> wrong = all_logits(ring, ids);
+  EXPECT_NE(std::memcmp(wrong.data(), expected.data(), wrong.size() * sizeof(float)), 0);
 }
 
 TEST(LayerStates, ALayerMayShareWithAnEarlierOne) {

@@ -14,8 +14,7 @@ namespace {
 
 using model::ModelRunner;
 using model::RunnerOptions;
-using model::StepRow;
-using model::StepSequence;
+using model::StepRequest;
 
 RunnerOptions small() {
   RunnerOptions options;
@@ -23,24 +22,33 @@ RunnerOptions small() {
   return options;
 }
 
-/// One decode step at `position` with the program of capacity 1.
-void start_decode(ModelRunner& runner, uint32_t token, uint32_t position) {
-  const StepRow row{token, position, 0, 0};
-  const StepSequence sequence = runner.sequence(0, position + 1);
-  const uint32_t output = 0;
-  runner.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
-  runner.wait();
-}
-
 TEST(Replay, SteadyStateAllocatesRecordsAndCopiesNothing) {
   if (!kCountsHeap) GTEST_SKIP() << "a sanitizer brings an operator new of its own";
   const model::Model model = open_tales(2, /*validate=*/false);
   ModelRunner runner(model, small());
-  start_decode(runner, 5, 0);
-  for (int i = 0; i < 8; ++i) {
-    runner.submit_next();
+  const uint32_t first = 5;
+  submit_tokens(runner, 0, {&first, 1});
+  const StepRequest request{.slot = 0, .rows = 1};
+  const uint32_t token = ops::kLastToken, output = 0;
+  const model::Slot anew{.length = 1, .last_token = 7};
+  uint64_t tokens = 0;
+  const auto take = [&] {
+    model::StepResult result;
+    ASSERT_TRUE(runner.next(result));
+    tokens += result.token;
+  };
+  const auto send = [&] {  // a step, and the slot with it
+    runner.set_slot(0, anew);
+    runner.submit({{&request, 1}, {&token, 1}, {&output, 1}});
     runner.wait();
-  }
+    take();
+  };
+  runner.wait();
+  take();
+  for (int i = 0; i < 64; ++i) send();
+  runner.submit_next();
+  runner.wait();
+  take();
 
   // What the backend itself has copied, where it is one that counts.
   const Buffer some = runner.device().buffer(DType::u8, {1});
@@ -51,13 +59,13 @@ TEST(Replay, SteadyStateAllocatesRecordsAndCopiesNothing) {
   const Counters before = runner.device().counters();
   const backend::RemoteCounters copied_before = copied();
   const uint64_t heap_before = heap_allocations.load();
-  uint64_t tokens = 0;
+  tokens = 0;
   for (int i = 0; i < 100; ++i) {
     runner.submit_next();
     runner.wait();
-    tokens += runner.sampled(0);
+    take();
   }
-  const uint64_t heap = heap_allocations.load() - heap_before;
+  uint64_t heap = heap_allocations.load() - heap_before;
   const Counters after = runner.device().counters();
   const backend::RemoteCounters copied_after = copied();
   EXPECT_EQ(heap, 0u);
@@ -74,6 +82,13 @@ TEST(Replay, SteadyStateAllocatesRecordsAndCopiesNothing) {
   EXPECT_EQ(after.programs_prepared, before.programs_prepared);
   EXPECT_EQ(after.submissions, before.submissions + 100);
   EXPECT_EQ(after.commands_submitted - before.commands_submitted, 100 * runner.report(0).commands);
+
+  // Nor does a step that is sent allocate.
+  heap = heap_allocations.load();
+  for (int i = 0; i < 20; ++i) send();
+  heap = heap_allocations.load() - heap;
+  EXPECT_EQ(heap, 0u);
+  EXPECT_EQ(runner.device().counters().updates, after.updates + 40);
 }
 
 TEST(Replay, GenerationSubmitsOneProgramForEachToken) {
@@ -103,8 +118,8 @@ TEST(Replay, TheCheckerNamesThePairOfEveryRemovedEdge) {
     size_t removed = 0;
     for (uint32_t c = 0; c < plan.commands.size(); ++c) {
       const std::string& label = plan.labels[plan.commands[c].label];
-      if (label != "layer 0" && label != "embedding" && label != "head" && label != "sample" &&
-          label != "advance") {
+      if (label != "layer 0" && label != "begin" && label != "embedding" && label != "head" &&
+          label != "sample" && label != "advance") {
         continue;
       }
       for (uint32_t d = 0; d < plan.commands[c].deps.count; ++d) {
@@ -121,8 +136,8 @@ TEST(Replay, TheCheckerNamesThePairOfEveryRemovedEdge) {
         EXPECT_TRUE(named) << "edge " << from << " -> " << c << " (" << label << "), fused " << fuse;
       }
     }
-    // Fused, these are ten commands in a chain.
-    EXPECT_GT(removed, fuse ? 8u : 20u);
+    // Fused, these are eleven commands in a chain.
+    EXPECT_GT(removed, fuse ? 9u : 21u);
   }
 }
 
@@ -132,21 +147,19 @@ TEST(Replay, ValuesOutOfRangeAreRaisedAndLeaveTheCacheAlone) {
   const std::vector<uint32_t> ids = some_ids(30);
   const std::vector<float> expected = all_logits(runner, ids);
 
-  const auto run = [&](StepRow row, uint32_t length) {
-    const StepSequence sequence = runner.sequence(0, length);
-    const uint32_t output = 0;
-    runner.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+  const auto run = [&](uint32_t token, uint32_t position, uint32_t slot = 0) {
+    submit_tokens(runner, slot, {&token, 1}, 1, position);
     runner.wait();
   };
-  EXPECT_THROW(run({0xFFFFFFFF, 3, 0, 0}, 30), InvalidArgument);  // token
-  EXPECT_THROW(run({5, 0xFFFFFFFF, 0, 0}, 30), InvalidArgument);  // position
-  EXPECT_THROW(run({5, 30, 0, 0}, 30), InvalidArgument);          // past the length
-  EXPECT_THROW(run({5, 256, 0, 0}, 257), InvalidArgument);        // past the cache
-  EXPECT_THROW(run({5, 3, 1, 0}, 30), InvalidArgument);           // sequence
+  EXPECT_THROW(run(5, 31), InvalidArgument);  // behind what is cached
+  runner.set_slot(0, {.length = 256});
+  EXPECT_THROW(run(5, 256), InvalidArgument);         // past the cache
+  EXPECT_THROW(run(5, 0, 1), InvalidArgument);        // slot
+  EXPECT_THROW(run(0xFFFFFFFE, 3), InvalidArgument);  // token
 
   // A token out of range writes its position's key and value from a row of zeros; the positions before it
   // stay.
-  run({ids[2], 2, 0, 0}, 3);
+  run(ids[2], 2);
   const size_t vocab = model.config().vocab;
   EXPECT_TRUE(std::equal(runner.logits(0).begin(), runner.logits(0).end(), expected.begin() + 2 * vocab));
 }
@@ -154,33 +167,59 @@ TEST(Replay, ValuesOutOfRangeAreRaisedAndLeaveTheCacheAlone) {
 TEST(Replay, AWaitRaisesWhatAnyStepSinceTheLastOneMet) {
   const model::Model model = open_tales(2);
   ModelRunner runner(model, small());
-  const StepSequence sequence = runner.sequence(0, 3);
-  const std::vector<StepRow> bad = {{0xFFFFFFFF, 0, 0, 0}, {5, 1, 0, 0}};
-  const StepRow good{5, 0, 0, 0};
-  const uint32_t output = 0;
-  runner.submit({bad, std::span(&sequence, 1), {}});
-  runner.submit({std::span(&good, 1), std::span(&sequence, 1), std::span(&output, 1)});
+  const std::vector<uint32_t> bad = {0xFFFFFFFE, 5}, good = {5}, fine = {5, 6};
+  submit_tokens(runner, 0, bad, 0, 0);
+  submit_tokens(runner, 0, good, 1, 0);
   EXPECT_THROW(runner.wait(), InvalidArgument);
   // Raised once: what follows is not blamed for it.
-  const std::vector<StepRow> fine = {good, {6, 1, 0, 0}};
-  runner.submit({fine, std::span(&sequence, 1), {}});
+  submit_tokens(runner, 0, fine, 0, 0);
   EXPECT_NO_THROW(runner.wait());
 }
 
 TEST(Replay, BatchesThatDoNotFitAreRefused) {
   const model::Model model = open_tales(1);
-  ModelRunner runner(model, small());
-  std::vector<StepRow> rows;
-  for (uint32_t i = 0; i < 65; ++i) rows.push_back({5, i, 0, 0});
-  const std::vector<StepRow> twice = {{5, 7, 0, 0}, {6, 7, 0, 0}};
-  const StepSequence sequence;
-  const std::vector<uint32_t> outputs = {1};
-  EXPECT_THROW(runner.submit({rows, std::span(&sequence, 1), {}}), InvalidArgument);
-  EXPECT_THROW(runner.submit({std::span(rows).first(1), std::span(&sequence, 1), outputs}), InvalidArgument);
-  EXPECT_THROW(runner.submit({twice, std::span(&sequence, 1), {}}), InvalidArgument);
+  RunnerOptions options = small();
+  options.slots = 2;
+  ModelRunner runner(model, options);
+  const auto refusal = [&](const std::vector<StepRequest>& requests, size_t tokens,
+                           const std::vector<uint32_t>& outputs) -> std::string {
+    const std::vector<uint32_t> ids = some_ids(tokens);
+    try {
+      runner.submit({requests, ids, outputs});
+    } catch (const InvalidArgument& error) {
+      return error.what();
+    }
+    return {};
+  };
+  EXPECT_EQ(refusal({{.slot = 0, .rows = 65}}, 65, {}),
+            "[model_runner] batch: expected at most 64 tokens, 2 requests and 2 outputs, got 65, 1 and 0");
+  EXPECT_EQ(refusal({{.slot = 0, .rows = 3}}, 3, {0, 1, 2}),
+            "[model_runner] batch: expected at most 64 tokens, 2 requests and 2 outputs, got 3, 1 and 3");
+  EXPECT_EQ(refusal({{.slot = 0, .rows = 1}}, 1, {1}), "[batch] outputs: expected tokens below 1, got 1");
+  EXPECT_EQ(refusal({{.slot = 0, .rows = 2}}, 1, {}),
+            "[batch] tokens: expected the 2 of the requests, got 1");
+  EXPECT_EQ(refusal({{.slot = 1, .rows = 1}, {.slot = 1, .rows = 1}}, 2, {}),
+            "[batch] request 1: expected distinct slots, got 1 again");
+  EXPECT_EQ(refusal({{.slot = 2, .rows = 1}}, 1, {}), "[batch] request 0: expected a slot below 2, got 2");
+  EXPECT_EQ(refusal({{.slot = 0, .rows = 0}}, 0, {}), "[batch] request 0: expected tokens, got none");
   EXPECT_THROW(runner.wait(), InvalidArgument);
   EXPECT_THROW(runner.submit_next(), InvalidArgument);
-  RunnerOptions options = small();
+  EXPECT_EQ(refusal({{.slot = 0, .rows = 1}}, 1, {0}), "");
+  EXPECT_THROW(runner.submit_next(), InvalidArgument) << "its token was the host's";
+  runner.wait();
+
+  EXPECT_THROW(runner.set_slot(2, {}), InvalidArgument);
+  EXPECT_THROW(runner.set_slot(0, {.mask = 0}), InvalidArgument);
+  EXPECT_THROW(runner.set_slot(0, {.stop_set = 1}), InvalidArgument);
+  const uint32_t pages[] = {7, 8};
+  EXPECT_NO_THROW(runner.set_pages(0, 0, 0, std::span(pages).first(1)));
+  EXPECT_THROW(runner.set_pages(0, 0, 0, pages), InvalidArgument);
+  EXPECT_THROW(runner.set_pages(1, 0, 0, std::span(pages).first(1)), InvalidArgument);
+  EXPECT_THROW(runner.set_pages(0, 0, 4, std::span(pages).first(1)), InvalidArgument);
+  EXPECT_THROW(runner.set_mask(0, {}), InvalidArgument);
+  EXPECT_THROW(runner.set_stop_set(0, some_ids(17)), InvalidArgument);
+
+  options = small();
   options.capacities = {64, 1};
   EXPECT_THROW(ModelRunner(model, options), InvalidArgument);
   options = small();

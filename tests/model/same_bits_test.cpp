@@ -10,20 +10,19 @@
 namespace refrain::test {
 namespace {
 
-using model::Batch;
 using model::ModelRunner;
 using model::RunnerOptions;
-using model::StepRow;
-using model::StepSequence;
+using model::StepRequest;
 
 bool same_bits(std::span<const float> a, std::span<const float> b) {
   return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size_bytes()) == 0;
 }
 
-RunnerOptions runner_options(std::vector<uint32_t> capacities, uint32_t sequences = 1) {
+RunnerOptions runner_options(std::vector<uint32_t> capacities, uint32_t slots = 1) {
   RunnerOptions options;
   options.context_tokens = 256;
-  options.sequences = sequences;
+  options.slots = slots;
+  options.outputs = capacities.back();
   options.capacities = std::move(capacities);
   return options;
 }
@@ -104,14 +103,7 @@ TEST(SameBits, ChunksAndSingleTokensShareOneCache) {
   ModelRunner runner(model, runner_options({1, 64}));
   for (size_t begin = 0; begin < ids.size();) {
     const size_t count = begin == 0 ? 64 : begin == 64 ? 30 : 1;
-    std::vector<StepRow> rows;
-    std::vector<uint32_t> outputs;
-    for (size_t i = begin; i < begin + count; ++i) {
-      outputs.push_back(static_cast<uint32_t>(rows.size()));
-      rows.push_back({ids[i], static_cast<uint32_t>(i), 0, 0});
-    }
-    const StepSequence sequence = runner.sequence(0, static_cast<uint32_t>(begin + count));
-    runner.submit({rows, std::span(&sequence, 1), outputs});
+    submit_tokens(runner, 0, std::span(ids).subspan(begin, count), static_cast<uint32_t>(count));
     runner.wait();
     for (size_t i = 0; i < count; ++i) {
       EXPECT_TRUE(same_bits(runner.logits(static_cast<uint32_t>(i)),
@@ -122,35 +114,37 @@ TEST(SameBits, ChunksAndSingleTokensShareOneCache) {
   }
 }
 
-TEST(SameBits, TwoSequencesInOneBatchAreWhatEachIsAlone) {
+TEST(SameBits, TwoSlotsInOneBatchAreWhatEachIsAlone) {
   const model::Model model = open_tales(2);
   const std::vector<uint32_t> first = some_ids(90, 1), second = some_ids(70, 2);
   const size_t vocab = model.config().vocab;
   ModelRunner alone(model, runner_options({1, 64}));
   const std::vector<float> expected[2] = {all_logits(alone, first), all_logits(alone, second)};
 
-  // Ragged: in every step the one gives three rows and the other two, interleaved, until each has run out.
+  // Ragged: in every step the one gives three rows and the other two, in turn first, until each has run out.
   ModelRunner runner(model, runner_options({8}, 2));
   const std::vector<uint32_t>* ids[2] = {&first, &second};
   size_t done[2] = {0, 0};
-  while (done[0] < first.size() || done[1] < second.size()) {
-    std::vector<StepRow> rows;
-    std::vector<uint32_t> outputs;
-    std::vector<std::pair<size_t, size_t>> what;  // sequence and position of each row
-    for (const size_t s : {size_t{1}, size_t{0}, size_t{1}, size_t{0}, size_t{0}}) {
-      if (done[s] == ids[s]->size()) continue;
-      outputs.push_back(static_cast<uint32_t>(rows.size()));
-      rows.push_back({(*ids[s])[done[s]], static_cast<uint32_t>(done[s]), static_cast<uint32_t>(s), 0});
-      what.emplace_back(s, done[s]++);
+  for (size_t turn = 0; done[0] < first.size() || done[1] < second.size(); ++turn) {
+    std::vector<StepRequest> requests;
+    std::vector<uint32_t> tokens, outputs;
+    std::vector<std::pair<size_t, size_t>> what;  // slot and position of each row
+    for (const size_t s : {turn % 2, 1 - turn % 2}) {
+      const size_t rows = std::min(3 - s, ids[s]->size() - done[s]);
+      if (rows != 0)
+        requests.push_back({.slot = static_cast<uint32_t>(s), .rows = static_cast<uint32_t>(rows)});
+      for (size_t i = 0; i < rows; ++i) {
+        outputs.push_back(static_cast<uint32_t>(tokens.size()));
+        tokens.push_back((*ids[s])[done[s]]);
+        what.emplace_back(s, done[s]++);
+      }
     }
-    const StepSequence sequences[2] = {runner.sequence(0, static_cast<uint32_t>(done[0])),
-                                       runner.sequence(1, static_cast<uint32_t>(done[1]))};
-    runner.submit({rows, sequences, outputs});
+    runner.submit({requests, tokens, outputs});
     runner.wait();
     for (uint32_t o = 0; o < what.size(); ++o) {
       const auto [s, position] = what[o];
       EXPECT_TRUE(same_bits(runner.logits(o), std::span(expected[s]).subspan(position * vocab, vocab)))
-          << "sequence " << s << " position " << position;
+          << "slot " << s << " position " << position;
     }
   }
 }
@@ -233,15 +227,12 @@ TEST(SameBits, DecodeOnTheDeviceIsWhatTheHostWouldSend) {
 
     // The same by hand: every token sent anew by the host.
     std::vector<uint32_t> sent = prompt;
+    runner.set_slot(0, {.top_k = sampling.top_k,
+                        .temperature = sampling.temperature,
+                        .top_p = sampling.top_p,
+                        .seed = sampling.seed});
     for (uint32_t i = 0; i < sent.size() && sent.size() < prompt.size() + 40; ++i) {
-      const StepRow row{sent[i], i, 0, 0};
-      StepSequence sequence = runner.sequence(0, i + 1);
-      sequence.temperature = sampling.temperature;
-      sequence.top_k = sampling.top_k;
-      sequence.top_p = sampling.top_p;
-      sequence.seed = sampling.seed;
-      const uint32_t output = 0;
-      runner.submit({std::span(&row, 1), std::span(&sequence, 1), std::span(&output, 1)});
+      submit_tokens(runner, 0, std::span(sent).subspan(i, 1));
       runner.wait();
       if (i + 1 >= prompt.size()) sent.push_back(runner.sampled(0));
     }

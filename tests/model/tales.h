@@ -50,6 +50,28 @@ inline std::vector<uint32_t> some_ids(size_t count, uint32_t seed = 1) {
   return ids;
 }
 
+/// One step of one slot: `tokens` from `position` on, with an output for each of the last `outputs` of them.
+inline Point submit_tokens(model::ModelRunner& runner, uint32_t slot, std::span<const uint32_t> tokens,
+                           uint32_t outputs = 1, uint32_t position = ops::kAtLength) {
+  const auto rows = static_cast<uint32_t>(tokens.size());
+  const model::StepRequest request{.slot = slot, .rows = rows, .position = position};
+  std::vector<uint32_t> wanted;
+  for (uint32_t row = rows - outputs; row < rows; ++row) wanted.push_back(row);
+  return runner.submit({{&request, 1}, tokens, wanted});
+}
+
+/// One step that goes on from each of the first `slots` slots by one token.
+inline Point submit_ahead(model::ModelRunner& runner, uint32_t slots = 1) {
+  std::vector<model::StepRequest> requests;
+  std::vector<uint32_t> outputs;
+  for (uint32_t s = 0; s < slots; ++s) {
+    requests.push_back({.slot = s, .rows = 1});
+    outputs.push_back(s);
+  }
+  const std::vector<uint32_t> tokens(slots, ops::kLastToken);
+  return runner.submit({requests, tokens, outputs});
+}
+
 /// The logits of every position of `ids`, row-major.
 inline std::vector<float> all_logits(model::ModelRunner& runner, std::span<const uint32_t> ids) {
   std::vector<float> logits;

@@ -431,11 +431,12 @@ struct Layer {
   /// So many times the whole of it, one behind the other.
   ComputeGraph record(int64_t rows, uint32_t times = 1) {
     const model::KvCache cache(device, config, 1, 64);
-    const model::StepBlock step(device, {static_cast<uint32_t>(rows), 1, cache.pages()});
-    const Buffer status = device.buffer(DType::u32, {2});
+    const model::Slots slots(device, {}, cache);
+    const auto capacity = static_cast<uint32_t>(rows);
+    const model::StepBlock step(device, {capacity, 1, capacity});
     const Buffer logits = device.buffer(DType::f32, {rows, config.vocab}).with_live_rows(step.live_outputs);
     CommandEncoder encoder = device.encoder();
-    for (uint32_t i = 0; i < times; ++i) architecture->record(encoder, {step, cache, status, logits});
+    for (uint32_t i = 0; i < times; ++i) architecture->record(encoder, {step, slots, cache, logits});
     ComputeGraph graph = encoder.finish();
     graph::expand(graph, graph::Mode::exact);
     return graph;

@@ -2,9 +2,9 @@
 // Python tests, without a device: all tiles on one thread, every row live.
 //
 // attention_probe rope KERNELS IN OUT INTERLEAVED   input, rows, frequencies -> output
-// attention_probe attention KERNELS IN OUT SCALE    query, key, value, rows, sequences, page_table, cache
+// attention_probe attention KERNELS IN OUT SCALE    query, key, value, rows, page_table, cache
 //                                                   -> output, cache, status: kv_write, then attention
-// attention_probe sample KERNELS IN OUT             logits, index, rows, sequences, allowed -> rows
+// attention_probe sample KERNELS IN OUT             logits, index, rows, slots, masks -> rows
 // KERNELS: portable or avx2 (exit status 77 where the machine has none).
 #include <cstdlib>
 #include <cstring>
@@ -109,29 +109,29 @@ int rope(const Kernels& kernels, Tensors tensors, const char* out, const char* i
 int attention(const Kernels& kernels, Tensors tensors, const char* out, const char* scale) {
   const Tensor& query = tensors.at("query");
   const Tensor& cache = tensors.at("cache");
-  const uint32_t sequences = tensors.at("sequences").dim(0);
-  const uint32_t entries = tensors.at("page_table").dim(0);
+  const uint32_t slots = tensors.at("page_table").dim(0);
+  const uint32_t pages = tensors.at("page_table").dim(1);
   const ops::KvWriteConstants written = {query.dim(0), cache.dim(2), query.dim(2),
-                                         sequences,    entries,      cache.dim(1)};
+                                         slots,        pages,        cache.dim(1)};
   const ops::AttentionConstants constants = {
       query.dim(0), query.dim(1), cache.dim(2), query.dim(2),
-      sequences,    entries,      cache.dim(1), std::strtof(scale, nullptr)};
+      slots,        pages,        cache.dim(1), std::strtof(scale, nullptr)};
   tensors["output"] = query;
-  tensors["status"] = {DType::u32, {int64_t{sequences} + 1}, std::vector<uint32_t>(sequences + 1)};
-  run(ops::kv_write_cpu_kernels()[0], tensors,
-      {"key", "value", "rows", "sequences", "page_table", "cache", "status"}, written);
-  run(*kernels.attention, tensors, {"query", "rows", "sequences", "page_table", "cache", "status", "output"},
-      constants);
+  tensors["status"] = {DType::u32, {int64_t{slots} + 1}, std::vector<uint32_t>(slots + 1)};
+  run(ops::kv_write_cpu_kernels()[0], tensors, {"key", "value", "rows", "page_table", "cache", "status"},
+      written);
+  run(*kernels.attention, tensors, {"query", "rows", "page_table", "cache", "status", "output"}, constants);
   write(out, tensors, {"output", "cache", "status"});
   return 0;
 }
 
 int sample(const Kernels& kernels, Tensors tensors, const char* out) {
   const Tensor& logits = tensors.at("logits");
-  const uint32_t sequences = tensors.at("sequences").dim(0);
-  const ops::SampleConstants constants = {logits.dim(0), logits.dim(1), tensors.at("rows").dim(0), sequences};
-  tensors["status"] = {DType::u32, {int64_t{sequences} + 1}, std::vector<uint32_t>(sequences + 1)};
-  run(*kernels.sample, tensors, {"logits", "index", "rows", "sequences", "allowed", "status"}, constants);
+  const uint32_t slots = tensors.at("slots").dim(0);
+  const ops::SampleConstants constants = {logits.dim(0), logits.dim(1), tensors.at("rows").dim(0), slots,
+                                          tensors.at("masks").dim(0)};
+  tensors["status"] = {DType::u32, {int64_t{slots} + 1}, std::vector<uint32_t>(slots + 1)};
+  run(*kernels.sample, tensors, {"logits", "index", "rows", "slots", "masks", "status"}, constants);
   write(out, tensors, {"rows"});
   return 0;
 }

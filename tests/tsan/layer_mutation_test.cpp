@@ -9,8 +9,6 @@
 #include "refrain/model/architecture.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
-#include "refrain/ops/sample/sample.h"
-#include "refrain/ops/step_advance/step_advance.h"
 #include "tests/model/first_layers.h"
 #include "tests/tsan/edge_mutation.h"
 
@@ -34,28 +32,23 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
 
   constexpr uint32_t kRows = 2;
   const model::KvCache cache(device, config, 1, 64);
-  const model::StepBlock step(device, {kRows, 1, cache.pages()});
-  const Buffer status = device.buffer(DType::u32, {2});
+  const model::Slots slots(device, {.stop_sets = 1}, cache);
+  const model::StepBlock step(device, {kRows, 1, kRows});
   const Buffer logits = device.buffer(DType::f32, {kRows, config.vocab}).with_live_rows(step.live_outputs);
   CommandEncoder encoder = device.encoder();
-  architecture->record(encoder, {step, cache, status, logits});
-  ops::sample(encoder, {.logits = logits,
-                        .index = step.outputs,
-                        .step_rows = step.rows,
-                        .sequences = step.sequences,
-                        .allowed = {},
-                        .status = status});
-  ops::step_advance(encoder, {.rows = step.rows, .sequences = step.sequences});
+  const model::Forward forward{step, slots, cache, logits};
+  record_begin(encoder, forward, 64);
+  architecture->record(encoder, forward);
+  record_end(encoder, forward, 64);
   const ComputeGraph graph = encoder.finish();
 
-  const model::StepRow rows[kRows] = {{7, 0, 0, 0}, {8, 1, 0, 0}};
-  model::StepSequence sequence;
-  sequence.length = kRows;
-  sequence.pages = cache.pages_per_sequence();
-  const uint32_t outputs[kRows] = {0, 1};
-  std::vector<std::byte> image;
-  step.encode({rows, std::span(&sequence, 1), outputs}, cache.page_table(), image);
-  const UpdateData update{step.block.device_view(), image};
+  // From position 0 in each run, so that all are the same.
+  const model::StepRequest request{.slot = 0, .rows = kRows, .position = 0};
+  const uint32_t tokens[kRows] = {7, 8}, outputs[kRows] = {0, 1};
+  model::StepImage image(step.layout, 1);
+  step.encode({{&request, 1}, tokens, outputs}, image);
+  const Buffer block = step.block.slice(0, static_cast<int64_t>(image.bytes.size() / 4));
+  const UpdateData update{block.device_view(), image.bytes};
   for (const bool fuse : {false, true}) {
     PlanOptions options;
     options.fuse = fuse;

@@ -10,12 +10,11 @@
 namespace refrain::ops {
 namespace {
 
-enum : size_t { kQuery, kRows, kSequences, kPageTable, kCache, kStatus, kOutput };
+enum : size_t { kQuery, kRows, kPageTable, kCache, kStatus, kOutput };
 
 constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "query", .access = backend::Access::in, .rows = true},
     {.name = "rows", .access = backend::Access::in, .rows = true},
-    {.name = "sequences", .access = backend::Access::in},
     {.name = "page_table", .access = backend::Access::in},
     {.name = "cache", .access = backend::Access::in},
     {.name = "status", .access = backend::Access::accumulate},
@@ -28,34 +27,31 @@ void check(const backend::OpCall& call) {
   const Shape& query = call.args[kQuery].shape;
   expect_dtype(call, kQuery, DType::f32);
   expect_tensor(call, kRows, DType::u32, {query[0], 4});
-  expect_rank(call, kSequences, 2, 2, "[sequences, 8]");
-  const int64_t sequences = call.args[kSequences].shape[0];
-  expect_tensor(call, kSequences, DType::u32, {sequences, 8});
-  expect_rank(call, kPageTable, 1, 1, "[entries]");
+  expect_rank(call, kPageTable, 2, 2, "[slots, pages of a slot]");
   expect_dtype(call, kPageTable, DType::u32);
+  const Shape& table = call.args[kPageTable].shape;
   expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
   const Shape& cache = call.args[kCache].shape;
   expect_tensor(call, kCache, DType::f32, {2, cache[1], cache[2], kPagePositions, query[2]});
   if (query[1] % cache[2] != 0) {
     fail(call, kQuery, "heads divisible by " + std::to_string(cache[2]) + " kv_heads", to_string(query));
   }
-  expect_tensor(call, kStatus, DType::u32, {sequences + 1});
+  expect_tensor(call, kStatus, DType::u32, {table[0] + 1});
   expect_tensor(call, kOutput, DType::f32, query);
   const auto& constants = call.constants_as<AttentionConstants>();
   expect_constant(call, "rows", static_cast<uint64_t>(query[0]), constants.rows);
   expect_constant(call, "heads", static_cast<uint64_t>(query[1]), constants.heads);
   expect_constant(call, "kv_heads", static_cast<uint64_t>(cache[2]), constants.kv_heads);
   expect_constant(call, "head_dim", static_cast<uint64_t>(query[2]), constants.head_dim);
-  expect_constant(call, "sequences", static_cast<uint64_t>(sequences), constants.sequences);
-  expect_constant(call, "page_table_entries", static_cast<uint64_t>(call.args[kPageTable].shape[0]),
-                  constants.page_table_entries);
+  expect_constant(call, "slots", static_cast<uint64_t>(table[0]), constants.slots);
+  expect_constant(call, "pages_per_slot", static_cast<uint64_t>(table[1]), constants.pages_per_slot);
   expect_constant(call, "pages", static_cast<uint64_t>(cache[1]), constants.pages);
 }
 
 backend::Cost cost(const backend::OpCall& call) {
   const auto& c = call.constants_as<AttentionConstants>();
-  // How far the rows look back is not known; this takes the whole page table or window for each.
-  uint64_t positions = uint64_t{c.page_table_entries} * kPagePositions;
+  // How far the rows look back is not known; this takes all pages of a slot or the window for each.
+  uint64_t positions = uint64_t{c.pages_per_slot} * kPagePositions;
   if (c.window != 0) positions = std::min<uint64_t>(positions, c.window);
   const uint64_t scores = uint64_t{c.rows} * c.heads * positions;
   backend::Cost result;
@@ -69,12 +65,12 @@ backend::Cost cost(const backend::OpCall& call) {
 constinit const backend::OpSchema attention_schema = {
     .name = "attention",
     .doc =
-        "Attends from each row to its sequence's cached positions up to its own. "
+        "Attends from each row to its slot's cached positions up to its own. "
         "s_j = scale (query[r, h] . k_j), 0 <= j <= position, or the last `window` of these; output[r, h] = "
         "sum_j e^s_j v_j / sum_j e^s_j; "
         "blocks "
         "of 64 positions from position 0, joined in ascending order. "
-        "query f32 [R, H, D]; rows u32 [R, 4]; sequences u32 [S, 8]; page_table u32 [P]; cache f32 "
+        "query f32 [R, H, D]; rows u32 [R, 4]; page_table u32 [S, P]; cache f32 "
         "[2, pages, KVH, 64, D]; status u32 [S + 1]; output f32 [R, H, D]. Out of range: zeros and a status "
         "bit. "
         "Vaswani et al., 2017; Milakov and Gimelshein, 2018.",
@@ -91,14 +87,13 @@ void attention(CommandEncoder& encoder, const Attention& args) {
       .heads = dimension(args.query.shape(), 1),
       .kv_heads = dimension(args.cache.shape(), 2),
       .head_dim = dimension(args.query.shape(), 2),
-      .sequences = dimension(args.sequences.shape(), 0),
-      .page_table_entries = dimension(args.page_table.shape(), 0),
+      .slots = dimension(args.page_table.shape(), 0),
+      .pages_per_slot = dimension(args.page_table.shape(), 1),
       .pages = dimension(args.cache.shape(), 1),
       .scale = args.scale,
       .window = args.window,
   };
-  const Operand operands[] = {args.query, args.rows,   args.sequences, args.page_table,
-                              args.cache, args.status, args.output};
+  const Operand operands[] = {args.query, args.rows, args.page_table, args.cache, args.status, args.output};
   dispatch(encoder, attention_schema, operands, constants);
 }
 

@@ -12,7 +12,6 @@ namespace refrain::ops {
 struct Attention {
   Operand query;
   Operand rows;
-  Operand sequences;
   Operand page_table;
   Operand cache;
   Operand status;
@@ -21,7 +20,7 @@ struct Attention {
   uint32_t window = 0;  ///< W, positions that a row attends to, its own the last; 0: all
 };
 
-/// Attends from each row to its sequence's cached positions up to its own.
+/// Attends from each row to its slot's cached positions up to its own.
 ///
 /// For row r at position p, query head h, g = h / (H / KVH), k_j and v_j the cached key and value of position
 /// j:
@@ -31,12 +30,13 @@ struct Attention {
 /// weighted values a; blocks join in ascending order: M = max(m, m'), l = l e^(m - M) + l' e^(m' - M), a
 /// likewise.
 ///
-/// query: f32 [R, H, D], rows. rows: u32 [R, 4], rows. sequences: u32 [S, 8]. page_table: u32 [P].
+/// query: f32 [R, H, D], rows. rows: u32 [R, 4], rows. page_table: u32 [S, P], of the layer's cache
+/// group: position j lies in page page_table[slot, j / 64].
 /// cache: f32 [2, pages, KVH, 64, D], keys and values, which already holds the rows' own; H divisible by KVH.
 /// status: u32 [S + 1]. output: f32 [R, H, D], rows.
-/// Aliasing: none. Errors: InvalidArgument for shapes that do not fit. A row whose sequence, position (>=
-/// length, past its pages or the page table) or one of whose pages is out of range gives zeros and raises its
-/// status bit. Accuracy: with e = 2^-24, d = (D + 4) e scale |query| max |k| + e (max s - min s) bounds the
+/// Aliasing: none. Errors: InvalidArgument for shapes that do not fit. An idle row gives zeros; one
+/// whose slot, position (64 P or more) or one of whose pages is out of range gives zeros and raises its status
+/// bit. Accuracy: with e = 2^-24, d = (D + 4) e scale |query| max |k| + e (max s - min s) bounds the
 /// error of the scores, and (2 d + (p / 32 + 200) e) max_j |v_j| that of the output. Source: Vaswani et al.,
 /// 2017; Shazeer, 2019 (groups); Milakov and Gimelshein, 2018 (running softmax).
 void attention(CommandEncoder& encoder, const Attention& args);
@@ -46,8 +46,8 @@ struct AttentionConstants {
   uint32_t heads = 0;
   uint32_t kv_heads = 0;
   uint32_t head_dim = 0;
-  uint32_t sequences = 0;           ///< S
-  uint32_t page_table_entries = 0;  ///< P
+  uint32_t slots = 0;           ///< S
+  uint32_t pages_per_slot = 0;  ///< P
   uint32_t pages = 0;
   float scale = 1;
   uint32_t window = 0;  ///< 0: all positions

@@ -48,12 +48,11 @@ void add_block(const AttentionConstants& c, const float* query, const float* key
 void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<AttentionConstants>();
   const StepRow* rows = args.arg<const StepRow>(1);
-  const float* cache = args.arg<const float>(4);
-  const StepTables tables = {
-      .sequences = args.arg<const StepSequence>(2),
-      .page_table = args.arg<const uint32_t>(3),
-      .sequence_capacity = c.sequences,
-      .page_table_entries = c.page_table_entries,
+  const float* cache = args.arg<const float>(3);
+  const PageTable table = {
+      .ids = args.arg<const uint32_t>(2),
+      .slots = c.slots,
+      .pages_per_slot = c.pages_per_slot,
       .cache_pages = c.pages,
   };
   const CacheGeometry geometry = {c.pages, c.kv_heads, c.head_dim};
@@ -66,12 +65,12 @@ void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
     const size_t last = std::min<size_t>(first + block_rows, args.live_rows);
     for (size_t r = first; r < last; ++r) {
       const uint32_t first_seen = c.first_position(rows[r].position);
-      const CheckedRow row = check_row(rows[r], tables, first_seen);
+      const CheckedRow row = check_row(rows[r], table, first_seen);
       const size_t offset = (r * c.heads + size_t{kv_head} * group) * c.head_dim;
-      float* output = args.arg<float>(6) + offset;
+      float* output = args.arg<float>(5) + offset;
       std::fill_n(output, size_t{group} * c.head_dim, 0.0f);
       if (row.pages == nullptr) {
-        raise_status(args.arg<uint32_t>(5), row.status_word, row.status_bits);
+        raise_status(args.arg<uint32_t>(4), row.status_word, row.status_bits);
         continue;
       }
       for (uint32_t h = 0; h < group; ++h) {

@@ -168,10 +168,10 @@ REFRAIN_AVX2 void add_block(const Block<kHeads>& block) {
   }
 }
 
-REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const StepTables& tables, uint32_t tile) {
+REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const PageTable& table, uint32_t tile) {
   const auto& c = args.constants_as<AttentionConstants>();
   const CacheGeometry geometry = {c.pages, c.kv_heads, c.head_dim};
-  const float* cache = args.arg<const float>(4);
+  const float* cache = args.arg<const float>(3);
   const uint32_t group = c.heads / c.kv_heads;
   const uint32_t kv_head = tile % c.kv_heads;
   const uint32_t block_rows = attention_rows_per_block(c);
@@ -185,12 +185,12 @@ REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const StepTables& tabl
   for (size_t r = 0; r < rows; ++r) {
     const StepRow& row = args.arg<const StepRow>(1)[first + r];
     begins[r] = c.first_position(row.position);
-    checked[r] = check_row(row, tables, begins[r]);
+    checked[r] = check_row(row, table, begins[r]);
     const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group) * c.head_dim;
-    std::fill_n(args.arg<float>(6) + offset, size_t{group} * c.head_dim, 0.0f);
+    std::fill_n(args.arg<float>(5) + offset, size_t{group} * c.head_dim, 0.0f);
     std::fill_n(running + r * group, group, Running{-std::numeric_limits<float>::infinity(), 0.0f});
     if (checked[r].pages == nullptr) {
-      raise_status(args.arg<uint32_t>(5), checked[r].status_word, checked[r].status_bits);
+      raise_status(args.arg<uint32_t>(4), checked[r].status_word, checked[r].status_bits);
     } else {
       first_page = std::min(first_page, begins[r] / kPagePositions);
       pages = std::max(pages, checked[r].position / kPagePositions + 1);
@@ -209,12 +209,12 @@ REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const StepTables& tabl
       uint32_t h = 0;
       for (; h + 2 <= group; h += 2) {
         const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
-        add_block<2>({args.arg<const float>(0) + offset, keys, values, args.arg<float>(6) + offset,
+        add_block<2>({args.arg<const float>(0) + offset, keys, values, args.arg<float>(5) + offset,
                       running + r * group + h, c.head_dim, begin, count, c.scale});
       }
       if (h < group) {
         const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
-        add_block<1>({args.arg<const float>(0) + offset, keys, values, args.arg<float>(6) + offset,
+        add_block<1>({args.arg<const float>(0) + offset, keys, values, args.arg<float>(5) + offset,
                       running + r * group + h, c.head_dim, begin, count, c.scale});
       }
     }
@@ -223,7 +223,7 @@ REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const StepTables& tabl
     if (checked[r].pages == nullptr) continue;
     for (uint32_t h = 0; h < group; ++h) {
       const float sum = running[r * group + h].sum;
-      float* output = args.arg<float>(6) + ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
+      float* output = args.arg<float>(5) + ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
       for (uint32_t d = 0; d < c.head_dim; ++d) output[d] /= sum;
     }
   }
@@ -231,14 +231,13 @@ REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const StepTables& tabl
 
 void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<AttentionConstants>();
-  const StepTables tables = {
-      .sequences = args.arg<const StepSequence>(2),
-      .page_table = args.arg<const uint32_t>(3),
-      .sequence_capacity = c.sequences,
-      .page_table_entries = c.page_table_entries,
+  const PageTable table = {
+      .ids = args.arg<const uint32_t>(2),
+      .slots = c.slots,
+      .pages_per_slot = c.pages_per_slot,
       .cache_pages = c.pages,
   };
-  for (uint32_t tile = begin; tile < end; ++tile) run_tile(args, tables, tile);
+  for (uint32_t tile = begin; tile < end; ++tile) run_tile(args, table, tile);
 }
 
 backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {

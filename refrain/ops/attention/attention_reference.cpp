@@ -9,32 +9,30 @@
 namespace refrain::ops {
 namespace {
 
-/// The cached vectors of a row's positions, one pointer a position; empty when the row is refused.
+/// The cached vectors of a row's positions, one pointer a position; empty when the row is idle or refused.
 struct History {
   std::vector<const float*> keys, values;
 };
 
 History history(const backend::TileArgs& args, const StepRow& row, size_t kv_head) {
   const auto& c = args.constants_as<AttentionConstants>();
-  uint32_t* status = args.arg<uint32_t>(5);
-  const float* cache = args.arg<const float>(4);
+  uint32_t* status = args.arg<uint32_t>(4);
+  const float* cache = args.arg<const float>(3);
   History found;
-  if (row.sequence >= c.sequences) {
-    status[c.sequences] |= kSequenceOutOfRange;
+  if (row.slot == 0xFFFFFFFF) return found;
+  if (row.slot >= c.slots) {
+    status[c.slots] |= kSlotOutOfRange;
     return found;
   }
-  const StepSequence& sequence = args.arg<const StepSequence>(2)[row.sequence];
-  const uint64_t last_entry = sequence.first_page + uint64_t{row.position} / 64;
-  if (row.position >= sequence.length || row.position / 64 >= sequence.pages ||
-      last_entry >= c.page_table_entries) {
-    status[row.sequence] |= kPositionOutOfRange;
+  if (row.position >= uint64_t{64} * c.pages_per_slot) {
+    status[row.slot] |= kPositionOutOfRange;
     return found;
   }
   const uint64_t begin = c.window != 0 && row.position >= c.window ? row.position - c.window + 1 : 0;
   for (uint64_t j = begin; j <= row.position; ++j) {
-    const uint64_t page = args.arg<const uint32_t>(3)[sequence.first_page + j / 64];
+    const uint64_t page = args.arg<const uint32_t>(2)[uint64_t{row.slot} * c.pages_per_slot + j / 64];
     if (page >= c.pages) {
-      status[row.sequence] |= kPageOutOfRange;
+      status[row.slot] |= kPageOutOfRange;
       return {};
     }
     const uint64_t key = ((page * c.kv_heads + kv_head) * 64 + j % 64) * c.head_dim;
@@ -52,7 +50,7 @@ void attention_reference(const backend::TileArgs& args) {
     for (size_t h = 0; h < c.heads; ++h) {
       const size_t offset = (r * c.heads + h) * c.head_dim;
       const float* query = args.arg<const float>(0) + offset;
-      float* output = args.arg<float>(6) + offset;
+      float* output = args.arg<float>(5) + offset;
       const History cached = history(args, args.arg<const StepRow>(1)[r], h / (c.heads / c.kv_heads));
       std::vector<double> weights;
       for (const float* key : cached.keys) {

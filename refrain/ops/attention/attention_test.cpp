@@ -46,17 +46,15 @@ struct Data {
     const Shape shape{capacity(), h.heads, h.head_dim};
     Call result(attention_schema);
     result.tensor(shape, query).tensor(DType::u32, step.rows_shape(), step.rows.data());
-    result.tensor(DType::u32, step.sequences_shape(), step.sequences.data());
     result.tensor(step.table_shape(), step.page_table)
         .tensor(step.cache_shape(h.kv_heads, h.head_dim), cache);
     result.tensor(step.status_shape(), step.status).tensor(shape, output);
-    result.constants(AttentionConstants{capacity(), h.heads, h.kv_heads, h.head_dim, step.sequence_capacity(),
-                                        step.table_entries(), step.cache_pages, scale, window});
+    result.constants(AttentionConstants{capacity(), h.heads, h.kv_heads, h.head_dim, step.slots(),
+                                        step.pages_per_slot, step.cache_pages, scale, window});
     return result;
   }
   const float* vector(uint32_t kind, const StepRow& row, uint32_t position, size_t kv_head) const {
-    const uint32_t first_page = step.sequences[row.sequence].first_page;
-    const uint32_t page = step.page_table[first_page + position / kPagePositions];
+    const uint32_t page = step.page(row.slot, position);
     return cache.data() +
            CacheGeometry{step.cache_pages, h.kv_heads, h.head_dim}.unit_offset(
                kind, page, static_cast<uint32_t>(kv_head)) +
@@ -70,7 +68,7 @@ struct Data {
   void poison_unused() const {
     Array<uint8_t> used(cache.size());
     for (const StepRow& row : step.rows) {
-      if (row.sequence >= step.sequences.size()) continue;
+      if (row.slot >= step.slots()) continue;
       for (uint32_t p = begin(row); p <= row.position; ++p) {
         for (uint32_t kind = 0; kind < 2; ++kind) {
           for (uint32_t k = 0; k < h.kv_heads; ++k) {
@@ -192,7 +190,7 @@ TEST(Attention, PagesBeforeTheWindowMayBeGone) {
   Data data(TestStep({300}, {{0, 299}, {0, 170}}, 2, random), {4, 2, 16}, 1, 64);
   const Data whole = data;
   for (const uint32_t entry : {0u, 1u}) {  // 170 - 63 = 107 is on page 1
-    data.step.page_table[data.step.sequences[0].first_page + entry] = 0xFFFFFFFF;
+    data.step.page(0, entry * kPagePositions) = 0xFFFFFFFF;
     for (const backend::Kernel* kernel : kernels()) {
       whole.call().run(*kernel, 2);
       data.call().run(*kernel, 2);
@@ -256,7 +254,7 @@ TEST(Attention, BitsDoNotDependOnHowABatchIsCut) {
         for (uint32_t first = 0; first < 155; first += capacity) {
           const uint32_t live = std::min(capacity, 155 - first);
           Data part = whole;
-          part.step.rows = Array<StepRow>(capacity, StepRow{0, 0xFFFFFFFF, 0xFFFFFFFF, 0});
+          part.step.rows = Array<StepRow>(capacity, StepRow{0, 0xFFFFFFFE, 0xFFFFFFFE, 0});
           std::copy_n(whole.step.rows.data() + first, live, part.step.rows.data());
           part.query = Array<float>(capacity * whole.row_elements(), std::numeric_limits<float>::quiet_NaN());
           std::copy_n(whole.query.data() + first * whole.row_elements(), live * whole.row_elements(),
@@ -282,9 +280,9 @@ TEST(Attention, BitsDoNotDependOnWhichPagesHoldASequence) {
       // The same vectors at the same positions, wherever their pages are.
       for (uint32_t s = 0; s < 2; ++s) {
         StepRow row;
-        row.sequence = s;
+        row.slot = s;
         Random values(s + 50);
-        for (uint32_t p = 0; p < data.step.sequences[s].length; ++p) {
+        for (uint32_t p = 0; p < data.step.lengths[s]; ++p) {
           for (uint32_t kind = 0; kind < 2; ++kind) {
             for (size_t k = 0; k < 2; ++k) {
               float* to = data.cache.data() + (data.vector(kind, row, p, k) - data.cache.data());
@@ -327,21 +325,9 @@ TEST(Attention, HostileValuesGiveZerosAndRaiseStatus) {
   for (const HostileRow& hostile : hostile_rows()) {
     run([&](TestStep& step) { step.rows[0] = hostile.row; }, hostile.word, hostile.bits);
   }
-  for (const uint32_t first_page : {0xFFFFFFFFu, 0xFFFFFFFEu, 0x80000000u, 7u}) {
-    run([&](TestStep& step) { step.sequences[0].first_page = first_page; }, 0, kPositionOutOfRange);
-  }
-  // The table goes on past the sequence's own pages: those are its neighbour's.
-  run([](TestStep& step) { step.sequences[0].pages = 0; }, 0, kPositionOutOfRange);
-  run(
-      [](TestStep& step) {
-        step.rows[0].position = 0xFFFFFFFE;
-        step.sequences[0].length = 0xFFFFFFFF;
-      },
-      0, kPositionOutOfRange);
-  for (const uint32_t entry : {0u, 1u, 2u}) {
+  for (const uint32_t position : {0u, 64u, 129u}) {
     for (const uint32_t page : {0xFFFFFFFFu, 7u}) {
-      run([&](TestStep& step) { step.page_table[step.sequences[0].first_page + entry] = page; }, 0,
-          kPageOutOfRange);
+      run([&](TestStep& step) { step.page(0, position) = page; }, 0, kPageOutOfRange);
     }
   }
 }
@@ -366,7 +352,7 @@ TEST(Attention, CheckNamesWhatIsWrong) {
   Random random(4);
   const Data data(TestStep({130, 64}, {{0, 129}, {1, 0}}, 2, random), {4, 2, 16});
   EXPECT_EQ(data.call().check_error(), "");
-  for (const size_t index : {0u, 1u, 2u, 3u, 4u, 5u, 6u}) {
+  for (const size_t index : {0u, 1u, 2u, 3u, 4u, 5u}) {
     Call shape = data.call();
     shape.info(index).shape = {9, 9, 9, 9};
     EXPECT_NE(shape.check_error(), "") << index;
@@ -375,10 +361,10 @@ TEST(Attention, CheckNamesWhatIsWrong) {
     EXPECT_NE(dtype.check_error(), "") << index;
   }
   Call output = data.call();
-  output.info(6).shape = {2, 4, 8};
+  output.info(5).shape = {2, 4, 8};
   EXPECT_EQ(output.check_error(), "[attention] output: expected [2, 4, 16], got [2, 4, 8]");
   Call groups = data.call();
-  groups.info(4).shape = {2, 7, 3, 64, 16};
+  groups.info(3).shape = {2, 7, 3, 64, 16};
   EXPECT_EQ(groups.check_error(),
             "[attention] query: expected heads divisible by 3 kv_heads, got [2, 4, 16]");
 }

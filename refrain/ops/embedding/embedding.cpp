@@ -26,13 +26,13 @@ void check(const backend::OpCall& call) {
   const int64_t rows = call.args[1].shape[0];
   expect_shape(call, 1, Shape{rows, 4});
   expect_dtype(call, 2, DType::u32);
-  expect_rank(call, 2, 1, 1, "[sequences + 1]");
+  expect_rank(call, 2, 1, 1, "[slots + 1]");
   const Shape& weight = call.args[0].shape;
   expect_tensor(call, 3, DType::f32, Shape{rows, weight[1]});
   const auto& c = call.constants_as<EmbeddingConstants>();
   const backend::WeightInfo& info = *call.args[0].weight;
   expect_constant(call, "rows", static_cast<uint64_t>(rows), c.rows);
-  expect_constant(call, "sequences", static_cast<uint64_t>(call.args[2].shape[0] - 1), c.sequences);
+  expect_constant(call, "slots", static_cast<uint64_t>(call.args[2].shape[0] - 1), c.slots);
   expect_constant(call, "vocabulary", dimension(weight, 0), c.vocabulary);
   expect_constant(call, "columns", dimension(weight, 1), c.columns);
   expect_constant(call, "dtype", static_cast<uint64_t>(info.dtype), c.dtype);
@@ -60,7 +60,7 @@ constinit const backend::OpSchema embedding_schema{
         "K], bf16, "
         "f16, f32 or MLX affine, packed for gather; rows: u32 [R, 4]; status: u32 [S + 1]; output: f32 [R, "
         "K]. No "
-        "aliasing. A token or sequence out of range gives zeros and a status bit. Plain weights exact; "
+        "aliasing. A token or slot out of range gives zeros and a status bit. Plain weights exact; "
         "affine ones "
         "scale * code + bias, each operation rounded to f32; so is the product with a scale other than 1.",
     .args = kArgs,
@@ -77,7 +77,7 @@ void embedding(CommandEncoder& encoder, const Embedding& args) {
   constants.rows = dimension(args.rows.shape(), 0);
   constants.vocabulary = dimension(args.weight.shape(), 0);
   constants.columns = dimension(args.weight.shape(), 1);
-  constants.sequences = dimension(args.status.shape(), 0) - 1;
+  constants.slots = dimension(args.status.shape(), 0) - 1;
   if (const backend::WeightInfo* weight = args.weight.weight_info(); weight != nullptr) {
     constants.dtype = static_cast<uint32_t>(weight->dtype);
     if (weight->format != WeightFormat::plain) {

@@ -26,15 +26,16 @@ struct Embedding {
 /// `weight`: Weight [V, K] packed for Use::gather: bf16, f16, f32, or MLX affine of 4 or 8 bits. `rows`: u32
 /// [R, 4], the StepRows. `status`: u32 [S + 1], words that are only OR-ed into. `output`: f32 [R, K]; only
 /// its live rows are written. Aliasing: `output` overlaps no other argument. Errors: InvalidArgument where
-/// shapes, dtypes or the weight's format do not fit. A token of V or more gives zeros and kTokenOutOfRange in
-/// its sequence's status word; a sequence of S or more gives zeros and kSequenceOutOfRange in the last word.
+/// shapes, dtypes or the weight's format do not fit. An idle row gives
+/// zeros; a token of V or more gives zeros and kTokenOutOfRange in its slot's status word; a slot of S or more
+/// gives zeros and kSlotOutOfRange in the last word.
 /// Accuracy: plain weights exact; affine ones scale * code + bias in f32, each operation rounded; a scale other
 /// than 1 rounds once more.
 void embedding(CommandEncoder& encoder, const Embedding& args);
 
 struct EmbeddingConstants {
   uint32_t rows = 0;
-  uint32_t sequences = 0;
+  uint32_t slots = 0;  ///< S
   uint32_t vocabulary = 0;
   uint32_t columns = 0;
   uint32_t dtype = 0;  ///< DType of elements, or of scales and biases

@@ -11,11 +11,10 @@ void embedding_reference(const backend::TileArgs& args) {
   for (size_t r = 0; r < args.live_rows; ++r) {
     const StepRow row = args.arg<const StepRow>(1)[r];
     float* output = args.arg<float>(3) + r * c.columns;
-    const bool sequence_good = row.sequence < c.sequences;
-    const bool good = sequence_good && row.token < c.vocabulary;
-    if (!good)
-      status[sequence_good ? row.sequence : c.sequences] |=
-          sequence_good ? kTokenOutOfRange : kSequenceOutOfRange;
+    const bool slot_good = row.slot < c.slots;
+    const bool good = slot_good && row.token < c.vocabulary;
+    if (!good && row.slot != kIdle)
+      status[slot_good ? row.slot : c.slots] |= slot_good ? kTokenOutOfRange : kSlotOutOfRange;
     for (size_t k = 0; k < c.columns; ++k) {
       output[k] =
           good && c.bits == 0 ? float_at(weight, c.dtype, size_t{row.token} * c.columns + k) * c.scale : 0.0f;

@@ -12,14 +12,15 @@ inline backend::Launch embedding_launch(const backend::OpCall& call, const backe
   return {.rows = c.rows, .rows_per_block = c.rows_per_tile(), .tiles_per_block = 1, .scratch_bytes = 0};
 }
 
-/// True when the row may be fetched; false: its status has been raised.
+/// True when the row may be fetched; false: it is idle, or its status has been raised.
 inline bool embedding_row_valid(const EmbeddingConstants& c, const StepRow& row, uint32_t* status) {
-  if (row.sequence >= c.sequences) {
-    raise_status(status, c.sequences, kSequenceOutOfRange);
+  if (row.slot == kIdle) return false;
+  if (row.slot >= c.slots) {
+    raise_status(status, c.slots, kSlotOutOfRange);
     return false;
   }
   if (row.token >= c.vocabulary) {
-    raise_status(status, row.sequence, kTokenOutOfRange);
+    raise_status(status, row.slot, kTokenOutOfRange);
     return false;
   }
   return true;

@@ -9,7 +9,7 @@ namespace {
 
 using namespace harness;
 
-constexpr uint32_t kSequences = 3;
+constexpr uint32_t kSlots = 3;
 
 std::vector<const backend::Kernel*> kernels(const Call& call) {
   std::vector<const backend::Kernel*> all, list;
@@ -28,9 +28,9 @@ Call call_of(const PackedWeight& weight, const Array<uint32_t>& rows, const Arra
   const auto count = static_cast<uint32_t>(rows.size() / 4);
   const backend::WeightInfo& info = weight.info;
   Call call(embedding_schema);
-  call.weight(weight).tensor({count, 4}, rows).tensor({kSequences + 1}, status);
+  call.weight(weight).tensor({count, 4}, rows).tensor({kSlots + 1}, status);
   call.tensor({count, info.shape[1]}, output);
-  call.constants(EmbeddingConstants{count, kSequences, static_cast<uint32_t>(info.shape[0]),
+  call.constants(EmbeddingConstants{count, kSlots, static_cast<uint32_t>(info.shape[0]),
                                     static_cast<uint32_t>(info.shape[1]), static_cast<uint32_t>(info.dtype),
                                     info.bits, info.group_size, scale});
   return call;
@@ -56,30 +56,31 @@ TEST(Embedding, MatchesUnpackBitForBitAndRefusesRowsThatNameNothing) {
   Array<uint32_t> rows(kRows * 4);
   for (uint32_t r = 0; r < kRows; ++r) {
     rows[r * 4] = random.below(kVocabulary);
-    rows[r * 4 + 2] = random.below(kSequences);
+    rows[r * 4 + 2] = random.below(kSlots);
   }
-  rows[2 * 4] = kVocabulary;  // sequence 1
+  rows[2 * 4] = kVocabulary;  // slot 1
   rows[2 * 4 + 2] = 1;
-  rows[3 * 4] = UINT32_MAX;  // sequence 2
+  rows[3 * 4] = UINT32_MAX;  // slot 2
   rows[3 * 4 + 2] = 2;
-  rows[5 * 4 + 2] = kSequences;
-  rows[6 * 4 + 2] = UINT32_MAX;
+  rows[5 * 4 + 2] = kSlots;
+  rows[6 * 4 + 2] = UINT32_MAX - 1;
   rows[6 * 4] = UINT32_MAX;
+  rows[7 * 4 + 2] = kIdle;
   for (const PackedWeight& weight : weights(kVocabulary, random)) {
     const auto columns = static_cast<size_t>(weight.info.shape[1]);
     for (const uint32_t live : {0u, 1u, 4u, kRows, kRows + 1}) {
       Array<float> expected(kRows * columns, -7);
-      Array<uint32_t> expected_status(kSequences + 1, 128);
+      Array<uint32_t> expected_status(kSlots + 1, 128);
       for (size_t r = 0; r < std::min(live, kRows); ++r) {
-        const bool zero = r == 2 || r == 3 || r == 5 || r == 6;
+        const bool zero = r == 2 || r == 3 || r == 5 || r == 6 || r == 7;
         for (size_t k = 0; k < columns; ++k) {
           expected[r * columns + k] = zero ? 0 : weight.values[rows[r * 4] * columns + k];
         }
         if (r == 2 || r == 3) expected_status[rows[r * 4 + 2]] |= kTokenOutOfRange;
-        if (r == 5 || r == 6) expected_status[kSequences] |= kSequenceOutOfRange;
+        if (r == 5 || r == 6) expected_status[kSlots] |= kSlotOutOfRange;
       }
       Array<float> reference(kRows * columns, -7);
-      Array<uint32_t> reference_status(kSequences + 1, 128);
+      Array<uint32_t> reference_status(kSlots + 1, 128);
       const Call call = call_of(weight, rows, reference_status, reference);
       call.reference(std::min(live, kRows));
       EXPECT_TRUE(same_bits(expected_status, reference_status));
@@ -92,7 +93,7 @@ TEST(Embedding, MatchesUnpackBitForBitAndRefusesRowsThatNameNothing) {
       for (const backend::Kernel* kernel : list) {
         for (const Walk& walk : kWalks) {
           Array<float> got(kRows * columns, -7);
-          Array<uint32_t> status(kSequences + 1, 128);
+          Array<uint32_t> status(kSlots + 1, 128);
           call_of(weight, rows, status, got).run(*kernel, live, walk);
           EXPECT_TRUE(same_bits(expected, got)) << kernel->name << " live " << live;
           EXPECT_TRUE(same_bits(expected_status, status)) << kernel->name << " live " << live;
@@ -109,7 +110,7 @@ TEST(Embedding, ManyRowsInSmallTiles) {
   Array<uint32_t> rows(kRows * 4);
   for (uint32_t r = 0; r < kRows; ++r) rows[r * 4] = random.below(50);
   Array<float> expected(kRows * 96), got(kRows * 96);
-  Array<uint32_t> status(kSequences + 1);
+  Array<uint32_t> status(kSlots + 1);
   call_of(weight, rows, status, expected).reference(kRows);
   for (const backend::Kernel* kernel : kernels(call_of(weight, rows, status, got))) {
     for (const Walk& walk : kWalks) {
@@ -147,7 +148,7 @@ TEST(Embedding, AScaleIsOneMoreProduct) {
 TEST(Embedding, RefusesWhatDoesNotFit) {
   Random random;
   const PackedWeight weight = random_plain_weight(DType::bf16, {5, 6}, rows(), random);
-  Array<uint32_t> rows(8), status(kSequences + 1);
+  Array<uint32_t> rows(8), status(kSlots + 1);
   Array<float> output(12);
   EXPECT_EQ(call_of(weight, rows, status, output).check_error(), "");
   Call call = call_of(weight, rows, status, output);

@@ -27,7 +27,7 @@ void check(const backend::OpCall& call) {
   expect_dtype(call, kIndex, DType::u32);
   const int64_t output_rows = call.args[kIndex].shape[0];
   expect_tensor(call, kInputRows, DType::u32, {1});
-  expect_rank(call, kStatus, 1, 1, "[sequences + 1]");
+  expect_rank(call, kStatus, 1, 1, "[slots + 1]");
   expect_dtype(call, kStatus, DType::u32);
   expect_tensor(call, kOutput, DType::f32, {output_rows, input[1]});
   const auto& constants = call.constants_as<GatherRowsConstants>();

@@ -21,8 +21,8 @@ struct GatherRows {
 ///
 /// input: f32 [R, K], every row readable. index: u32 [O], rows. input_rows: u32 [1], how many rows of `input`
 /// are live. status: u32 [S + 1], of which only the last word is used. output: f32 [O, K], rows. Aliasing:
-/// none. Errors: InvalidArgument for shapes that do not fit. An index that is not below `input_rows` (or R)
-/// gives zeros and raises kOutputOutOfRange.
+/// none. Errors: InvalidArgument for shapes that do not fit. kIdle gives zeros; any other
+/// index that is not below `input_rows` (or R) gives zeros and raises kOutputOutOfRange.
 /// Accuracy: exact.
 void gather_rows(CommandEncoder& encoder, const GatherRows& args);
 

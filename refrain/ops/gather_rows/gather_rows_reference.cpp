@@ -12,7 +12,7 @@ void gather_rows_reference(const backend::TileArgs& args) {
   float* output = args.arg<float>(4);
   for (size_t o = 0; o < args.live_rows; ++o) {
     const bool valid = index[o] < c.input_rows && index[o] < live_input_rows;
-    if (!valid) args.arg<uint32_t>(3)[c.status_word] |= kOutputOutOfRange;
+    if (!valid && index[o] != 0xFFFFFFFF) args.arg<uint32_t>(3)[c.status_word] |= kOutputOutOfRange;
     for (size_t k = 0; k < c.columns; ++k) {
       output[o * c.columns + k] = valid ? input[size_t{index[o]} * c.columns + k] : 0.0f;
     }

@@ -53,7 +53,7 @@ TEST(GatherRows, GivesWhatTheReferenceGives) {
 
 TEST(GatherRows, HostileIndicesGiveZerosAndRaiseStatus) {
   for (const auto& [index, live] :
-       {std::pair{9u, 9u}, {0xFFFFFFFFu, 9u}, {5u, 5u}, {9u, 0xFFFFFFFFu}, {0u, 0u}}) {
+       {std::pair{9u, 9u}, {0xFFFFFFFEu, 9u}, {5u, 5u}, {9u, 0xFFFFFFFFu}, {0u, 0u}}) {
     Data data(9, 3, 16);
     data.index[0] = 0;
     data.index[1] = index;
@@ -67,6 +67,19 @@ TEST(GatherRows, HostileIndicesGiveZerosAndRaiseStatus) {
     EXPECT_EQ(data.output[0], live == 0 ? 0.0f : data.input[0]);
     EXPECT_EQ(data.status[3], uint32_t{kOutputOutOfRange});
     for (size_t word = 0; word < 3; ++word) EXPECT_EQ(data.status[word], 0u);
+  }
+}
+
+TEST(GatherRows, AnIdleOutputGivesZerosWithoutStatus) {
+  Data data(9, 3, 16);
+  data.index[1] = kIdle;
+  Data reference = data;
+  data.call().run(kernel(), 3);
+  reference.call().reference(3);
+  EXPECT_TRUE(same_bits(data.output, reference.output));
+  for (size_t k = 0; k < 16; ++k) EXPECT_EQ(data.output[16 + k], 0.0f);
+  for (const Data& run : {data, reference}) {
+    for (const uint32_t word : run.status) EXPECT_EQ(word, 0u);
   }
 }
 

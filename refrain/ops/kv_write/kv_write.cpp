@@ -7,13 +7,12 @@
 namespace refrain::ops {
 namespace {
 
-enum : size_t { kKey, kValue, kRows, kSequences, kPageTable, kCache, kStatus };
+enum : size_t { kKey, kValue, kRows, kPageTable, kCache, kStatus };
 
 constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "key", .access = backend::Access::in, .rows = true, .units = true},
     {.name = "value", .access = backend::Access::in, .rows = true, .units = true},
     {.name = "rows", .access = backend::Access::in, .rows = true},
-    {.name = "sequences", .access = backend::Access::in},
     {.name = "page_table", .access = backend::Access::in},
     {.name = "cache", .access = backend::Access::inout},
     {.name = "status", .access = backend::Access::accumulate},
@@ -26,22 +25,19 @@ void check(const backend::OpCall& call) {
   expect_dtype(call, kKey, DType::f32);
   expect_tensor(call, kValue, DType::f32, key);
   expect_tensor(call, kRows, DType::u32, {key[0], 4});
-  expect_rank(call, kSequences, 2, 2, "[sequences, 8]");
-  const int64_t sequences = call.args[kSequences].shape[0];
-  expect_tensor(call, kSequences, DType::u32, {sequences, 8});
-  expect_rank(call, kPageTable, 1, 1, "[entries]");
+  expect_rank(call, kPageTable, 2, 2, "[slots, pages of a slot]");
   expect_dtype(call, kPageTable, DType::u32);
+  const Shape& table = call.args[kPageTable].shape;
   expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
   const int64_t pages = call.args[kCache].shape[1];
   expect_tensor(call, kCache, DType::f32, {2, pages, key[1], kPagePositions, key[2]});
-  expect_tensor(call, kStatus, DType::u32, {sequences + 1});
+  expect_tensor(call, kStatus, DType::u32, {table[0] + 1});
   const auto& constants = call.constants_as<KvWriteConstants>();
   expect_constant(call, "rows", static_cast<uint64_t>(key[0]), constants.rows);
   expect_constant(call, "kv_heads", static_cast<uint64_t>(key[1]), constants.kv_heads);
   expect_constant(call, "head_dim", static_cast<uint64_t>(key[2]), constants.head_dim);
-  expect_constant(call, "sequences", static_cast<uint64_t>(sequences), constants.sequences);
-  expect_constant(call, "page_table_entries", static_cast<uint64_t>(call.args[kPageTable].shape[0]),
-                  constants.page_table_entries);
+  expect_constant(call, "slots", static_cast<uint64_t>(table[0]), constants.slots);
+  expect_constant(call, "pages_per_slot", static_cast<uint64_t>(table[1]), constants.pages_per_slot);
   expect_constant(call, "pages", static_cast<uint64_t>(pages), constants.pages);
 }
 
@@ -54,10 +50,10 @@ backend::Cost cost(const backend::OpCall& call) {
 constinit const backend::OpSchema kv_write_schema = {
     .name = "kv_write",
     .doc =
-        "Copies the keys and values of each row to the place of its position in its sequence's pages. "
-        "page = page_table[first_page + position / 64]; cache[0 or 1, page, h, position % 64] = key or "
+        "Copies the keys and values of each row to the place of its position in its slot's pages. "
+        "page = page_table[slot, position / 64]; cache[0 or 1, page, h, position % 64] = key or "
         "value[r, h]. "
-        "key, value f32 [R, KVH, D]; rows u32 [R, 4]; sequences u32 [S, 8]; page_table u32 [P]; "
+        "key, value f32 [R, KVH, D]; rows u32 [R, 4]; page_table u32 [S, P]; "
         "cache f32 [2, pages, KVH, 64, D]; status u32 [S + 1]. Out of range: nothing is written, a status "
         "bit is "
         "raised. Exact.",
@@ -76,12 +72,11 @@ void kv_write(CommandEncoder& encoder, const KvWrite& args) {
       .rows = dimension(key, 0),
       .kv_heads = dimension(key, 1),
       .head_dim = dimension(key, 2),
-      .sequences = dimension(args.sequences.shape(), 0),
-      .page_table_entries = dimension(args.page_table.shape(), 0),
+      .slots = dimension(args.page_table.shape(), 0),
+      .pages_per_slot = dimension(args.page_table.shape(), 1),
       .pages = dimension(args.cache.shape(), 1),
   };
-  const Operand operands[] = {args.key,        args.value, args.rows,  args.sequences,
-                              args.page_table, args.cache, args.status};
+  const Operand operands[] = {args.key, args.value, args.rows, args.page_table, args.cache, args.status};
   dispatch(encoder, kv_write_schema, operands, constants);
 }
 

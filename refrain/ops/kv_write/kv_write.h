@@ -13,31 +13,30 @@ struct KvWrite {
   Operand key;
   Operand value;
   Operand rows;
-  Operand sequences;
   Operand page_table;
   Operand cache;
   Operand status;
 };
 
-/// Copies the keys and values of each row to the place of its position in its sequence's pages.
+/// Copies the keys and values of each row to the place of its position in its slot's pages.
 ///
-/// With page = page_table[first_page + position / 64]:
+/// With page = page_table[slot, position / 64]:
 ///   cache[0, page, h, position % 64, :] = key[r, h, :],  cache[1, ...] = value[r, h, :].
 ///
-/// key, value: f32 [R, KVH, D], rows. rows: u32 [R, 4], rows. sequences: u32 [S, 8]. page_table: u32 [P].
+/// key, value: f32 [R, KVH, D], rows. rows: u32 [R, 4], rows. page_table: u32 [S, P], of the layer's cache group.
 /// cache: f32 [2, pages, KVH, 64, D], written in part. status: u32 [S + 1].
 /// Two live rows for the same place of the cache are the caller's error: which of them stays is not
-/// specified. Aliasing: none. Errors: InvalidArgument for shapes that do not fit. A row whose sequence,
-/// position (>= length, past its pages or the page table) or page is out of range writes nothing and raises
-/// its status bit. Accuracy: exact.
+/// specified. Aliasing: none. Errors: InvalidArgument for shapes that do not fit. An idle row writes nothing; one
+/// whose slot, position (64 P or more) or page is out of range writes nothing and raises its status bit.
+/// Accuracy: exact.
 void kv_write(CommandEncoder& encoder, const KvWrite& args);
 
 struct KvWriteConstants {
   uint32_t rows = 0;
   uint32_t kv_heads = 0;
   uint32_t head_dim = 0;
-  uint32_t sequences = 0;           ///< S
-  uint32_t page_table_entries = 0;  ///< P
+  uint32_t slots = 0;           ///< S
+  uint32_t pages_per_slot = 0;  ///< P
   uint32_t pages = 0;
 };
 

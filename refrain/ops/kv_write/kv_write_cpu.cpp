@@ -18,19 +18,18 @@ void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end,
   const auto& c = args.constants_as<KvWriteConstants>();
   const float* sources[2] = {args.arg<const float>(0), args.arg<const float>(1)};
   const StepRow* rows = args.arg<const StepRow>(2);
-  float* cache = args.arg<float>(5);
-  const StepTables tables = {
-      .sequences = args.arg<const StepSequence>(3),
-      .page_table = args.arg<const uint32_t>(4),
-      .sequence_capacity = c.sequences,
-      .page_table_entries = c.page_table_entries,
+  float* cache = args.arg<float>(4);
+  const PageTable table = {
+      .ids = args.arg<const uint32_t>(3),
+      .slots = c.slots,
+      .pages_per_slot = c.pages_per_slot,
       .cache_pages = c.pages,
   };
   const CacheGeometry geometry = {c.pages, c.kv_heads, c.head_dim};
   for (size_t r = row_begin; r < row_end; ++r) {
-    const CheckedRow row = check_row(rows[r], tables, rows[r].position);
+    const CheckedRow row = check_row(rows[r], table, rows[r].position);
     if (row.pages == nullptr) {
-      raise_status(args.arg<uint32_t>(6), row.status_word, row.status_bits);
+      raise_status(args.arg<uint32_t>(5), row.status_word, row.status_bits);
       continue;
     }
     const uint32_t page = row.pages[row.position / kPagePositions];

@@ -8,24 +8,22 @@ void kv_write_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<KvWriteConstants>();
   const float* sources[2] = {args.arg<const float>(0), args.arg<const float>(1)};
   const StepRow* rows = args.arg<const StepRow>(2);
-  const StepSequence* sequences = args.arg<const StepSequence>(3);
-  const uint32_t* page_table = args.arg<const uint32_t>(4);
-  float* cache = args.arg<float>(5);
-  uint32_t* status = args.arg<uint32_t>(6);
+  const uint32_t* page_table = args.arg<const uint32_t>(3);
+  float* cache = args.arg<float>(4);
+  uint32_t* status = args.arg<uint32_t>(5);
   for (size_t r = 0; r < args.live_rows; ++r) {
     const uint64_t position = rows[r].position;
-    const uint32_t s = rows[r].sequence;
-    if (s >= c.sequences) {
-      status[c.sequences] |= kSequenceOutOfRange;
+    const uint64_t s = rows[r].slot;
+    if (s == 0xFFFFFFFF) continue;
+    if (s >= c.slots) {
+      status[c.slots] |= kSlotOutOfRange;
       continue;
     }
-    const uint64_t entry = sequences[s].first_page + position / 64;
-    if (position >= sequences[s].length || position / 64 >= sequences[s].pages ||
-        entry >= c.page_table_entries) {
+    if (position >= uint64_t{64} * c.pages_per_slot) {
       status[s] |= kPositionOutOfRange;
       continue;
     }
-    const uint64_t page = page_table[entry];
+    const uint64_t page = page_table[s * c.pages_per_slot + position / 64];
     if (page >= c.pages) {
       status[s] |= kPageOutOfRange;
       continue;

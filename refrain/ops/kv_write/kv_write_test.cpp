@@ -26,11 +26,10 @@ struct Data {
     const Shape shape{static_cast<int64_t>(step.rows.size()), heads, dim};
     Call result(kv_write_schema);
     result.tensor(shape, key).tensor(shape, value).tensor(DType::u32, step.rows_shape(), step.rows.data());
-    result.tensor(DType::u32, step.sequences_shape(), step.sequences.data());
     result.tensor(step.table_shape(), step.page_table).tensor(step.cache_shape(heads, dim), cache);
     result.tensor(step.status_shape(), step.status);
-    result.constants(KvWriteConstants{static_cast<uint32_t>(step.rows.size()), heads, dim,
-                                      step.sequence_capacity(), step.table_entries(), step.cache_pages});
+    result.constants(KvWriteConstants{static_cast<uint32_t>(step.rows.size()), heads, dim, step.slots(),
+                                      step.pages_per_slot, step.cache_pages});
     return result;
   }
 
@@ -83,20 +82,8 @@ TEST(KvWrite, HostileValuesWriteNothingAndRaiseStatus) {
   for (const HostileRow& hostile : hostile_rows()) {
     run([&](TestStep& step) { step.rows[0] = hostile.row; }, hostile.word, hostile.bits);
   }
-  for (const uint32_t first_page : {0xFFFFFFFFu, 0xFFFFFFFEu, 0x80000000u, 7u}) {
-    run([&](TestStep& step) { step.sequences[0].first_page = first_page; }, 0, kPositionOutOfRange);
-  }
-  // The table goes on past the sequence's own pages: those are its neighbour's.
-  run([](TestStep& step) { step.sequences[0].pages = 0; }, 0, kPositionOutOfRange);
-  run(
-      [](TestStep& step) {
-        step.rows[0].position = 0xFFFFFFFE;
-        step.sequences[0].length = 0xFFFFFFFF;
-      },
-      0, kPositionOutOfRange);
-  for (const uint32_t page : {0xFFFFFFFFu, 8u}) {
-    run([&](TestStep& step) { step.page_table[step.sequences[0].first_page + 2] = page; }, 0,
-        kPageOutOfRange);
+  for (const uint32_t page : {0xFFFFFFFFu, 7u}) {
+    run([&](TestStep& step) { step.page(0, 129) = page; }, 0, kPageOutOfRange);
   }
 }
 
@@ -104,7 +91,7 @@ TEST(KvWrite, CheckNamesWhatIsWrong) {
   Random random(4);
   const Data data(TestStep({130, 64}, {{0, 129}, {1, 0}}, 2, random), 2, 8);
   EXPECT_EQ(data.call().check_error(), "");
-  for (const size_t index : {0u, 1u, 2u, 3u, 4u, 5u, 6u}) {
+  for (const size_t index : {0u, 1u, 2u, 3u, 4u, 5u}) {
     Call shape = data.call();
     shape.info(index).shape = {9, 9, 9};
     EXPECT_NE(shape.check_error(), "") << index;
@@ -116,8 +103,8 @@ TEST(KvWrite, CheckNamesWhatIsWrong) {
     EXPECT_NE(bound.check_error(), "") << index;
   }
   Call cache = data.call();
-  cache.info(5).shape = {2, 8, 2, 32, 8};
-  EXPECT_EQ(cache.check_error(), "[kv_write] cache: expected [2, 8, 2, 64, 8], got [2, 8, 2, 32, 8]");
+  cache.info(4).shape = {2, 7, 2, 32, 8};
+  EXPECT_EQ(cache.check_error(), "[kv_write] cache: expected [2, 7, 2, 64, 8], got [2, 7, 2, 32, 8]");
 }
 
 }  // namespace

@@ -190,19 +190,18 @@ REFRAIN_SAMPLE_INLINE double running_sums(const Logits& logits, float greatest, 
 }
 
 /// The token of one row. `scratch` holds eight bytes for each id.
-REFRAIN_SAMPLE_INLINE uint32_t draw(const Logits& logits, const StepSequence& sequence, uint32_t position,
+REFRAIN_SAMPLE_INLINE uint32_t draw(const Logits& logits, const Slot& slot, uint32_t position,
                                     std::byte* scratch) {
   const Survey found = survey(logits);
   const bool finite = found.greatest > kLowest && found.greatest < std::numeric_limits<float>::infinity();
-  if (!(sequence.temperature > 0) || !finite) return first_equal(logits, found.greatest);
+  if (!(slot.temperature > 0) || !finite) return first_equal(logits, found.greatest);
 
-  const double temperature = static_cast<double>(sequence.temperature);
-  const std::array<uint32_t, 4> words =
-      philox4x32_10({position, 0, 0, 0},
-                    {static_cast<uint32_t>(sequence.seed), static_cast<uint32_t>(sequence.seed >> 32)});
+  const double temperature = static_cast<double>(slot.temperature);
+  const std::array<uint32_t, 4> words = philox4x32_10(
+      {position, 0, 0, 0}, {static_cast<uint32_t>(slot.seed), static_cast<uint32_t>(slot.seed >> 32)});
   const double uniform = static_cast<double>(words[0]) * 0x1p-32;
-  const bool top_k = sequence.top_k > 0 && sequence.top_k < found.candidates;
-  const bool top_p = sequence.top_p < 1;
+  const bool top_k = slot.top_k > 0 && slot.top_k < found.candidates;
+  const bool top_p = slot.top_p < 1;
 
   if (!top_k && !top_p) {
     double* sums = reinterpret_cast<double*>(scratch);
@@ -216,10 +215,10 @@ REFRAIN_SAMPLE_INLINE uint32_t draw(const Logits& logits, const StepSequence& se
                            temperature);
   };
   Candidate* list = reinterpret_cast<Candidate*>(scratch);
-  size_t kept = sequence.top_k;
+  size_t kept = slot.top_k;
   double total = 0;
   if (top_k) {
-    collect_first(logits, sequence.top_k, list);
+    collect_first(logits, slot.top_k, list);
     for (size_t i = 0; i < kept; ++i) total += weight(list[i]);
   } else {
     total = running_sums(logits, found.greatest, temperature, nullptr);
@@ -227,7 +226,7 @@ REFRAIN_SAMPLE_INLINE uint32_t draw(const Logits& logits, const StepSequence& se
     std::make_heap(list, list + kept, after);
   }
   if (top_p) {
-    const double wanted = static_cast<double>(sequence.top_p) * total;
+    const double wanted = static_cast<double>(slot.top_p) * total;
     const size_t size = kept;
     double sum = 0;
     kept = 0;
@@ -262,23 +261,28 @@ REFRAIN_SAMPLE_INLINE void sample_tiles(const backend::TileArgs& args, uint32_t 
   const auto& c = args.constants_as<SampleConstants>();
   const uint32_t* index = args.arg<const uint32_t>(1);
   StepRow* rows = args.arg<StepRow>(2);
-  const StepSequence* sequences = args.arg<const StepSequence>(3);
+  const Slot* slots = args.arg<const Slot>(3);
+  const uint32_t* masks = args.arg<const uint32_t>(4);
   uint32_t* status = args.arg<uint32_t>(5);
   for (uint32_t o = begin; o < end; ++o) {
     if (index[o] >= c.step_rows) {
-      raise_status(status, c.sequences, kOutputOutOfRange);
+      if (index[o] != kIdle) raise_status(status, c.slots, kOutputOutOfRange);
       continue;
     }
     StepRow& row = rows[index[o]];
-    if (row.sequence >= c.sequences) {
-      raise_status(status, c.sequences, kSequenceOutOfRange);
-      write_sampled(row, 0);
+    const bool in_table = row.slot < c.slots;
+    const uint32_t mask = in_table ? slots[row.slot].mask : kNoTable;
+    if (!in_table || (mask != kNoTable && mask >= c.masks)) {
+      if (row.slot != kIdle)
+        raise_status(status, in_table ? row.slot : c.slots, in_table ? kTableOutOfRange : kSlotOutOfRange);
+      write_sampled(row, kNoToken);
       continue;
     }
-    const Logits logits = {args.arg<const float>(0) + size_t{o} * c.vocabulary, args.arg<const uint32_t>(4),
-                           c.vocabulary};
-    const uint32_t token = draw(logits, sequences[row.sequence], row.position, args.scratch);
-    if (!std::isfinite(logits.values[token])) raise_status(status, row.sequence, kNotFinite);
+    const size_t mask_words = (c.vocabulary + size_t{kBlock} - 1) / kBlock;
+    const Logits logits = {args.arg<const float>(0) + size_t{o} * c.vocabulary,
+                           mask == kNoTable ? nullptr : masks + mask * mask_words, c.vocabulary};
+    const uint32_t token = draw(logits, slots[row.slot], row.position, args.scratch);
+    if (!std::isfinite(logits.values[token])) raise_status(status, row.slot, kNotFinite);
     write_sampled(row, token);
   }
 }

@@ -7,14 +7,14 @@
 namespace refrain::ops {
 namespace {
 
-enum : size_t { kLogits, kIndex, kStepRows, kSequences, kAllowed, kStatus };
+enum : size_t { kLogits, kIndex, kStepRows, kSlots, kMasks, kStatus };
 
 constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "logits", .access = backend::Access::in, .rows = true},
     {.name = "index", .access = backend::Access::in, .rows = true},
     {.name = "step_rows", .access = backend::Access::inout},
-    {.name = "sequences", .access = backend::Access::in},
-    {.name = "allowed", .access = backend::Access::in, .optional = true},
+    {.name = "slots", .access = backend::Access::in},
+    {.name = "masks", .access = backend::Access::in, .optional = true},
     {.name = "status", .access = backend::Access::accumulate},
 };
 
@@ -28,16 +28,22 @@ void check(const backend::OpCall& call) {
   expect_rank(call, kStepRows, 2, 2, "[step rows, 4]");
   const int64_t step_rows = call.args[kStepRows].shape[0];
   expect_tensor(call, kStepRows, DType::u32, {step_rows, 4});
-  expect_rank(call, kSequences, 2, 2, "[sequences, 8]");
-  const int64_t sequences = call.args[kSequences].shape[0];
-  expect_tensor(call, kSequences, DType::u32, {sequences, 8});
-  if (call.args[kAllowed].bound) expect_tensor(call, kAllowed, DType::u32, {(logits[1] + 31) / 32});
-  expect_tensor(call, kStatus, DType::u32, {sequences + 1});
+  expect_rank(call, kSlots, 2, 2, "[slots, 16]");
+  const int64_t slots = call.args[kSlots].shape[0];
+  expect_tensor(call, kSlots, DType::u32, {slots, 16});
+  int64_t masks = 0;
+  if (call.args[kMasks].bound) {
+    expect_rank(call, kMasks, 2, 2, "[masks, words]");
+    masks = call.args[kMasks].shape[0];
+    expect_tensor(call, kMasks, DType::u32, {masks, (logits[1] + 31) / 32});
+  }
+  expect_tensor(call, kStatus, DType::u32, {slots + 1});
   const auto& constants = call.constants_as<SampleConstants>();
   expect_constant(call, "rows", static_cast<uint64_t>(logits[0]), constants.rows);
   expect_constant(call, "vocabulary", static_cast<uint64_t>(logits[1]), constants.vocabulary);
   expect_constant(call, "step_rows", static_cast<uint64_t>(step_rows), constants.step_rows);
-  expect_constant(call, "sequences", static_cast<uint64_t>(sequences), constants.sequences);
+  expect_constant(call, "slots", static_cast<uint64_t>(slots), constants.slots);
+  expect_constant(call, "masks", static_cast<uint64_t>(masks), constants.masks);
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -52,14 +58,14 @@ backend::Cost cost(const backend::OpCall& call) {
 constinit const backend::OpSchema sample_schema = {
     .name = "sample",
     .doc =
-        "Draws a token for each row of logits by its sequence's temperature T, top_k, top_p and seed. "
+        "Draws a token for each row of logits by its slot's temperature T, top_k, top_p and seed. "
         "w = e^((l - max) / T); the top_k greatest stay; of these the shortest beginning with a share >= "
         "top_p; "
         "the first whose running sum exceeds u times the sum is the token, u = the first word of "
         "Philox4x32-10(key = seed, counter = (position, 0, 0, 0)) / 2^32. T = 0: the greatest. Ties: the "
         "lower id. "
-        "logits f32 [O, V]; index u32 [O]; step_rows u32 [R, 4], of which `sampled` is written; sequences "
-        "u32 [S, 8]; allowed u32 [ceil(V / 32)], optional; status u32 [S + 1]. Index or sequence out of "
+        "logits f32 [O, V]; index u32 [O]; step_rows u32 [R, 4], of which `sampled` is written; slots u32 "
+        "[S, 16]; masks u32 [M, ceil(V / 32)], optional; status u32 [S + 1]. Index, slot or mask out of "
         "range "
         "raise a status bit.",
     .args = kArgs,
@@ -74,10 +80,10 @@ void sample(CommandEncoder& encoder, const Sample& args) {
       .rows = dimension(args.logits.shape(), 0),
       .vocabulary = dimension(args.logits.shape(), 1),
       .step_rows = dimension(args.step_rows.shape(), 0),
-      .sequences = dimension(args.sequences.shape(), 0),
+      .slots = dimension(args.slots.shape(), 0),
+      .masks = dimension(args.masks.shape(), 0),
   };
-  const Operand operands[] = {args.logits,    args.index,   args.step_rows,
-                              args.sequences, args.allowed, args.status};
+  const Operand operands[] = {args.logits, args.index, args.step_rows, args.slots, args.masks, args.status};
   dispatch(encoder, sample_schema, operands, constants);
 }
 

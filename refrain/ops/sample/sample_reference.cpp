@@ -17,7 +17,7 @@ bool before(const Candidate& a, const Candidate& b) {
   return a.first > b.first || (a.first == b.first && a.second < b.second);
 }
 
-uint32_t draw(const float* logits, uint32_t vocabulary, const uint32_t* allowed, const StepSequence& sequence,
+uint32_t draw(const float* logits, uint32_t vocabulary, const uint32_t* allowed, const Slot& slot,
               uint32_t position) {
   std::vector<Candidate> admitted, candidates;
   uint32_t fallback = UINT32_MAX;
@@ -32,11 +32,11 @@ uint32_t draw(const float* logits, uint32_t vocabulary, const uint32_t* allowed,
   if (fallback == UINT32_MAX) return 0;
   if (admitted.empty()) return fallback;
   const Candidate greatest = *std::min_element(admitted.begin(), admitted.end(), before);
-  const double temperature = static_cast<double>(sequence.temperature);
+  const double temperature = static_cast<double>(slot.temperature);
   if (!(temperature > 0) || std::isinf(greatest.first)) return greatest.second;
 
-  const bool top_k = sequence.top_k > 0 && sequence.top_k < candidates.size();
-  const bool top_p = sequence.top_p < 1;
+  const bool top_k = slot.top_k > 0 && slot.top_k < candidates.size();
+  const bool top_p = slot.top_p < 1;
   const auto weight = [&](const Candidate& candidate) {
     const double x = (candidate.first - greatest.first) / temperature;
     return x < -700 ? 0 : std::exp(x);
@@ -48,7 +48,7 @@ uint32_t draw(const float* logits, uint32_t vocabulary, const uint32_t* allowed,
   };
   if (top_k) {
     std::sort(candidates.begin(), candidates.end(), before);
-    candidates.resize(sequence.top_k);
+    candidates.resize(slot.top_k);
   }
   double total = sum();
   if (top_p) {
@@ -57,12 +57,12 @@ uint32_t draw(const float* logits, uint32_t vocabulary, const uint32_t* allowed,
     size_t count = 0;
     do {
       kept += weight(candidates[count++]);
-    } while (count < candidates.size() && kept < static_cast<double>(sequence.top_p) * total);
+    } while (count < candidates.size() && kept < static_cast<double>(slot.top_p) * total);
     candidates.resize(count);
     total = sum();
   }
-  const auto words = philox4x32_10({position, 0, 0, 0}, {static_cast<uint32_t>(sequence.seed),
-                                                         static_cast<uint32_t>(sequence.seed >> 32)});
+  const auto words = philox4x32_10(
+      {position, 0, 0, 0}, {static_cast<uint32_t>(slot.seed), static_cast<uint32_t>(slot.seed >> 32)});
   const double threshold = static_cast<double>(words[0]) * 0x1p-32 * total;
   double running = 0;
   for (const Candidate& candidate : candidates) {
@@ -80,20 +80,30 @@ void sample_reference(const backend::TileArgs& args) {
   StepRow* rows = args.arg<StepRow>(2);
   uint32_t* status = args.arg<uint32_t>(5);
   for (size_t o = 0; o < args.live_rows; ++o) {
+    if (index[o] == 0xFFFFFFFF) continue;
     if (index[o] >= c.step_rows) {
-      status[c.sequences] |= kOutputOutOfRange;
+      status[c.slots] |= kOutputOutOfRange;
       continue;
     }
     StepRow& row = rows[index[o]];
-    if (row.sequence >= c.sequences) {
-      status[c.sequences] |= kSequenceOutOfRange;
-      row.sampled = 0;
+    row.sampled = 0xFFFFFFFF;
+    if (row.slot == 0xFFFFFFFF) continue;
+    if (row.slot >= c.slots) {
+      status[c.slots] |= kSlotOutOfRange;
       continue;
     }
+    const Slot& slot = args.arg<const Slot>(3)[row.slot];
+    const uint32_t* mask = nullptr;
+    if (slot.mask != 0xFFFFFFFF) {
+      if (slot.mask >= c.masks) {
+        status[row.slot] |= kTableOutOfRange;
+        continue;
+      }
+      mask = args.arg<const uint32_t>(4) + uint64_t{slot.mask} * ((uint64_t{c.vocabulary} + 31) / 32);
+    }
     const float* logits = args.arg<const float>(0) + o * c.vocabulary;
-    row.sampled = draw(logits, c.vocabulary, args.arg<const uint32_t>(4),
-                       args.arg<const StepSequence>(3)[row.sequence], row.position);
-    if (!std::isfinite(logits[row.sampled])) status[row.sequence] |= kNotFinite;
+    row.sampled = draw(logits, c.vocabulary, mask, slot, row.position);
+    if (!std::isfinite(logits[row.sampled])) status[row.slot] |= kNotFinite;
   }
 }
 

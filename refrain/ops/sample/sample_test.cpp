@@ -33,15 +33,15 @@ std::vector<const backend::Kernel*> kernels() {
   return list;
 }
 
-/// `outputs` rows of logits, one sequence for each, row o of the step block for output o.
+/// `outputs` rows of logits, one slot for each, row o of the step block for output o.
 struct Data {
   Data(uint32_t outputs, uint32_t vocabulary_size)
       : vocabulary(vocabulary_size),
         logits(size_t{outputs} * vocabulary_size),
         index(outputs),
         rows(outputs),
-        sequences(outputs),
-        allowed((vocabulary_size + 31) / 32, ~0u),
+        slots(outputs),
+        masks(2 * size_t{words(vocabulary_size)}, ~0u),
         status(outputs + 1) {
     for (uint32_t o = 0; o < outputs; ++o) {
       index[o] = o;
@@ -51,19 +51,26 @@ struct Data {
   Call call() const {
     const auto outputs = static_cast<uint32_t>(index.size());
     const auto row_count = static_cast<uint32_t>(rows.size());
-    const auto sequence_count = static_cast<uint32_t>(sequences.size());
+    const auto slot_count = static_cast<uint32_t>(slots.size());
     Call result(sample_schema);
     result.tensor({outputs, vocabulary}, logits).tensor({outputs}, index);
     result.tensor(DType::u32, {row_count, 4}, rows.data());
-    result.tensor(DType::u32, {sequence_count, 8}, sequences.data());
+    result.tensor(DType::u32, {slot_count, 16}, slots.data());
     if (masked) {
-      result.tensor({static_cast<int64_t>(allowed.size())}, allowed);
+      result.tensor({2, words(vocabulary)}, masks);
     } else {
       result.none();
     }
-    result.tensor({sequence_count + 1}, status);
-    result.constants(SampleConstants{outputs, vocabulary, row_count, sequence_count});
+    result.tensor({slot_count + 1}, status);
+    result.constants(SampleConstants{outputs, vocabulary, row_count, slot_count, masked ? 2u : 0u});
     return result;
+  }
+
+  static uint32_t words(uint32_t ids) { return (ids + 31) / 32; }
+  /// All slots draw by the second mask, or by none.
+  void use_mask(bool use) {
+    masked = use;
+    for (Slot& slot : slots) slot.mask = use ? 1 : kNoTable;
   }
 
   uint32_t vocabulary;
@@ -71,31 +78,31 @@ struct Data {
   Array<float> logits;
   Array<uint32_t> index;
   Array<StepRow> rows;
-  Array<StepSequence> sequences;
-  Array<uint32_t> allowed;
+  Array<Slot> slots;
+  Array<uint32_t> masks;  // two
   Array<uint32_t> status;
 };
 
-StepSequence settings(float temperature, uint32_t top_k = 0, float top_p = 1, uint64_t seed = 0) {
-  StepSequence sequence;
-  sequence.temperature = temperature;
-  sequence.top_k = top_k;
-  sequence.top_p = top_p;
-  sequence.seed = seed;
-  return sequence;
+Slot settings(float temperature, uint32_t top_k = 0, float top_p = 1, uint64_t seed = 0) {
+  Slot slot;
+  slot.temperature = temperature;
+  slot.top_k = top_k;
+  slot.top_p = top_p;
+  slot.seed = seed;
+  return slot;
 }
 
 /// What all kernels draw from these logits (they must agree), at several positions.
-std::vector<uint32_t> draws(const std::vector<float>& logits, const StepSequence& sequence,
-                            uint32_t count = 64, const std::vector<uint32_t>& allowed = {}) {
+std::vector<uint32_t> draws(const std::vector<float>& logits, const Slot& slot, uint32_t count = 64,
+                            const std::vector<uint32_t>& allowed = {}) {
   Data data(count, static_cast<uint32_t>(logits.size()));
   for (uint32_t o = 0; o < count; ++o) {
     std::copy(logits.begin(), logits.end(), data.logits.data() + size_t{o} * logits.size());
-    data.sequences[o] = sequence;
+    data.slots[o] = slot;
   }
   if (!allowed.empty()) {
-    data.masked = true;
-    std::copy(allowed.begin(), allowed.end(), data.allowed.begin());
+    data.use_mask(true);
+    std::copy(allowed.begin(), allowed.end(), data.masks.end() - Data::words(data.vocabulary));
   }
   std::vector<uint32_t> expected;
   for (const backend::Kernel* kernel : kernels()) {
@@ -109,9 +116,9 @@ std::vector<uint32_t> draws(const std::vector<float>& logits, const StepSequence
   return expected;
 }
 
-void expect_always(uint32_t token, const std::vector<float>& logits, const StepSequence& sequence,
+void expect_always(uint32_t token, const std::vector<float>& logits, const Slot& slot,
                    const std::vector<uint32_t>& allowed = {}) {
-  for (const uint32_t drawn : draws(logits, sequence, 64, allowed)) ASSERT_EQ(drawn, token);
+  for (const uint32_t drawn : draws(logits, slot, 64, allowed)) ASSERT_EQ(drawn, token);
 }
 
 std::map<uint32_t, int> histogram(const std::vector<uint32_t>& tokens) {
@@ -135,12 +142,12 @@ TEST(Sample, EveryKernelDrawsWhatTheReferenceDraws) {
       const float ps[] = {1, 0, 0.3f, 0.9f, 0.999f, 2, -1, kNan};
       for (uint32_t o = 0; o < kOutputs; ++o) {
         data.rows[o].position = random.next();
-        data.sequences[o] = settings(temperatures[random.below(6)], ks[random.below(7)], ps[random.below(8)],
-                                     uint64_t{random.next()} << 32 | random.next());
+        data.slots[o] = settings(temperatures[random.below(6)], ks[random.below(7)], ps[random.below(8)],
+                                 uint64_t{random.next()} << 32 | random.next());
       }
-      for (uint32_t& word : data.allowed) word = random.next() | random.next();
+      for (uint32_t& word : data.masks) word = random.next() | random.next();
       for (const bool masked : {false, true}) {
-        data.masked = masked;
+        data.use_mask(masked);
         Data reference = data;
         reference.call().reference(kOutputs);
         for (const backend::Kernel* kernel : kernels()) {
@@ -149,8 +156,8 @@ TEST(Sample, EveryKernelDrawsWhatTheReferenceDraws) {
             copy.call().run(*kernel, kOutputs, walk);
             for (uint32_t o = 0; o < kOutputs; ++o) {
               ASSERT_EQ(copy.rows[o].sampled, reference.rows[o].sampled)
-                  << kernel->name << " V " << vocabulary << " T " << data.sequences[o].temperature << " k "
-                  << data.sequences[o].top_k << " p " << data.sequences[o].top_p;
+                  << kernel->name << " V " << vocabulary << " T " << data.slots[o].temperature << " k "
+                  << data.slots[o].top_k << " p " << data.slots[o].top_p;
             }
           }
           Data some = data;
@@ -166,12 +173,12 @@ TEST(Sample, ALargeVocabularyDrawsWhatTheReferenceDraws) {
   Random random(32);
   Data data(6, 151936);
   random.fill(data.logits, -8, 8);
-  data.sequences[0] = settings(1, 0, 1, 5);
-  data.sequences[1] = settings(1, 50, 1, 6);
-  data.sequences[2] = settings(5, 0, 0.95f, 7);
-  data.sequences[3] = settings(0.8f, 40, 0.95f, 8);
-  data.sequences[4] = settings(0);
-  data.sequences[5] = settings(100, 100000, 0.5f, 9);
+  data.slots[0] = settings(1, 0, 1, 5);
+  data.slots[1] = settings(1, 50, 1, 6);
+  data.slots[2] = settings(5, 0, 0.95f, 7);
+  data.slots[3] = settings(0.8f, 40, 0.95f, 8);
+  data.slots[4] = settings(0);
+  data.slots[5] = settings(100, 100000, 0.5f, 9);
   Data reference = data;
   reference.call().reference(6);
   for (const backend::Kernel* kernel : kernels()) {
@@ -239,24 +246,24 @@ TEST(Sample, ExtremeTemperatures) {
 }
 
 TEST(Sample, InfiniteAndMissingLogits) {
-  for (const StepSequence& sequence : {settings(1), settings(1, 2), settings(1, 0, 0.5f)}) {
-    expect_always(2, {1, kNan, kInf, kInf}, sequence);
-    expect_always(1, {kNan, -kInf, -kInf, kNan}, sequence);
-    expect_always(0, {kNan, kNan, kNan}, sequence);
-    expect_always(2, {kNan, -kInf, 5, -kInf}, sequence);
-    expect_always(0, {-kInf}, sequence);
+  for (const Slot& slot : {settings(1), settings(1, 2), settings(1, 0, 0.5f)}) {
+    expect_always(2, {1, kNan, kInf, kInf}, slot);
+    expect_always(1, {kNan, -kInf, -kInf, kNan}, slot);
+    expect_always(0, {kNan, kNan, kNan}, slot);
+    expect_always(2, {kNan, -kInf, 5, -kInf}, slot);
+    expect_always(0, {-kInf}, slot);
   }
 }
 
 TEST(Sample, OnlyAdmittedIdsAreDrawn) {
   std::vector<float> logits(70, 5.0f);
-  for (const StepSequence& sequence : {settings(0), settings(2), settings(2, 60), settings(2, 0, 0.9f)}) {
-    for (const uint32_t token : draws(logits, sequence, 200, {0, 0x00F00000, 0x30})) {
+  for (const Slot& slot : {settings(0), settings(2), settings(2, 60), settings(2, 0, 0.9f)}) {
+    for (const uint32_t token : draws(logits, slot, 200, {0, 0x00F00000, 0x30})) {
       EXPECT_TRUE((token >= 52 && token < 56) || token == 68 || token == 69) << token;
     }
-    expect_always(69, logits, sequence, {0, 0, 0x20});
-    expect_always(0, logits, sequence, {0, 0, 0});
-    expect_always(0, logits, sequence, {0, 0, ~0u << 6});  // bits past the vocabulary admit nothing
+    expect_always(69, logits, slot, {0, 0, 0x20});
+    expect_always(0, logits, slot, {0, 0, 0});
+    expect_always(0, logits, slot, {0, 0, ~0u << 6});  // bits past the vocabulary admit nothing
   }
   std::fill(logits.begin(), logits.end(), kNan);
   expect_always(52, logits, settings(1), {0, 0x00F00000, 0x30});
@@ -315,25 +322,34 @@ TEST(Sample, ExpIsWithinTwoUnitsInTheLastPlace) {
   EXPECT_EQ(sampling::exp_of_negative(-INFINITY), 0);
 }
 
-TEST(Sample, HostileIndicesAndSequencesRaiseStatus) {
+TEST(Sample, HostileIndicesSlotsAndMasksRaiseStatus) {
   for (const backend::Kernel* kernel : kernels()) {
-    Data data(4, 50);
-    data.index[0] = 4;
-    data.index[1] = 0xFFFFFFFF;
-    data.rows[2].sequence = 4;
+    Data data(7, 50);
+    data.use_mask(true);
+    data.index[0] = 7;
+    data.index[1] = 0xFFFFFFFE;
+    data.rows[2].slot = 7;
     data.rows[3].position = 0xFFFFFFFF;
     data.logits[3 * 50 + 17] = 1;
+    data.slots[4].mask = 2;
+    data.index[5] = kIdle;
+    data.rows[6].slot = kIdle;
     Data reference = data;
     data.call().run(*kernel, 1);
-    EXPECT_EQ(data.status[4], uint32_t{kOutputOutOfRange});
-    data.call().run(*kernel, 4);
-    reference.call().reference(4);
-    EXPECT_EQ(data.status[4], kOutputOutOfRange | kSequenceOutOfRange);
+    EXPECT_EQ(data.status[7], uint32_t{kOutputOutOfRange});
+    data.call().run(*kernel, 7);
+    reference.call().reference(7);
+    EXPECT_EQ(data.status[7], kOutputOutOfRange | kSlotOutOfRange);
+    EXPECT_EQ(data.status[4], uint32_t{kTableOutOfRange});
+    for (const size_t fine : {0u, 1u, 2u, 3u, 5u, 6u}) EXPECT_EQ(data.status[fine], 0u) << fine;
     EXPECT_TRUE(same_bits(data.status, reference.status));
     EXPECT_TRUE(same_bits(data.rows, reference.rows));
     EXPECT_EQ(data.rows[0].sampled, 0xBEEFu);
-    EXPECT_EQ(data.rows[2].sampled, 0u);
+    EXPECT_EQ(data.rows[2].sampled, kNoToken);
     EXPECT_EQ(data.rows[3].sampled, 17u);
+    EXPECT_EQ(data.rows[4].sampled, kNoToken);
+    EXPECT_EQ(data.rows[5].sampled, 0xBEEFu);
+    EXPECT_EQ(data.rows[6].sampled, kNoToken);
   }
 }
 
@@ -349,9 +365,9 @@ TEST(Sample, CheckNamesWhatIsWrong) {
     dtype.info(index).dtype = DType::u8;
     EXPECT_NE(dtype.check_error(), "") << index;
   }
-  Call allowed = data.call();
-  allowed.info(4).shape = {3};
-  EXPECT_EQ(allowed.check_error(), "[sample] allowed: expected [2], got [3]");
+  Call masks = data.call();
+  masks.info(4).shape = {2, 3};
+  EXPECT_EQ(masks.check_error(), "[sample] masks: expected [2, 2], got [2, 3]");
 }
 
 }  // namespace

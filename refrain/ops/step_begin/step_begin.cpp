@@ -1,0 +1,88 @@
+// Begin of a step: schema, checks and recording.
+#include "refrain/ops/step_begin/step_begin.h"
+
+#include "refrain/ops/check.h"
+#include "refrain/ops/step_block.h"
+
+namespace refrain::ops {
+namespace {
+
+enum : size_t { kBlock, kSlots, kLive, kRows, kSegments, kOutputs, kStatus };
+
+constexpr backend::ArgumentSpec kArgs[] = {
+    {.name = "block", .access = backend::Access::in},
+    {.name = "slots", .access = backend::Access::in},
+    {.name = "live", .access = backend::Access::out},
+    {.name = "rows", .access = backend::Access::out},
+    {.name = "segments", .access = backend::Access::out},
+    {.name = "outputs", .access = backend::Access::out},
+    {.name = "status", .access = backend::Access::accumulate},
+};
+
+void check(const backend::OpCall& call) {
+  expect_call(call);
+  expect_rank(call, kSlots, 2, 2, "[slots, 16]");
+  const int64_t slots = call.args[kSlots].shape[0];
+  expect_tensor(call, kSlots, DType::u32, {slots, 16});
+  expect_tensor(call, kLive, DType::u32, {4});
+  expect_rank(call, kRows, 2, 2, "[rows, 4]");
+  const int64_t rows = call.args[kRows].shape[0];
+  expect_tensor(call, kRows, DType::u32, {rows, 4});
+  expect_rank(call, kSegments, 2, 2, "[segments, 4]");
+  const int64_t segments = call.args[kSegments].shape[0];
+  expect_tensor(call, kSegments, DType::u32, {segments, 4});
+  expect_rank(call, kOutputs, 1, 1, "[outputs]");
+  const int64_t outputs = call.args[kOutputs].shape[0];
+  expect_tensor(call, kOutputs, DType::u32, {outputs});
+  expect_rank(call, kBlock, 1, 1, "[words]");
+  expect_dtype(call, kBlock, DType::u32);
+  const int64_t words = 4 + 4 * segments + rows + outputs;
+  if (call.args[kBlock].shape[0] < words)
+    fail(call, kBlock, "at least " + to_string(Shape{words}), to_string(call.args[kBlock].shape));
+  expect_tensor(call, kStatus, DType::u32, {slots + 1});
+  const auto& constants = call.constants_as<StepBeginConstants>();
+  expect_constant(call, "rows", static_cast<uint64_t>(rows), constants.rows);
+  expect_constant(call, "segments", static_cast<uint64_t>(segments), constants.segments);
+  expect_constant(call, "outputs", static_cast<uint64_t>(outputs), constants.outputs);
+  expect_constant(call, "slots", static_cast<uint64_t>(slots), constants.slots);
+}
+
+backend::Cost cost(const backend::OpCall& call) {
+  // The block is read and what it resolves to is written; of a slot, one line.
+  const auto& c = call.constants_as<StepBeginConstants>();
+  return {.bytes = 2 * argument_bytes(call.args[kRows]) + uint64_t{64} * c.segments, .flops = 0};
+}
+
+}  // namespace
+
+constinit const backend::OpSchema step_begin_schema = {
+    .name = "step_begin",
+    .doc =
+        "Resolves the requests of a block into rows, segments and outputs. "
+        "A request gives consecutive positions of a slot from its length or a given one on; its first token "
+        "may be "
+        "the slot's last, and is then idle where the slot has stopped. "
+        "block u32 [4 + 4 G + R + O], packed; slots u32 [S, 16]; live u32 [4]; rows u32 [R, 4]; segments u32 "
+        "[G, 4]; "
+        "outputs u32 [O]; status u32 [S + 1]. Slot, position or output out of range: idle, and a status bit.",
+    .args = kArgs,
+    .constants_bytes = sizeof(StepBeginConstants),
+    .check = check,
+    .cost = cost,
+    .reference = step_begin_reference,
+};
+
+void step_begin(CommandEncoder& encoder, const StepBegin& args) {
+  const StepBeginConstants constants = {
+      .rows = dimension(args.rows.shape(), 0),
+      .segments = dimension(args.segments.shape(), 0),
+      .outputs = dimension(args.outputs.shape(), 0),
+      .slots = dimension(args.slots.shape(), 0),
+      .context_tokens = args.context_tokens,
+  };
+  const Operand operands[] = {args.block,    args.slots,   args.live,  args.rows,
+                              args.segments, args.outputs, args.status};
+  dispatch(encoder, step_begin_schema, operands, constants);
+}
+
+}  // namespace refrain::ops
