@@ -29,7 +29,7 @@ class Slots {
   /// A page table for each group of `cache`, in which slot s has the pages [s * pages_per_slot, (s + 1) *
   /// pages_per_slot) until told otherwise.
   Slots(Device& device, const SlotsLayout& layout, const KvCache& cache);
-  Slots(const Slots&) = delete;
+  Slots(Slots&&) = default;  // a copy would write the same tables
 
   const Buffer& table() const { return tables_[kSlots].buffer; }         ///< u32 [slots, 16]
   const Buffer& masks() const { return tables_[kMasks].buffer; }         ///< u32 [masks, words], or none
