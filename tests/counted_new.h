@@ -1,6 +1,6 @@
-// Replaces operator new of the program that includes it, once, by one that counts. The sanitizers bring an
-// operator new of their own; under them nothing is replaced, kCountsHeap is false, and tests that count are
-// skipped.
+// Replaces operator new of the program that includes it, once, by one that counts and that fails when told. The
+// sanitizers bring an operator new of their own; under them nothing is replaced, kCountsHeap is false, and tests
+// that count are skipped.
 #pragma once
 
 #include <atomic>
@@ -17,6 +17,21 @@
 namespace refrain::test {
 inline std::atomic<uint64_t> heap_allocations{0};
 inline std::atomic<uint64_t> heap_refusal{0};  ///< the number of the allocation that fails; 0: none does
+
+/// While it lives, the n-th allocation from now on fails, on whichever thread.
+class RefuseNth {
+ public:
+  explicit RefuseNth(uint64_t n) : number_(heap_allocations + n) { heap_refusal = number_; }
+  ~RefuseNth() { heap_refusal = 0; }
+  RefuseNth(const RefuseNth&) = delete;
+  RefuseNth& operator=(const RefuseNth&) = delete;
+
+  /// True once it has failed.
+  bool refused() const { return heap_allocations >= number_; }
+
+ private:
+  const uint64_t number_;
+};
 }  // namespace refrain::test
 
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || \
@@ -28,27 +43,46 @@ inline constexpr bool kCountsHeap = false;
 namespace refrain::test {
 inline constexpr bool kCountsHeap = true;
 
-inline void* counted(size_t bytes) noexcept {
+/// `alignment` 0: that of malloc.
+inline void* counted(size_t bytes, size_t alignment) noexcept {
   const uint64_t number = heap_allocations.fetch_add(1, std::memory_order_relaxed) + 1;
   if (number == heap_refusal.load(std::memory_order_relaxed)) return nullptr;
-  return std::malloc(bytes == 0 ? 1 : bytes);
+  if (bytes == 0) bytes = 1;
+  if (alignment == 0) return std::malloc(bytes);
+  return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
 }
 
-inline void* counted_or_throw(size_t bytes) {
-  if (void* memory = counted(bytes)) return memory;
+inline void* counted_or_throw(size_t bytes, size_t alignment) {
+  if (void* memory = counted(bytes, alignment)) return memory;
   throw std::bad_alloc();
 }
 }  // namespace refrain::test
 
-void* operator new(size_t bytes) { return refrain::test::counted_or_throw(bytes); }
-void* operator new[](size_t bytes) { return refrain::test::counted_or_throw(bytes); }
-void* operator new(size_t bytes, const std::nothrow_t&) noexcept { return refrain::test::counted(bytes); }
-void* operator new[](size_t bytes, const std::nothrow_t&) noexcept { return refrain::test::counted(bytes); }
-// Not inlined: GCC would see free() take what some other operator new gave.
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete[](void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+// Not inlined: compilers take a free() that they see for that of another allocator.
+#define REFRAIN_NOINLINE [[gnu::noinline]]
+REFRAIN_NOINLINE void* operator new(size_t bytes) { return refrain::test::counted_or_throw(bytes, 0); }
+REFRAIN_NOINLINE void* operator new[](size_t bytes) { return refrain::test::counted_or_throw(bytes, 0); }
+REFRAIN_NOINLINE void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return refrain::test::counted(bytes, 0);
+}
+REFRAIN_NOINLINE void* operator new[](size_t bytes, const std::nothrow_t&) noexcept {
+  return refrain::test::counted(bytes, 0);
+}
+REFRAIN_NOINLINE void* operator new(size_t bytes, std::align_val_t alignment) {
+  return refrain::test::counted_or_throw(bytes, static_cast<size_t>(alignment));
+}
+REFRAIN_NOINLINE void* operator new[](size_t bytes, std::align_val_t alignment) {
+  return refrain::test::counted_or_throw(bytes, static_cast<size_t>(alignment));
+}
+REFRAIN_NOINLINE void operator delete(void* memory) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete[](void* memory) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete[](void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+#undef REFRAIN_NOINLINE
 #endif

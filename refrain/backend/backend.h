@@ -75,17 +75,15 @@ struct ExecutableOptions {
   std::string_view label = {};  ///< names the program's submissions in errors; valid during the call
 };
 
-class Backend;
-
-/// A moment: when `queue` of `backend` has completed `value` submissions. Values only grow. A submission that
+/// A moment: when `queue` of a backend has completed `value` submissions. Values only grow. A submission that
 /// failed has been reached as well.
 struct Point {
-  const Backend* backend = nullptr;
+  uint64_t backend = 0;  ///< Backend::id; 0: of none
   uint32_t queue = 0;
   uint64_t value = 0;
 };
 
-/// The timeline that only the host signals; it may be waited for before it is signalled.
+/// The timeline that only the host signals; it may be waited for before it is signalled, until it ends.
 inline constexpr uint32_t kHostQueue = UINT32_MAX;
 
 /// Bytes that a submission writes before its first command. Copied at submit.
@@ -97,7 +95,10 @@ struct UpdateData {
 struct Submission {
   const Executable* program = nullptr;  ///< outlives the completion of the submission
   std::span<const UpdateData> updates;
-  std::span<const Point> waits;  ///< points of this backend that submit() returned, or host points
+  /// Points of this backend that submit() returned, or host points. It fails with them.
+  std::span<const Point> waits;
+  /// Points of this backend that submit() returned: it begins once they have been reached, however they ended.
+  std::span<const Point> after = {};
 };
 
 struct TickSpan {
@@ -108,11 +109,16 @@ struct TickSpan {
 class Backend {
  public:
   Backend(DeviceInfo device_info, const KernelTables& kernel_tables)
-      : info(std::move(device_info)), kernels(kernel_tables.kernels), group_kernels(kernel_tables.groups) {}
+      : id(draw_id()),
+        info(std::move(device_info)),
+        kernels(kernel_tables.kernels),
+        group_kernels(kernel_tables.groups) {}
   virtual ~Backend() = default;  ///< waits for submitted work
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
 
+  /// Drawn at random, never 0: a point of a backend that has ended is not one of the next at its address.
+  const uint64_t id;
   const DeviceInfo info;
   const std::span<const Kernel> kernels;
   const std::span<const GroupKernel> group_kernels;
@@ -121,14 +127,15 @@ class Backend {
   // queues only waits give an order: priorities, which the options of a backend may give its queues, are a hint.
   //
   // Failure. A submission that fails has ended: it uses nothing any more, completed() counts it, what it
-  // would have written is undefined. With it fail, without running, all later submissions of its queue,
-  // whenever they are submitted, and all that wait for one that failed; wait() names each with the first
-  // failure. What completed before is not affected, nor are other queues. A device that ends fails what can
-  // no longer run.
+  // would have written is undefined. With it fail, without running, all that wait for it (Submission::waits)
+  // and, if it failed while it ran, all later submissions of its queue until recover(). wait() names each with
+  // the first failure. Nothing else fails: not what comes `after` it, nor other queues, nor the queue of a
+  // submission that failed with what it waited for. Which bytes are undefined, and so what may not be taken
+  // for a result, the front knows. A device that ends fails what can no longer run.
   //
   // Loss. Every submission that had not completed has failed, and every call throws the same DeviceLost, but
-  // for three that never throw: release() and signal_host() do nothing, completed() counts all that was
-  // submitted.
+  // for five that never throw: release(), signal_host(), end_host() and recover() do nothing, completed()
+  // counts all that was submitted.
 
   /// Memory aligned to info.buffer_alignment_bytes, zeroed unless imported. Of the kinds host and import_host it
   /// has Allocation::host. Throws DeviceError when refused, as an import may be by what the device is.
@@ -158,8 +165,15 @@ class Backend {
   virtual bool wait(const Point& point, std::chrono::nanoseconds timeout) = 0;
   /// Raises the host timeline to `value`; lower values are ignored.
   virtual void signal_host(uint64_t value) = 0;
+  /// The host signals no more: its points that have not been reached have failed, and what waits for them fails.
+  virtual void end_host() noexcept = 0;
+  /// What is submitted to `queue` from now on runs again, if it was stopped by a failure. What has failed stays so.
+  virtual void recover(uint32_t queue) noexcept = 0;
   /// Begin and end of each command of the last completed submission of a program prepared with `timestamps`.
   virtual void timestamps(const Executable& program, std::span<TickSpan> spans) const = 0;
+
+ private:
+  static uint64_t draw_id();
 };
 
 }  // namespace refrain::backend

@@ -42,10 +42,14 @@ inline constexpr size_t kMaxArguments = 32;
 struct ArgumentSpec {
   std::string_view name;
   Access access = Access::in;
-  bool rows = false;      ///< the first dimension counts rows and may carry a live count
+  /// The first dimension counts rows, as many as that of the other row arguments, and may carry a live count.
+  bool rows = false;
   bool optional = false;  ///< may be left unbound
   uint32_t in_place = 0;  ///< out: bit i: may be exactly the bytes of argument i; no other overlap is allowed
-  bool units = false;  ///< each row divides into the op's units; a unit's part is touched by that unit alone
+  /// Each row divides into the op's units, all of one size: the part of a unit is contiguous, the parts lie in
+  /// the order of the units and fill the row, and only its unit touches a part. Fusing relies on it: what one
+  /// op writes by units, another reads by multiples or divisors of them.
+  bool units = false;
 };
 
 /// How an op walks its rows: with OpSchema::units, all that fusing asks of an op.
@@ -162,6 +166,7 @@ struct OpSchema {
   std::span<const ArgumentSpec> args;
   size_t constants_bytes = 0;                   ///< size of the op's constants struct
   void (*check)(const OpCall& call) = nullptr;  ///< throws InvalidArgument
+  /// Null: taken as one flop for each element of a row argument and, a row, two for each of another.
   Cost (*cost)(const OpCall& call) = nullptr;
   /// All live rows, computed in double and rounded once on output. The oracle of the op's tests.
   void (*reference)(const TileArgs& args) = nullptr;

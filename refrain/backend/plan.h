@@ -73,7 +73,7 @@ struct FusedComponent {
 
 /// Kernels that run as one command. A block of rows has the tiles of the first component, then of the second,
 /// and so on; a tile runs the members of its component in their order. Scratch of a worker, each part aligned
-/// to 64: with a prologue the rows of its value; then those of each member with row_scratch_bytes; then what
+/// to 64, without gaps: with a prologue the rows of its value; then those of each member with row_scratch_bytes; then what
 /// the other members overwrite in turn. Rows are rows_per_block of them, and before them lie
 /// kGroupHeaderBytes for the walker's own use.
 struct FusedGroup {

@@ -24,6 +24,21 @@ size_t tensor_bytes(DType dtype, const Shape& shape) {
 
 }  // namespace
 
+AllocationHandle::~AllocationHandle() {
+  if (home_ == nullptr || home_->owns_bytes()) link_.undefined->forget(allocation_->id);
+  if (home_ != nullptr) {
+    home_->take_back(allocation_);
+  } else {
+    backend_->release(allocation_);
+  }
+}
+
+void AllocationHandle::check_defined(const char* call, size_t begin, size_t end) const {
+  const Undefined::First first = link_.undefined->find({allocation_->id, begin, end});
+  if (first.failure == nullptr) return;
+  throw DeviceError(fmt::format("{} '{}' is undefined: {}", call, label_, *first.failure));
+}
+
 Buffer::Buffer(std::shared_ptr<const AllocationHandle> memory, size_t offset_bytes, DType dtype, Shape shape)
     : memory_(std::move(memory)),
       offset_bytes_(offset_bytes),
@@ -114,7 +129,9 @@ void Buffer::check_host_access(DType dtype, bool write) const {
   }
   // A device that is gone has nothing in flight.
   if (const auto device = memory_->device().lock())
-    device->check_idle("[buffer] span:", *memory_, offset_bytes_, offset_bytes_ + bytes_, write);
+    device->submissions.check_host_access("[buffer] span:", *memory_, offset_bytes_, offset_bytes_ + bytes_,
+                                          write);
+  memory_->check_defined("[buffer] span:", offset_bytes_, offset_bytes_ + bytes_);
 }
 
 std::byte* Buffer::host_bytes() const {

@@ -21,44 +21,52 @@ struct DeviceState;
 class AllocationHome {
  public:
   virtual ~AllocationHome() = default;
+  /// False for a handle of memory that others have as well: its end says nothing of what the bytes hold.
+  virtual bool owns_bytes() const { return true; }
   virtual void take_back(const backend::Allocation* allocation) noexcept = 0;
+};
+
+class Undefined;
+
+/// What memory knows of the device that it was made on.
+struct DeviceLink {
+  std::weak_ptr<DeviceState> device;     ///< knows what is in flight
+  std::shared_ptr<Undefined> undefined;  ///< the bytes that failures have left so
+  uint64_t born = 0;                     ///< submissions made before; they cannot know this memory
 };
 
 /// An allocation and its backend, shared by all views and by the submissions that use it; released when the
 /// last share goes, and in no other way.
 class AllocationHandle {
  public:
-  /// `keep_alive` is held until after the release: the owner of imported memory, say. `device` knows what is
-  /// in flight; `label` names the memory in errors.
+  /// `keep_alive` is held until after the release: the owner of imported memory, say. `label` names the memory
+  /// in errors.
   AllocationHandle(std::shared_ptr<backend::Backend> backend, const backend::Allocation* allocation,
-                   std::shared_ptr<const void> keep_alive, std::shared_ptr<AllocationHome> home = nullptr,
-                   std::weak_ptr<const DeviceState> device = {}, std::string label = {})
+                   std::shared_ptr<const void> keep_alive, std::shared_ptr<AllocationHome> home,
+                   DeviceLink link, std::string label)
       : keep_alive_(std::move(keep_alive)),
         backend_(std::move(backend)),
         home_(std::move(home)),
-        device_(std::move(device)),
+        link_(std::move(link)),
         label_(std::move(label)),
         allocation_(allocation) {}
-  ~AllocationHandle() {
-    if (home_ != nullptr) {
-      home_->take_back(allocation_);
-    } else {
-      backend_->release(allocation_);
-    }
-  }
+  ~AllocationHandle();
   AllocationHandle(const AllocationHandle&) = delete;
   AllocationHandle& operator=(const AllocationHandle&) = delete;
 
   const backend::Allocation& allocation() const { return *allocation_; }
   const backend::Backend& backend() const { return *backend_; }
-  const std::weak_ptr<const DeviceState>& device() const { return device_; }
+  const std::weak_ptr<DeviceState>& device() const { return link_.device; }
   const std::string& label() const { return label_; }
+  uint64_t born() const { return link_.born; }
+  /// Throws DeviceError, beginning with `call`, with the first failure that left bytes of [begin, end) undefined.
+  void check_defined(const char* call, size_t begin, size_t end) const;
 
  private:
   std::shared_ptr<const void> keep_alive_;
   std::shared_ptr<backend::Backend> backend_;
   std::shared_ptr<AllocationHome> home_;
-  std::weak_ptr<const DeviceState> device_;
+  DeviceLink link_;
   std::string label_;
   const backend::Allocation* allocation_;
 };
@@ -92,8 +100,9 @@ class Buffer {
   /// reaches: of kind host, imported from it, or of a device whose info says host_memory. Device::write and read
   /// serve all memory. Allocates nothing. Throws InvalidArgument when T is not the dtype's type, the host cannot
   /// reach the memory, this is read-only and T is not const, or a submission in flight writes these bytes (for
-  /// T: or reads them): wait for it, or call Device::synchronize. Not seen: a later submission while the span
-  /// is in use, or what has been recorded but not submitted.
+  /// T: or reads them): wait for it, or call Device::synchronize. Throws DeviceError when a failure has left some
+  /// of them undefined (see Device): write them whole. Not seen: a later submission while the span is in use, or
+  /// what has been recorded but not submitted.
   template <class T>
   std::span<T> span() const {
     check_host_access(DTypeOf<std::remove_const_t<T>>::value, !std::is_const_v<T>);

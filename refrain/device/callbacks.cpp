@@ -64,7 +64,7 @@ void Callbacks::add(const backend::Point& point, Function function) {
 
 std::exception_ptr Callbacks::outcome(const backend::Point& point) noexcept {
   try {
-    const std::string why = device_.failure(point);
+    const std::string why = device_.submissions.failure(point);
     device_.check_live();
     return why.empty() ? nullptr : std::make_exception_ptr(DeviceError(why));
   } catch (...) {
@@ -82,7 +82,7 @@ uint64_t Callbacks::settle(uint32_t queue) noexcept {
     move_reached(pending_[queue], completed, reached);
     if (!pending_[queue].empty()) next = completed + 1;
   }
-  for (Entry& entry : reached) entry.error = outcome({device_.backend.get(), queue, entry.value});
+  for (Entry& entry : reached) entry.error = outcome({device_.backend->id, queue, entry.value});
   if (reached.empty()) return next;
   const std::lock_guard lock(calls_->mutex);
   calls_->ready.splice(calls_->ready.end(), reached);
@@ -100,11 +100,13 @@ void Callbacks::watch(uint32_t queue) {
     const uint64_t next = settle(queue);
     if (next == 0) continue;
     try {
-      (void)device_.backend->wait({device_.backend.get(), queue, next}, kEndless);
-    } catch (const DeviceLost& error) {
-      device_.note_lost(error.what());
-    } catch (const Error&) {
-      // It has ended; settle() finds out how.
+      try {
+        (void)device_.backend->wait({device_.backend->id, queue, next}, kEndless);
+      } catch (const DeviceLost& error) {
+        device_.note_lost(error.what());
+      }
+    } catch (...) {
+      // It has ended, and settle() finds out how; or memory is short, and it is waited for again.
     }
   }
 }
@@ -114,7 +116,7 @@ void Callbacks::host_changed() noexcept {
   if (host_pending_.empty()) return;
   const bool lost = device_.lost;
   // Given up with the mutex held, so that the thread of the calls has the last share.
-  const std::exception_ptr error = lost ? outcome({device_.backend.get(), backend::kHostQueue, 0}) : nullptr;
+  const std::exception_ptr error = lost ? outcome({device_.backend->id, backend::kHostQueue, 0}) : nullptr;
   Entries reached;
   move_reached(host_pending_, lost ? UINT64_MAX : device_.backend->completed(backend::kHostQueue), reached);
   for (Entry& entry : reached) entry.error = error;
@@ -135,8 +137,12 @@ void Callbacks::close() noexcept {
   {
     const std::lock_guard lock(calls_->mutex);
     for (Entry& entry : host_pending_) {
-      entry.error = std::make_exception_ptr(DeviceError(fmt::format(
-          "[when_reached] the device was closed before host point {} was signalled", entry.value)));
+      try {
+        throw DeviceError(fmt::format("[when_reached] the device was closed before host point {} was signalled",
+                                      entry.value));
+      } catch (...) {
+        entry.error = std::current_exception();  // or that there was no memory to say it
+      }
     }
     calls_->ready.splice(calls_->ready.end(), host_pending_);
     calls_->closed = true;

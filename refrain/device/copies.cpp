@@ -29,16 +29,18 @@ backend::BufferView checked_view(const DeviceState& state, const char* call, con
 
 void DeviceState::write(const backend::BufferView& to, std::span<const std::byte> from) {
   guarded([&] { backend->write(to, from); });
-  const std::lock_guard lock(mutex);
-  ++counters.writes;
-  counters.write_bytes += from.size();
+  counters.change([&](Counters& c) {
+    ++c.writes;
+    c.write_bytes += from.size();
+  });
 }
 
 void DeviceState::read(const backend::BufferView& from, std::span<std::byte> to) {
   guarded([&] { backend->read(from, to); });
-  const std::lock_guard lock(mutex);
-  ++counters.reads;
-  counters.read_bytes += to.size();
+  counters.change([&](Counters& c) {
+    ++c.reads;
+    c.read_bytes += to.size();
+  });
 }
 
 void DeviceState::clear(const backend::BufferView& view) {
@@ -65,14 +67,19 @@ void Device::write(const Buffer& to, std::span<const std::byte> from) {
     throw InvalidArgument(
         fmt::format("[write] '{}': expected memory to write, got a read-only buffer", to.memory()->label()));
   }
-  state.check_idle("[write]", *to.memory(), view.offset_bytes, view.offset_bytes + view.bytes, true);
+  const size_t begin = view.offset_bytes, end = view.offset_bytes + view.bytes;
+  state.submissions.check_host_access("[write]", *to.memory(), begin, end, true);
   state.write(view, from);
+  // Later than what has been submitted, which does not touch these bytes any more.
+  state.undefined->clear({view.allocation->id, begin, end}, state.submissions.place() + 1);
 }
 
 void Device::read(const Buffer& from, std::span<std::byte> to) const {
   DeviceState& state = live();
   const backend::BufferView view = checked_view(state, "read", from, to.size());
-  state.check_idle("[read]", *from.memory(), view.offset_bytes, view.offset_bytes + view.bytes, false);
+  const size_t begin = view.offset_bytes, end = view.offset_bytes + view.bytes;
+  state.submissions.check_host_access("[read]", *from.memory(), begin, end, false);
+  from.memory()->check_defined("[read]", begin, end);
   state.read(view, to);
 }
 

@@ -51,8 +51,7 @@ backend::MemoryUsage Device::memory() const {
 
 Counters Device::counters() const {
   const DeviceState& state = checked();
-  const std::lock_guard lock(state.mutex);
-  Counters counters = state.counters;
+  Counters counters = state.counters.get();
   counters.dispatches_recorded = state.dispatches_recorded.load(std::memory_order_relaxed);
   return counters;
 }
@@ -101,31 +100,29 @@ Program Device::prepare(const Plan& plan, const PrepareOptions& options) {
 }
 
 Point Device::submit(const Program& program, std::span<const Update> updates, std::span<const Point> waits) {
-  return checked().submit(program, updates, waits, DeviceState::Limit::to_check);
+  return checked().submit(program, updates, waits, Submissions::Limit::to_check);
 }
 
-void Device::wait(const Point& point, std::chrono::nanoseconds timeout) { checked().wait(point, timeout); }
+void Device::wait(const Point& point, std::chrono::nanoseconds timeout) {
+  checked().check(point, "wait");
+  state_->submissions.wait(point, timeout);
+}
 
 void Device::synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout) {
   DeviceState& state = live();
   if (!buffer || &buffer.memory()->backend() != state.backend.get()) {
     throw InvalidArgument("[synchronize] buffer: expected one of this device, got another's or none");
   }
-  const backend::BufferView view = buffer.device_view();
-  const graph::AccessSummary::Entry write{view.allocation->id, view.offset_bytes,
-                                          view.offset_bytes + view.bytes, backend::Effect::write};
-  const auto deadline = deadline_after(timeout);
-  for (uint32_t queue = 0; queue < state.in_flight.size(); ++queue) {
-    uint64_t value = 0;
-    {
-      const std::lock_guard lock(state.mutex);
-      const DeviceState::InFlight* last = state.latest_conflict(queue, {}, {&write, 1});
-      if (last != nullptr) value = last->value;
-    }
-    if (value == 0) continue;
-    const std::chrono::nanoseconds left = deadline - std::chrono::steady_clock::now();
-    state.wait({state.backend.get(), queue, value}, std::max(left, std::chrono::nanoseconds(0)));
+  state.submissions.synchronize(buffer, timeout);
+}
+
+void Device::recover(uint32_t queue) {
+  DeviceState& state = live();
+  if (queue >= state.submissions.queues()) {
+    throw InvalidArgument(fmt::format("[recover] queue: expected less than {}, got {}",
+                                      state.submissions.queues(), queue));
   }
+  state.backend->recover(queue);
 }
 
 void Device::when_reached(const Point& point, std::function<void(std::exception_ptr)> function) {
@@ -142,7 +139,7 @@ bool Device::reached(const Point& point) const {
 }
 
 Point Device::host_point() {
-  return {live().backend.get(), backend::kHostQueue, checked().host_value.fetch_add(1) + 1};
+  return {live().backend->id, backend::kHostQueue, checked().host_value.fetch_add(1) + 1};
 }
 
 void Device::signal(const Point& point) {

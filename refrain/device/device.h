@@ -136,6 +136,15 @@ using PackProgress = std::function<void(size_t done_bytes, size_t packed_bytes)>
 /// A handle; copies are the same device. Any thread may use it; encoders and programs are for one thread at a
 /// time. Every call throws InvalidArgument for a moved-from Device, and for what belongs to another device;
 /// every call but info and counters throws DeviceLost once the device has been lost.
+///
+/// **Failure.** What a submission that fails would have changed is undefined until something writes it whole:
+/// write(), an update, or an output of a submission (not one of which a live count says how many rows are
+/// written). Who reads undefined bytes fails with the first failure that left them so: a submission that takes
+/// them for an input or inout argument, read(), synchronize(), Buffer::span. It does not matter on which queue,
+/// nor whether the failure was known when it was submitted; what it would have changed is undefined in turn. A
+/// submission fails with the points that it was given to wait for, too. A queue stops with a submission that
+/// failed while it ran: those behind it fail, until recover(). All else goes on. Not seen: memory that no
+/// argument names (OpSchema::unknown_access).
 class Device {
  public:
   /// "cpu" or "auto"; for tests "null", which computes nothing, and "remote", the CPU with memory that the host
@@ -204,8 +213,9 @@ class Device {
   Program prepare(const Plan& plan, const PrepareOptions& options = {});
 
   /// Queues one run of `program` after `updates`, once all `waits` have been reached, and once what other
-  /// queues have in flight on the same bytes has completed (reads share). It fails without running when what
-  /// it waits for has failed. Returns at once. In steady state allocates nothing (with up to 8 updates, of
+  /// queues have in flight on the same bytes has completed (reads share). It fails without running when one of
+  /// `waits` has failed, its queue has stopped, or it is known to read undefined bytes; where that turns out
+  /// later, it may have run on them. What throws has submitted nothing. Returns at once. In steady state allocates nothing (with up to 8 updates, of
   /// memory that the program is bound to, and 16 waits).
   Point submit(const Program& program, std::span<const Update> updates = {},
                std::span<const Point> waits = {});
@@ -215,15 +225,19 @@ class Device {
   /// True once `point` has been reached, also by a submission that failed.
   bool reached(const Point& point) const;
   /// Returns once no submission in flight touches the bytes of `buffer`, so that the host may read and write
-  /// them. Throws as wait().
+  /// them. Throws TimeoutError as wait() does, DeviceError when a failure has left some of them undefined.
   void synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout = std::chrono::minutes(10));
+  /// Acknowledges that `queue` has stopped with a failure: what is submitted from now on runs. What has failed
+  /// stays so, and what that left undefined. No effect on a queue that runs.
+  void recover(uint32_t queue);
   /// Calls `function` once, on a thread of the device, when `point` has been reached: with null, or with the
   /// error that wait() throws; when the device is closed before, with a DeviceError. It may do all that any
   /// thread may, submitting and dropping the last handle included. One is called at a time, so one that
   /// blocks holds up the others; one that holds the device keeps it open. What it throws is logged. Throws
   /// InvalidArgument for no function, DeviceError when there is no thread to be had.
   void when_reached(const Point& point, std::function<void(std::exception_ptr)> function);
-  /// A point of the host's timeline, later than all earlier ones; signalled by `signal`, with all before it.
+  /// A point of the host's timeline, later than all earlier ones; signalled by `signal`, with all before it. It
+  /// fails when the last handle of the device goes before that.
   Point host_point();
   void signal(const Point& point);
 

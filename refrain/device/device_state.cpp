@@ -1,9 +1,11 @@
-// What happens on a device as such: memory, plans, and programs made ready. submissions.cpp has the rest.
+// What happens on a device as such: memory, plans, and programs made ready. submissions.cpp and verdicts.cpp
+// have the rest.
 #include "refrain/device/device_state.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <functional>
 #include <utility>
 
@@ -20,29 +22,14 @@ DeviceState::DeviceState(std::shared_ptr<backend::Backend> device_backend,
       options(std::move(device_options)),
       registry(backend->kernels),
       imports(std::make_shared<Imports>(backend)),
-      submitted(backend->info.queue_count),
-      // Room for what a steady loop keeps in flight, so that it allocates nothing.
-      in_flight(backend->info.queue_count, Ring<InFlight>(64)),
-      callbacks(*this) {
-  spare_ranges.reserve(64);
-}
+      undefined(std::make_shared<Undefined>()),
+      failures(backend->info.queue_count),
+      submissions(*this),
+      callbacks(*this) {}
 
 DeviceState::~DeviceState() {
-  try {
-    // Nobody is left to signal a host point; what waits for one may go ahead, on memory that is still held.
-    backend->signal_host(UINT64_MAX);
-  } catch (const Error&) {
-    // Of a lost device nothing runs.
-  }
-  for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
-    if (in_flight[queue].empty()) continue;
-    try {
-      while (!backend->wait({backend.get(), queue, in_flight[queue].back().value}, std::chrono::seconds(1))) {
-      }
-    } catch (const Error&) {
-      // A failed submission has nothing left to run.
-    }
-  }
+  backend->end_host();  // nobody is left to signal
+  submissions.drain();
   callbacks.close();
 }
 
@@ -55,9 +42,59 @@ void DeviceState::log(LogLevel level, std::string_view message) const noexcept {
 }
 
 void DeviceState::check_live() const {
-  if (!lost.load(std::memory_order_acquire)) return;
+  if (lost.load(std::memory_order_acquire)) throw DeviceLost(loss());
+}
+
+std::string DeviceState::loss() const {
   const std::lock_guard lock(mutex);
-  throw DeviceLost(lost_message);
+  return lost_message;
+}
+
+DeviceLink DeviceState::link() { return {weak_from_this(), undefined, submissions.place()}; }
+
+Point DeviceState::submit(const Program& program, std::span<const Update> updates,
+                          std::span<const Point> waits, Submissions::Limit limit) {
+  check_live();
+  if (!program) throw InvalidArgument("[submit] program: expected a prepared program, got none");
+  if (program.state_->backend != backend)
+    throw InvalidArgument("[submit] program: expected one of this device, got another's");
+  for (const Point& point : waits) check(point, "submit");
+  apply_residency();
+  return submissions.submit(program.state_, updates, waits, limit);
+}
+
+void DeviceState::check(const Point& point, const char* call) const {
+  if (point.backend != backend->id) {
+    throw InvalidArgument(fmt::format("[{}] point: expected one of this device, got another's", call));
+  }
+  const bool host = point.queue == backend::kHostQueue;
+  if (!host && point.queue >= submissions.queues()) {
+    throw InvalidArgument(fmt::format("[{}] point: queue: expected less than {}, got {}", call,
+                                      submissions.queues(), point.queue));
+  }
+  const uint64_t last =
+      host ? host_value.load(std::memory_order_acquire) : submissions.last(point.queue);
+  if (point.value > last) {
+    throw InvalidArgument(
+        fmt::format("[{}] point: expected one that submit or host_point returned, got value {} of {}", call,
+                    point.value, last));
+  }
+}
+
+void DeviceState::apply_residency() {
+  if (!any_residency.load(std::memory_order_acquire)) return;
+  std::array<std::shared_ptr<ResidencyStage>, 8> staged;
+  size_t count = 0;
+  {
+    const std::lock_guard lock(mutex);
+    std::erase_if(residency, [](const auto& stage) { return stage->finished(); });
+    any_residency.store(!residency.empty(), std::memory_order_release);
+    for (const auto& stage : residency) {
+      if (count == staged.size()) break;  // the others at the next submission
+      if (stage->staged()) staged[count++] = stage;
+    }
+  }
+  for (size_t i = 0; i < count; ++i) staged[i]->apply(*this);
 }
 
 void DeviceState::note_lost(const std::string& what) {
@@ -74,20 +111,18 @@ std::shared_ptr<const AllocationHandle> DeviceState::allocate(const backend::Buf
   const backend::Allocation* allocation = guarded([&] { return backend->allocate(spec); });
   std::shared_ptr<const AllocationHandle> handle;
   try {
-    handle = std::make_shared<const AllocationHandle>(backend, allocation, nullptr, nullptr, weak_from_this(),
-                                                      spec.label);
+    handle = std::make_shared<const AllocationHandle>(backend, allocation, nullptr, nullptr, link(), spec.label);
   } catch (...) {
     backend->release(allocation);
     throw;
   }
-  const std::lock_guard lock(mutex);
-  ++counters.allocations;
+  counters.change([](Counters& c) { ++c.allocations; });
   return handle;
 }
 
 std::pair<Plan, PlanReport> DeviceState::plan(ComputeGraph graph, const PlanOptions& plan_options) {
   check_live();
-  if (graph.owner != nullptr && graph.owner != backend.get()) {
+  if (graph.owner != 0 && graph.owner != backend->id) {
     throw InvalidArgument("[plan] graph: expected one recorded on this device, got another's");
   }
   Plan plan;
@@ -99,8 +134,7 @@ std::pair<Plan, PlanReport> DeviceState::plan(ComputeGraph graph, const PlanOpti
                        backend->info, plan_options);
   plan.data_ = std::make_shared<const backend::PlanData>(std::move(data));
   keep_storage(std::move(graph));
-  const std::lock_guard lock(mutex);
-  ++counters.plans;
+  counters.change([](Counters& c) { ++c.plans; });
   return {std::move(plan), report};
 }
 
@@ -114,8 +148,8 @@ std::vector<Plan> DeviceState::split(const Plan& plan) const {
 }
 
 ComputeGraph DeviceState::take_storage() {
+  counters.change([](Counters& c) { ++c.encoders; });
   const std::lock_guard lock(mutex);
-  ++counters.encoders;
   return std::exchange(spare, {});
 }
 
@@ -186,10 +220,7 @@ Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_opt
       std::ranges::count(data.commands, backend::CommandKind::fence, &backend::PlanCommand::kind));
   state->commands = data.commands.size() - state->fences;
   state->program = guarded([&] { return backend->prepare(data, backend_options); });
-  {
-    const std::lock_guard lock(mutex);
-    ++counters.programs_prepared;
-  }
+  counters.change([](Counters& c) { ++c.programs_prepared; });
   Program program;
   program.state_ = std::move(state);
   return program;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "refrain/core/checked.h"
+#include "refrain/core/deadline.h"
 #include "refrain/core/error.h"
 #include "refrain/device/device_state.h"
 #include "refrain/device/encoder_recording.h"
@@ -51,6 +52,20 @@ bool overlap(const Binding& a, const Binding& b) {
 
 bool same_bytes(const Binding& a, const Binding& b) {
   return a.temp == b.temp && (a.temp != kNone || same_view(a.view, b.view));
+}
+
+/// Throws when the row arguments have no rows or not equally many.
+void check_rows(const backend::OpSchema& op, std::span<const backend::ArgumentInfo> args) {
+  size_t first = args.size();
+  for (size_t i = 0; i < args.size(); ++i) {
+    if (!op.args[i].rows || !args[i].bound) continue;
+    const Shape& shape = args[i].shape;
+    if (shape.rank() == 0) throw InvalidArgument(site(op, i) + "expected rows, got " + to_string(shape));
+    if (first == args.size()) first = i;
+    if (shape[0] == args[first].shape[0]) continue;
+    throw InvalidArgument(fmt::format("{}expected {} rows as {} has, got {}", site(op, i),
+                                      args[first].shape[0], op.args[first].name, to_string(shape)));
+  }
 }
 
 /// Throws when what the command changes shares bytes with another argument in a way that the op does not
@@ -301,6 +316,7 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
     if (live != nullptr && live->allocation == nullptr) live = nullptr;
 
     if (op.check != nullptr) op.check({&op, std::span(r.infos.data(), count), dispatch.constants});
+    check_rows(op, std::span(r.infos.data(), count));
     check_overlap(op, std::span(r.graph.bindings).subspan(mark.bindings), live);
 
     if (live != nullptr) {
@@ -376,7 +392,7 @@ CommandEncoder::Scope::~Scope() {
 ComputeGraph CommandEncoder::take(EncoderState next, std::string_view label) {
   recording_->graph.labels[0] = label;
   ComputeGraph graph = std::move(recording_->graph);
-  graph.owner = device_->backend.get();
+  graph.owner = device_->backend->id;
   device_->dispatches_recorded.fetch_add(recording_->dispatches, std::memory_order_relaxed);
   recording_.reset();
   state_ = next;
@@ -390,7 +406,6 @@ ComputeGraph CommandEncoder::finish(std::string_view label) {
 }
 
 Point CommandEncoder::commit(const CommitOptions& options) {
-  recording("commit");
   check_own("commit");
   return submit(options);
 }
@@ -404,18 +419,19 @@ void CommandEncoder::check_options(uint32_t queue, std::span<const Point> waits)
 }
 
 Point CommandEncoder::submit(const CommitOptions& options, Program* timed) {
+  recording("commit");
   check_options(options.queue, options.waits);
-  device_->make_room(options.queue, device_->deadline());  // while the recording can still be kept
+  // While the recording can still be kept.
+  device_->submissions.make_room(options.queue, deadline_after(device_->options.patience));
   PrepareOptions prepare;
   prepare.queue = options.queue;
   prepare.timestamps = timed != nullptr;
   const auto [plan, report] = device_->plan(take(EncoderState::failed, options.label), options.plan);
   const Program program = device_->prepare(plan, prepare, true);
-  const Point point = device_->submit(program, {}, options.waits, DeviceState::Limit::checked);
+  const Point point = device_->submit(program, {}, options.waits, Submissions::Limit::checked);
   if (timed != nullptr) *timed = program;
   state_ = EncoderState::committed;
-  const std::lock_guard lock(device_->mutex);
-  ++device_->counters.commits;
+  device_->counters.change([](Counters& counters) { ++counters.commits; });
   return point;
 }
 

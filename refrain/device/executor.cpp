@@ -4,6 +4,7 @@
 
 #include <utility>
 
+#include "refrain/core/deadline.h"
 #include "refrain/core/error.h"
 #include "refrain/device/device_state.h"
 
@@ -44,7 +45,8 @@ Report GraphSession::finish(const FinishOptions& options) {
   CommandEncoder& encoder = recording("finish");
   DeviceState& state = device_.live();
   encoder.check_options(options.queue, options.waits);
-  state.make_room(options.queue, state.deadline());  // while the recording can still be kept
+  // While the recording can still be kept.
+  state.submissions.make_room(options.queue, deadline_after(state.options.patience));
   Report report;
   Stopwatch watch;
   auto [plan, plan_report] = state.plan(encoder.take(EncoderState::failed, options.label), options.plan);
@@ -62,12 +64,11 @@ Report GraphSession::finish(const FinishOptions& options) {
   for (const Plan& part : plans) {
     report.parts.push_back(state.prepare(part, prepare, false));
     report.prepare_time += watch.lap();
-    report.point = state.submit(report.parts.back(), {}, options.waits, DeviceState::Limit::checked);
+    submitted_ = report.point = state.submit(report.parts.back(), {}, options.waits, Submissions::Limit::checked);
     report.submit_time += watch.lap();
   }
   encoder.state_ = EncoderState::committed;
-  const std::lock_guard lock(state.mutex);
-  ++state.counters.commits;
+  state.counters.change([](Counters& counters) { ++counters.commits; });
   return report;
 }
 

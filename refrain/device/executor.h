@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -41,14 +42,17 @@ class GraphSession {
   /// Where ops are recorded. It cannot be committed, finished or moved: finish() ends it.
   CommandEncoder& encoder();
   /// Plans, prepares and submits what was recorded. Throws as CommandEncoder::commit; what it throws for the
-  /// second part of a split does not stop the first, which has been submitted.
+  /// second part of a split does not stop the first, which runs: submitted() is its point.
   Report finish(const FinishOptions& options = {});
+  /// The point of what finish() has submitted last, whether or not it threw then; none when it was nothing.
+  std::optional<Point> submitted() const { return submitted_; }
 
  private:
   CommandEncoder& recording(const char* call);
 
   Device device_;
   std::unique_ptr<CommandEncoder> encoder_;  // lent, hence not moved; null once this was moved from
+  std::optional<Point> submitted_;
 };
 
 /// Runs recordings on one device.

@@ -18,6 +18,7 @@ std::string quoted(const std::string& label, uintptr_t begin, size_t bytes) {
 struct Part final : AllocationHome {
   explicit Part(std::shared_ptr<const AllocationHandle> of) : whole(std::move(of)) {}
   void take_back(const backend::Allocation*) noexcept override {}
+  bool owns_bytes() const override { return false; }
   const std::shared_ptr<const AllocationHandle> whole;
 };
 
@@ -31,6 +32,8 @@ ImportedMemory Imports::get(DeviceState& device, std::span<const std::byte> byte
     throw InvalidArgument(fmt::format("[import_memory] memory: expected memory of the host, got {}",
                                       quoted(label, begin, bytes.size())));
   }
+  DeviceLink link = device.link();
+  link.born = 0;  // a kernel may have known the memory of the host before
   std::shared_ptr<const AllocationHandle> known;  // may be the last share: given up after the lock
   std::unique_lock lock(mutex_);
   for (;;) {
@@ -53,8 +56,7 @@ ImportedMemory Imports::get(DeviceState& device, std::span<const std::byte> byte
     if (owner == nullptr) return {known, begin - first};
     // A handle of its own, so that recordings and submissions that use both keep both owners.
     return {std::make_shared<const AllocationHandle>(backend_, &known->allocation(), std::move(owner),
-                                                     std::make_shared<Part>(known), device.weak_from_this(),
-                                                     label),
+                                                     std::make_shared<Part>(known), link, label),
             begin - first};
   }
   const size_t alignment = backend_->info.buffer_alignment_bytes;
@@ -75,7 +77,7 @@ ImportedMemory Imports::get(DeviceState& device, std::span<const std::byte> byte
                                  .host = const_cast<std::byte*>(bytes.data())});
     });
     known = std::make_shared<const AllocationHandle>(backend_, allocation, std::move(owner),
-                                                     shared_from_this(), device.weak_from_this(), label);
+                                                     shared_from_this(), link, label);
   } catch (...) {
     if (allocation != nullptr) backend_->release(allocation);
     entries_.erase(begin);
@@ -83,8 +85,7 @@ ImportedMemory Imports::get(DeviceState& device, std::span<const std::byte> byte
   }
   entry = {bytes.size(), known};
   lock.unlock();
-  const std::lock_guard count(device.mutex);
-  ++device.counters.allocations;
+  device.counters.change([](Counters& counters) { ++counters.allocations; });
   return {std::move(known), 0};
 }
 

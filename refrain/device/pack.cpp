@@ -78,8 +78,8 @@ class Packing {
     helpers.reserve(count);
     try {
       while (helpers.size() + 1 < count) helpers.emplace_back([this] { take_parts({}); });
-    } catch (const std::system_error&) {
-      // Those that there are do it.
+    } catch (const std::exception&) {
+      // No thread or no memory for one: those that there are do it.
     }
     take_parts(progress);
     for (std::thread& helper : helpers) helper.join();

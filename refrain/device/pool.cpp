@@ -108,7 +108,7 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
   const backend::Allocation* allocation = nullptr;
   bool used_before = true;
   while (allocation == nullptr) {
-    device.reap();
+    device.submissions.reap();
     bool full = false;
     State::Free excess;
     {
@@ -157,14 +157,13 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
       const std::lock_guard lock(state_->mutex);
       ++state_->fresh;
     }
-    const std::lock_guard lock(device.mutex);
-    ++device.counters.allocations;
+    device.counters.change([](Counters& counters) { ++counters.allocations; });
   }
 
   std::shared_ptr<const AllocationHandle> handle;
   try {
     handle = std::make_shared<const AllocationHandle>(device.backend, allocation, nullptr, state_,
-                                                      device.weak_from_this(), std::string(label));
+                                                      device.link(), std::string(label));
   } catch (...) {
     state_->take_back(allocation);
     throw;
@@ -174,12 +173,12 @@ Buffer BufferPool::buffer(DType dtype, const Shape& shape, std::string_view labe
 }
 
 void BufferPool::trim(size_t keep_bytes) {
-  device_.checked().reap();
+  device_.checked().submissions.reap();
   state_->trim(keep_bytes);
 }
 
 PoolUsage BufferPool::usage() {
-  device_.checked().reap();
+  device_.checked().submissions.reap();
   const std::lock_guard lock(state_->mutex);
   return {state_->out_bytes, state_->free_bytes, state_->fresh, state_->reused};
 }

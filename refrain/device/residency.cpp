@@ -52,7 +52,7 @@ class ResidencySet::State final : public ResidencyStage {
   bool contains(const backend::BufferView& view) const {
     const std::lock_guard lock(mutex_);
     const auto found = members_.find(key_of(view));
-    return found != members_.end() && found->second.wanted;
+    return found != members_.end() && found->second.wanted && !found->second.memory.expired();
   }
 
   std::pair<size_t, size_t> figures() const {
@@ -133,8 +133,9 @@ class ResidencySet::State final : public ResidencyStage {
   // True when every submission has completed that was in flight when the removal was first seen here.
   static bool completed(const DeviceState& device, Member& member) {
     if (member.until.empty()) {
-      for (const auto& value : device.submitted)
-        member.until.push_back(value.load(std::memory_order_acquire));
+      std::vector<uint64_t> until(device.submissions.queues());
+      for (uint32_t queue = 0; queue < until.size(); ++queue) until[queue] = device.submissions.last(queue);
+      member.until = std::move(until);
     }
     for (uint32_t queue = 0; queue < member.until.size(); ++queue) {
       if (device.backend->completed(queue) < member.until[queue]) return false;
@@ -158,6 +159,7 @@ ResidencySet::ResidencySet(Device device, const ResidencyOptions& options)
   DeviceState& live = device_.live();
   const std::lock_guard lock(live.mutex);
   live.residency.push_back(state_);
+  live.any_residency.store(true, std::memory_order_release);
 }
 
 ResidencySet& ResidencySet::operator=(ResidencySet&& other) noexcept {

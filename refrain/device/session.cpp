@@ -46,10 +46,11 @@ void EncoderSession::throw_failure() const {
 }
 
 void EncoderSession::fail(Failure kind, const std::string& label, const std::string& what) {
+  std::string message = fmt::format("[session] stage '{}' failed: {}", label, what);
   encoder_.reset();
   state_.value = SessionState::failed;
   failure_ = kind;
-  failure_message_ = fmt::format("[session] stage '{}' failed: {}", label, what);
+  failure_message_ = std::move(message);
   throw_failure();
 }
 
@@ -71,7 +72,7 @@ void EncoderSession::settle() {
       ++i;
       continue;
     }
-    if (const std::string why = device.failure(stage.point); !why.empty()) {
+    if (const std::string why = device.submissions.failure(stage.point); !why.empty()) {
       fail(device.lost ? Failure::lost : Failure::refused, std::string(stage.label), why);
     }
     keep_times(stage);
@@ -114,29 +115,39 @@ Point EncoderSession::submit_stage(const char* call) {
   options.plan = stage_options_.plan;
   options.waits = stage_options_.waits;
   options.waits.insert(options.waits.end(), fences_.begin(), fences_.end());
-  Stage stage;
-  stage.label = stage_label_;
+  // All that may throw comes before the submit: what has been submitted is known here.
+  fences_.reserve(fences_.size() + 1);
+  pending_.push_back({stage_label_, {}, {}, times_.size()});
+  Stage& stage = pending_.back();
   try {
+    if (stage_options_.timestamps) times_.emplace_back();
     stage.point = encoder_->submit(options, stage_options_.timestamps ? &stage.timed : nullptr);
+  } catch (...) {
+    times_.resize(stage.times);
+    pending_.pop_back();
+    if (encoder_->state() == EncoderState::recording) throw;  // the stage stays open: for a full queue, say
+    fail_submit();
+  }
+  if (stage.timed) times_.back().point = stage.point;
+  encoder_.reset();
+  state_.value = SessionState::idle;
+  ++submitted_;
+  return stage.point;
+}
+
+// The stage is spent by what is being handled: a user's kernel may throw what it likes when it is chosen.
+void EncoderSession::fail_submit() {
+  try {
+    throw;
   } catch (const DeviceLost& error) {
     fail(Failure::lost, stage_label_, error.what());
   } catch (const InvalidArgument& error) {
     fail(Failure::invalid, stage_label_, error.what());
-  } catch (const TimeoutError& error) {
-    if (encoder_->state() == EncoderState::recording) throw;  // the queue is full; the stage stays open
+  } catch (const std::exception& error) {
     fail(Failure::refused, stage_label_, error.what());
-  } catch (const std::exception& error) {  // a user's kernel may throw what it likes when it is chosen
-    fail(Failure::refused, stage_label_, error.what());
+  } catch (...) {
+    fail(Failure::refused, stage_label_, "no exception of the standard library");
   }
-  encoder_.reset();
-  state_.value = SessionState::idle;
-  ++submitted_;
-  if (stage.timed) {
-    stage.times = times_.size();
-    times_.push_back({stage.point, Profile()});
-  }
-  pending_.push_back(std::move(stage));
-  return pending_.back().point;
 }
 
 Point EncoderSession::commit_stage() { return submit_stage("commit_stage"); }
@@ -144,7 +155,7 @@ Point EncoderSession::commit_stage() { return submit_stage("commit_stage"); }
 Point EncoderSession::fence_stage() {
   const Point point = submit_stage("fence_stage");
   std::erase_if(fences_, [&](const Point& fence) { return fence.queue == point.queue; });
-  fences_.push_back(point);
+  fences_.push_back(point);  // there is room
   return point;
 }
 

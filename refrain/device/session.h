@@ -44,7 +44,8 @@ class EncoderSession {
   /// The open stage's encoder.
   CommandEncoder& stage();
 
-  /// Submits the open stage. A failure to plan or to submit it fails the session.
+  /// Submits the open stage. A failure to plan or to submit it fails the session; what throws and leaves it
+  /// recording (the queue is full, memory is short) leaves the stage open.
   Point commit_stage();
   /// As commit_stage; and no stage submitted later, on any queue, begins before this one has completed.
   Point fence_stage();
@@ -89,6 +90,7 @@ class EncoderSession {
 
   void expect(SessionState state, const char* call) const;
   [[noreturn]] void fail(Failure kind, const std::string& label, const std::string& what);
+  [[noreturn]] void fail_submit();
   [[noreturn]] void throw_failure() const;
   void await(std::chrono::nanoseconds timeout);
   void settle();

@@ -1,9 +1,11 @@
-// Submissions: their order between queues, their completion, their failures.
+// How something is submitted: its order behind what other queues have in flight, its place in its queue.
+#include "refrain/device/submissions.h"
+
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <functional>
+#include <optional>
 #include <utility>
 
 #include "refrain/core/deadline.h"
@@ -18,9 +20,6 @@ using Touch = graph::AccessSummary::Entry;
 constexpr size_t kInlineUpdates = 8;
 constexpr size_t kInlineWaits = 16;
 
-// Failures that are remembered; an older point then fails with the backend's own words.
-constexpr size_t kMaxFailures = 1024;
-
 std::string in_quotes(const std::string& label) {
   return label.empty() ? label : fmt::format(" '{}'", label);
 }
@@ -30,9 +29,8 @@ bool overlap(const Touch& a, const Touch& b) {
          backend::conflict(a.effect, b.effect);
 }
 
-/// True when `range` conflicts with `summary`, whose entries are sorted and disjoint.
+/// True when `range` conflicts with what `summary` names; its entries are sorted and disjoint.
 bool touches(const graph::AccessSummary& summary, const Touch& range) {
-  if (summary.unknown) return true;
   auto entry = std::ranges::partition_point(summary.entries, [&](const Touch& e) {
     return e.allocation < range.allocation || (e.allocation == range.allocation && e.end <= range.begin);
   });
@@ -60,6 +58,11 @@ class Inline {
     if (size > N) more_.resize(size);
     size_ = size;
   }
+  void clear() {
+    more_.clear();
+    size_ = 0;
+  }
+  size_t size() const { return size_; }
   std::span<T> all() { return more_.empty() ? std::span(few_).first(size_) : std::span(more_); }
 
  private:
@@ -70,18 +73,29 @@ class Inline {
 
 }  // namespace
 
+struct Submissions::After : Inline<Point, kInlineWaits> {};
+
+Submissions::Submissions(DeviceState& device)
+    : device_(device),
+      backend_(*device.backend),
+      queues_(backend_.info.queue_count),
+      completed_(backend_.info.queue_count) {
+  spare_ranges_.reserve(64);
+}
+
 // Checks the updates, fills in the backend's form of them, and notes what this submission writes and keeps.
-DeviceState::InFlight DeviceState::describe(const Program& program, std::span<const Update> updates,
+Submissions::InFlight Submissions::describe(const std::shared_ptr<Program::State>& program,
+                                            std::span<const Update> updates,
                                             std::span<backend::UpdateData> backend_updates) {
-  const Program::State& state = *program.state_;
+  const Program::State& state = *program;
   InFlight entry;
-  entry.program = program.state_;
+  entry.program = program;
   if (updates.empty()) return entry;
   {
-    const std::lock_guard lock(mutex);
-    if (!spare_ranges.empty()) {
-      entry.update_ranges = std::move(spare_ranges.back());
-      spare_ranges.pop_back();
+    const std::lock_guard lock(mutex_);
+    if (!spare_ranges_.empty()) {
+      entry.update_ranges = std::move(spare_ranges_.back());
+      spare_ranges_.pop_back();
     }
   }
   entry.update_ranges.reserve(std::max(kInlineUpdates, updates.size()));
@@ -91,7 +105,7 @@ DeviceState::InFlight DeviceState::describe(const Program& program, std::span<co
       throw InvalidArgument(fmt::format("[submit] update {}: expected {} bytes, got {}", i,
                                         update.to ? update.to.bytes() : 0, update.from.size()));
     }
-    if (&update.to.memory()->backend() != backend.get()) {
+    if (&update.to.memory()->backend() != &backend_) {
       throw InvalidArgument(fmt::format("[submit] update {}: expected a buffer of this device", i));
     }
     if (update.to.read_only())
@@ -114,25 +128,29 @@ DeviceState::InFlight DeviceState::describe(const Program& program, std::span<co
   return entry;
 }
 
-const DeviceState::InFlight* DeviceState::latest_conflict(uint32_t queue,
-                                                          const graph::AccessSummary& accesses,
-                                                          std::span<const Touch> ranges) const {
-  const auto& entries = in_flight[queue];
+// The latest submission in flight on `queue` that conflicts with `accesses` (null: none) or `ranges`, null when
+// there is none. What is as old as `born` touches of `ranges` what it names alone. With the mutex held.
+const Submissions::InFlight* Submissions::latest_conflict(uint32_t queue,
+                                                          const graph::AccessSummary* accesses,
+                                                          std::span<const Touch> ranges,
+                                                          uint64_t born) const {
+  const auto& entries = queues_[queue].entries;
   if (entries.empty()) return nullptr;
-  const uint64_t completed = backend->completed(queue);
+  const uint64_t completed = backend_.completed(queue);
   const Program::State* clear = nullptr;  // replays of one program are compared once
   for (size_t i = entries.size(); i-- > 0;) {
     const InFlight& other = entries[i];
-    if (other.value <= completed) return nullptr;
+    if (other.value <= completed && !other.submitting) return nullptr;
     if (other.program.get() != clear) {
-      if (graph::conflicts(accesses, other.program->touches)) return &other;
+      const graph::AccessSummary& theirs = other.program->touches;
+      if (accesses != nullptr && graph::conflicts(*accesses, theirs)) return &other;
       for (const Touch& range : ranges) {
-        if (touches(other.program->touches, range)) return &other;
+        if ((theirs.unknown && other.place > born) || touches(theirs, range)) return &other;
       }
       clear = other.program.get();
     }
     for (const Touch& write : other.update_ranges) {
-      if (touches(accesses, write)) return &other;
+      if (accesses != nullptr && (accesses->unknown || touches(*accesses, write))) return &other;
       for (const Touch& own : ranges) {
         if (overlap(own, write)) return &other;
       }
@@ -141,83 +159,104 @@ const DeviceState::InFlight* DeviceState::latest_conflict(uint32_t queue,
   return nullptr;
 }
 
-void DeviceState::check_idle(const char* call, const AllocationHandle& memory, size_t begin, size_t end,
-                             bool write) const {
+void Submissions::check_host_access(const char* call, const AllocationHandle& memory, size_t begin, size_t end,
+                                    bool write) {
   bool idle = true;
-  for (uint32_t queue = 0; queue < submitted.size(); ++queue) {
-    const uint64_t last = submitted[queue].load(std::memory_order_acquire);
-    idle = idle && (last == 0 || backend->completed(queue) >= last);
+  for (uint32_t queue = 0; queue < queues(); ++queue) {
+    const uint64_t value = last(queue);
+    idle = idle && (value == 0 || backend_.completed(queue) >= value);
   }
-  if (idle) return;
   const Touch range{memory.allocation().id, begin, end,
                     write ? backend::Effect::write : backend::Effect::read};
-  const std::lock_guard lock(mutex);
-  for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
-    const InFlight* other = latest_conflict(queue, {}, {&range, 1});
-    if (other == nullptr) continue;
-    throw InvalidArgument(fmt::format(
-        "{} '{}' is {} by submission {} of queue {}{}, which is in flight: wait for it, or synchronize", call,
-        memory.label(), write ? "used" : "written", other->value, queue, in_quotes(other->program->label)));
+  if (!idle) {
+    const std::lock_guard lock(mutex_);
+    for (uint32_t queue = 0; queue < queues(); ++queue) {
+      const InFlight* other = latest_conflict(queue, nullptr, {&range, 1}, memory.born());
+      if (other == nullptr) continue;
+      throw InvalidArgument(fmt::format(
+          "{} '{}' is {} by submission {} of queue {}{}, which is in flight: wait for it, or synchronize", call,
+          memory.label(), write ? "used" : "written", other->value, queue, in_quotes(other->program->label)));
+    }
   }
+  settle();
 }
 
-std::chrono::steady_clock::time_point DeviceState::deadline() const {
-  return deadline_after(options.patience);
+void Submissions::synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout) {
+  const backend::BufferView view = buffer.device_view();
+  const Touch write{view.allocation->id, view.offset_bytes, view.offset_bytes + view.bytes,
+                    backend::Effect::write};
+  const auto deadline = deadline_after(timeout);
+  for (uint32_t queue = 0; queue < queues(); ++queue) {
+    uint64_t value = 0;
+    {
+      std::unique_lock lock(mutex_);
+      const InFlight* other = nullptr;
+      do {
+        other = latest_conflict(queue, nullptr, {&write, 1}, buffer.memory()->born());
+        if (other == nullptr || !other->submitting) break;
+        accepted_.wait(lock);
+      } while (true);
+      if (other != nullptr) value = other->value;
+    }
+    if (value == 0) continue;
+    const std::chrono::nanoseconds left = deadline - std::chrono::steady_clock::now();
+    await({backend_.id, queue, value}, std::max(left, std::chrono::nanoseconds(0)));
+  }
+  settle();
+  buffer.memory()->check_defined("[synchronize]", view.offset_bytes, view.offset_bytes + view.bytes);
 }
 
 // What has to complete before `queue` has a place, 0 when it has one.
-uint64_t DeviceState::in_the_way(uint32_t queue) const {
-  const uint64_t last = submitted[queue].load(std::memory_order_acquire);
-  if (options.in_flight_limit == 0 || last < options.in_flight_limit) return 0;
-  const uint64_t value = last - options.in_flight_limit + 1;
-  return backend->completed(queue) >= value ? 0 : value;
+uint64_t Submissions::in_the_way(uint32_t queue) const {
+  const uint64_t value = last(queue), limit = device_.options.in_flight_limit;
+  if (limit == 0 || value < limit) return 0;
+  return backend_.completed(queue) >= value - limit + 1 ? 0 : value - limit + 1;
 }
 
-void DeviceState::make_room(uint32_t queue, std::chrono::steady_clock::time_point until) {
+void Submissions::make_room(uint32_t queue, std::chrono::steady_clock::time_point until) {
   uint64_t value = in_the_way(queue);
   if (value == 0) return;
-  {
-    const std::lock_guard lock(mutex);
-    ++counters.throttled;
-  }
+  device_.counters.change([](Counters& counters) { ++counters.throttled; });
   for (; value != 0; value = in_the_way(queue)) {
     const std::chrono::nanoseconds left = until - std::chrono::steady_clock::now();
     try {
-      if (guarded([&] {
-            return backend->wait({backend.get(), queue, value}, std::max(left, std::chrono::nanoseconds(0)));
+      if (device_.guarded([&] {
+            return backend_.wait({backend_.id, queue, value}, std::max(left, std::chrono::nanoseconds(0)));
           }))
         continue;
     } catch (const DeviceLost&) {
       throw;
-    } catch (const DeviceError& error) {
-      tell_failure({backend.get(), queue, value}, error.what());  // and so it has ended
+    } catch (const DeviceError&) {
+      settle();  // and so it has ended
       continue;
     }
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(mutex_);
     throw TimeoutError(fmt::format(
         "[submit] queue {}: {} submissions are in flight, as many as in_flight_limit allows, and no place "
         "came free within {} ms; the oldest is {}",
-        queue, options.in_flight_limit,
-        std::chrono::duration_cast<std::chrono::milliseconds>(options.patience).count(), obstacle(queue)));
+        queue, device_.options.in_flight_limit,
+        std::chrono::duration_cast<std::chrono::milliseconds>(device_.options.patience).count(),
+        obstacle(queue)));
   }
 }
 
 // What the oldest submission in flight on `queue` waits for, and what that waits for. With the mutex held.
-std::string DeviceState::obstacle(uint32_t queue) const {
+std::string Submissions::obstacle(uint32_t queue) const {
   std::string text;
   // Points are waited for in the order of their submissions, so this ends; a few say enough.
   for (size_t depth = 0; depth < 4; ++depth) {
-    const uint64_t completed = backend->completed(queue);
+    const uint64_t completed = backend_.completed(queue);
+    const auto& entries = queues_[queue].entries;
     const InFlight* oldest = nullptr;
-    for (size_t i = 0; i < in_flight[queue].size() && oldest == nullptr; ++i) {
-      if (in_flight[queue][i].value > completed) oldest = &in_flight[queue][i];
+    for (size_t i = 0; i < entries.size() && oldest == nullptr; ++i) {
+      if (entries[i].value > completed) oldest = &entries[i];
     }
     const std::string_view joint = depth == 0 ? "" : ", which waits for ";
     if (oldest == nullptr) return fmt::format("{}{}what has just completed", text, joint);
     text += fmt::format("{}submission {} of queue {}{}", joint, oldest->value, queue,
                         in_quotes(oldest->program->label));
     const auto unreached = std::ranges::find_if(
-        oldest->awaited, [&](const Awaited& point) { return backend->completed(point.queue) < point.value; });
+        oldest->awaited, [&](const Awaited& point) { return backend_.completed(point.queue) < point.value; });
     if (unreached == oldest->awaited.end()) break;
     if (unreached->queue == backend::kHostQueue) {
       return text +
@@ -228,252 +267,103 @@ std::string DeviceState::obstacle(uint32_t queue) const {
   return text;
 }
 
-Point DeviceState::submit(const Program& program, std::span<const Update> updates,
-                          std::span<const Point> waits, Limit limit) {
-  check_live();
-  if (!program) throw InvalidArgument("[submit] program: expected a prepared program, got none");
-  Program::State& state = *program.state_;
-  if (state.backend != backend)
-    throw InvalidArgument("[submit] program: expected one of this device, got another's");
-  for (const Point& point : waits) check(point, "submit");
-  reap();
+// The latest unreached point of each timeline.
+void Submissions::note_awaited(std::span<const Point> waits, InFlight& entry) const {
+  for (const Point& point : waits) {
+    if (backend_.completed(point.queue) >= point.value) continue;
+    for (Awaited& noted : entry.awaited) {
+      if (noted.value != 0 && noted.queue != point.queue) continue;
+      noted = {point.queue, std::max(noted.value, point.value)};
+      break;
+    }
+  }
+}
 
+// What `entry` has to come after on other queues. Gives up the mutex while one of them is being submitted.
+void Submissions::derive_after(const InFlight& entry, std::span<const Point> given, After& after,
+                               std::unique_lock<std::mutex>& lock) {
+  for (uint32_t queue = 0; queue < queues(); ++queue) {
+    if (queue == entry.program->queue) continue;
+    const InFlight* other = latest_conflict(queue, &entry.program->touches, entry.update_ranges, 0);
+    if (other == nullptr) continue;
+    if (other->submitting) {
+      accepted_.wait(lock);
+      after.clear();
+      queue = UINT32_MAX;  // from the beginning
+      continue;
+    }
+    const bool waited_for = std::ranges::any_of(
+        given, [&](const Point& p) { return p.queue == queue && p.value >= other->value; });
+    if (!waited_for) after.push_back({backend_.id, queue, other->value});
+  }
+}
+
+Point Submissions::submit(const std::shared_ptr<Program::State>& program, std::span<const Update> updates,
+                          std::span<const Point> waits, Limit limit) {
+  reap();
   Inline<backend::UpdateData, kInlineUpdates> backend_updates;
   backend_updates.resize(updates.size());
   InFlight entry = describe(program, updates, backend_updates.all());
   uint64_t update_bytes = 0;
   for (const Update& update : updates) update_bytes += update.from.size();
 
-  apply_residency();
-  Inline<Point, kInlineWaits> all_waits;
-  for (const Point& point : waits) all_waits.push_back(point);
-  for (std::optional<std::chrono::steady_clock::time_point> until;;) {
-    const std::optional<Point> point = guarded([&]() -> std::optional<Point> {
-      const std::lock_guard lock(mutex);
-      auto& entries = in_flight[state.queue];
-      if (limit == Limit::to_check && entries.size() >= options.in_flight_limit &&
-          in_the_way(state.queue) != 0)
-        return std::nullopt;
-      uint64_t derived = 0;
-      for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
-        if (queue == state.queue) continue;
-        const InFlight* other = latest_conflict(queue, state.touches, entry.update_ranges);
-        if (other == nullptr) continue;
-        const bool given = std::ranges::any_of(
-            waits, [&](const Point& p) { return p.queue == queue && p.value >= other->value; });
-        if (given) continue;
-        all_waits.push_back({backend.get(), queue, other->value});
-        ++derived;
-      }
-      note_awaited(all_waits.all(), entry);
-      // Held before it runs: nothing may fail between the two.
-      entries.push_back(std::move(entry));
-      Point made;
-      try {
-        made = backend->submit({state.program.get(), backend_updates.all(), all_waits.all()});
-      } catch (...) {
-        entries.pop_back();
-        throw;
-      }
-      entries.back().value = made.value;
-      submitted[state.queue].store(made.value, std::memory_order_release);
-      ++counters.submissions;
-      counters.commands_submitted += state.commands;
-      counters.fences_submitted += state.fences;
-      counters.updates += updates.size();
-      counters.update_bytes += update_bytes;
-      counters.waits_given += waits.size();
-      counters.waits_derived += derived;
-      return made;
-    });
-    if (point) return *point;
-    if (!until) until = deadline();
-    make_room(state.queue, *until);
+  Queue& queue = queues_[program->queue];
+  std::unique_lock turn(queue.turn);
+  for (std::optional<std::chrono::steady_clock::time_point> until;
+       limit == Limit::to_check && in_the_way(program->queue) != 0;) {
+    turn.unlock();
+    if (!until) until = deadline_after(device_.options.patience);
+    make_room(program->queue, *until);
+    turn.lock();
   }
-}
-
-// The latest unreached point of each timeline.
-void DeviceState::note_awaited(std::span<const Point> waits, InFlight& entry) const {
-  size_t count = 0;
-  for (const Point& point : waits) {
-    if (backend->completed(point.queue) >= point.value) continue;
-    const auto noted = std::span(entry.awaited).first(count);
-    const auto same = std::ranges::find(noted, point.queue, &Awaited::queue);
-    if (same != noted.end()) {
-      same->value = std::max(same->value, point.value);
-    } else if (count < entry.awaited.size()) {
-      entry.awaited[count++] = {point.queue, point.value};
-    }
+  if (queue.nothing == nullptr && device_.undefined->any()) {
+    queue.nothing = device_.guarded([&] { return backend_.prepare(empty_plan_, {.queue = program->queue}); });
   }
-}
 
-void DeviceState::check(const Point& point, const char* call) const {
-  if (point.backend != backend.get()) {
-    throw InvalidArgument(fmt::format("[{}] point: expected one of this device, got another's", call));
-  }
-  const bool host = point.queue == backend::kHostQueue;
-  if (!host && point.queue >= submitted.size()) {
-    throw InvalidArgument(
-        fmt::format("[{}] point: queue: expected less than {}, got {}", call, submitted.size(), point.queue));
-  }
-  const uint64_t last = (host ? host_value : submitted[point.queue]).load(std::memory_order_acquire);
-  if (point.value > last) {
-    throw InvalidArgument(
-        fmt::format("[{}] point: expected one that submit or host_point returned, got value {} of {}", call,
-                    point.value, last));
-  }
-}
-
-// With the mutex held.
-DeviceState::InFlight* DeviceState::find_in_flight(const Point& point) {
-  if (point.queue >= in_flight.size()) return nullptr;
-  auto& entries = in_flight[point.queue];
-  for (size_t i = 0; i < entries.size(); ++i) {
-    if (entries[i].value == point.value) return &entries[i];
-  }
-  return nullptr;
-}
-
-// With the mutex held.
-std::string DeviceState::label_of(const Point& point) {
-  const InFlight* entry = find_in_flight(point);
-  return entry == nullptr ? std::string() : entry->program->label;
-}
-
-// Remembers why a submission failed, with the message that every wait for it throws. A submission is counted
-// while it is among those in flight: reap() looks at each before it lets go of it. With the mutex held.
-DeviceState::Failure DeviceState::note_failure(const Point& point, const std::string& what) {
-  const std::pair key{point.queue, point.value};
-  if (const auto known = failed.find(key); known != failed.end()) return {known->second, false};
-  InFlight* entry = find_in_flight(point);
-  Failure failure;
-  failure.message = fmt::format(
-      "[submission] {}{} of queue {}: {}",
-      entry == nullptr || entry->program->label.empty() ? "" : fmt::format("'{}', ", entry->program->label),
-      point.value, point.queue, what);
-  if (entry == nullptr) return failure;  // counted, and forgotten among too many others
-  failed.emplace(key, failure.message);
-  if (failed.size() > kMaxFailures) failed.erase(failed.begin());
-  failure.news = !std::exchange(entry->counted, true);
-  if (failure.news) ++counters.failures;
-  return failure;
-}
-
-// As note_failure, without the mutex; tells the log.
-std::string DeviceState::tell_failure(const Point& point, const std::string& what) {
-  Failure failure;
+  After after;
+  backend::Submission submission{program->program.get(), backend_updates.all(), waits, {}};
   {
-    const std::lock_guard lock(mutex);
-    failure = note_failure(point, what);
+    std::unique_lock lock(mutex_);
+    derive_after(entry, waits, after, lock);
+    submission.after = after.all();
+    note_awaited(waits, entry);
+    note_awaited(after.all(), entry);
+    entry.value = last(program->queue) + 1;
+    entry.place = place() + 1;
+    entry.submitting = true;
+    if (queue.nothing != nullptr) entry.doom = doom(entry);
+    if (entry.doom != nullptr) submission = {queue.nothing.get(), {}, {}, {}};
+    const uint64_t place = entry.place;
+    // Held before it runs: nothing may fail between the two.
+    queue.entries.push_back(std::move(entry));
+    place_.store(place, std::memory_order_release);
   }
-  if (failure.news) log(LogLevel::warning, failure.message);
-  return failure.message;
-}
-
-std::string DeviceState::failure(const Point& point) {
-  {
-    const std::lock_guard lock(mutex);
-    const auto known = failed.find({point.queue, point.value});
-    if (known != failed.end()) return known->second;
-  }
-  if (point.queue == backend::kHostQueue || backend->completed(point.queue) < point.value) return {};
+  Point made;
   try {
-    (void)backend->wait(point, std::chrono::nanoseconds(0));
-  } catch (const DeviceLost& error) {
-    note_lost(error.what());
-    return error.what();
-  } catch (const DeviceError& error) {
-    return tell_failure(point, error.what());
+    made = device_.guarded([&] { return backend_.submit(submission); });
+  } catch (...) {
+    const std::lock_guard lock(mutex_);
+    queue.entries.pop_back();
+    accepted_.notify_all();
+    throw;
   }
-  return {};
-}
-
-void DeviceState::wait(const Point& point, std::chrono::nanoseconds timeout) {
-  check(point, "wait");
   {
-    const std::lock_guard lock(mutex);
-    ++counters.host_waits;
+    const std::lock_guard lock(mutex_);
+    queue.entries.back().value = made.value;
+    queue.entries.back().submitting = false;
+    queue.submitted.store(made.value, std::memory_order_release);
+    accepted_.notify_all();
   }
-  bool done = false;
-  try {
-    done = guarded([&] { return backend->wait(point, timeout); });
-  } catch (const DeviceLost& error) {
-    std::string label;
-    {
-      const std::lock_guard lock(mutex);
-      label = label_of(point);
-    }
-    if (label.empty()) throw;
-    throw DeviceLost(fmt::format("[submission] '{}': {}", label, error.what()));
-  } catch (const DeviceError& error) {
-    throw DeviceError(tell_failure(point, error.what()));
-  }
-  if (done) return;
-  std::string label;
-  {
-    const std::lock_guard lock(mutex);
-    ++counters.timeouts;
-    label = label_of(point);
-  }
-  throw TimeoutError(fmt::format("[wait] queue {} has not completed submission {}{} within {} ms",
-                                 point.queue, point.value, label.empty() ? "" : fmt::format(" '{}'", label),
-                                 std::chrono::duration_cast<std::chrono::milliseconds>(timeout).count()));
-}
-
-void DeviceState::reap() {
-  // Programs are destroyed outside the lock: their destructors may release memory and take their time.
-  std::array<InFlight, 4> done;
-  for (bool more = true; more;) {
-    size_t count = 0;
-    std::vector<std::string> failures;
-    std::string loss;
-    {
-      const std::lock_guard lock(mutex);
-      for (uint32_t queue = 0; queue < in_flight.size(); ++queue) {
-        auto& entries = in_flight[queue];
-        if (entries.empty()) continue;
-        const uint64_t completed = backend->completed(queue);
-        while (!entries.empty() && entries[0].value <= completed && count < done.size()) {
-          const Point point{backend.get(), queue, entries[0].value};
-          try {
-            (void)backend->wait(point, std::chrono::nanoseconds(0));
-          } catch (const DeviceLost& error) {
-            loss = error.what();
-          } catch (const DeviceError& error) {
-            Failure failure = note_failure(point, error.what());
-            if (failure.news) failures.push_back(std::move(failure.message));
-          }
-          done[count++] = entries.take_front();
-        }
-      }
-      more = count == done.size();
-    }
-    if (!loss.empty()) note_lost(loss);
-    for (const std::string& failure : failures) log(LogLevel::warning, failure);
-    for (InFlight& entry : std::span(done).first(count)) {
-      std::vector<Touch> ranges = std::move(entry.update_ranges);
-      entry = {};
-      if (ranges.capacity() == 0) continue;
-      ranges.clear();
-      const std::lock_guard lock(mutex);
-      if (spare_ranges.size() < spare_ranges.capacity()) spare_ranges.push_back(std::move(ranges));
-    }
-  }
-}
-
-void DeviceState::apply_residency() {
-  std::array<std::shared_ptr<ResidencyStage>, 8> staged;
-  size_t count = 0;
-  {
-    const std::lock_guard lock(mutex);
-    if (residency.empty()) return;
-    std::erase_if(residency, [](const auto& stage) { return stage->finished(); });
-    for (const auto& stage : residency) {
-      if (count == staged.size()) break;  // the others at the next submission
-      if (stage->staged()) staged[count++] = stage;
-    }
-  }
-  for (size_t i = 0; i < count; ++i) staged[i]->apply(*this);
+  device_.counters.change([&](Counters& counters) {
+    ++counters.submissions;
+    counters.commands_submitted += program->commands;
+    counters.fences_submitted += program->fences;
+    counters.updates += updates.size();
+    counters.update_bytes += update_bytes;
+    counters.waits_given += waits.size();
+    counters.waits_derived += after.size();
+  });
+  return made;
 }
 
 }  // namespace refrain

@@ -11,7 +11,7 @@ void clear(ComputeGraph& graph) {
   graph.constants.clear();
   graph.labels.clear();
   graph.resources.clear();
-  graph.owner = nullptr;
+  graph.owner = 0;
 }
 
 backend::OpCall op_call(const ComputeGraph& graph, const Command& command,

@@ -164,8 +164,7 @@ class Fuser {
     if (node.rows == 0) return;
     node.iteration = command.op->iteration;
     node.units = command.op->units(call);
-    if (command.op->cost != nullptr)
-      node.flops = command.op->cost(call).flops / static_cast<uint64_t>(node.rows);
+    node.flops = row_flops(call, static_cast<uint64_t>(node.rows));
     const backend::Kernel* kernel = select_kernel(call, kernels, info);
     if (kernel == nullptr) {
       node.refusal = "no kernel accepts it";

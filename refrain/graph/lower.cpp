@@ -220,7 +220,7 @@ class Lowering {
       Part& part = parts[member.component];
       const uint32_t ratio = member.units / part.units;
       part.granule = std::lcm(part.granule, uint64_t{ceil_div(lowered.kernel->unit_granule, ratio)});
-      if (call.op->cost != nullptr) part.flops += call.op->cost(call).flops / launch.rows;
+      part.flops += row_flops(call, launch.rows);
     }
     out.launch.rows_per_block = std::min(rows_per_block, out.launch.rows);
     if (value != kNone) group.value_row_bytes = lowered_.temp_bytes[value] / out.launch.rows;
@@ -317,6 +317,17 @@ const backend::Kernel* select_kernel(const backend::OpCall& call, std::span<cons
     if (kernel.op == call.op && (kernel.needs & ~info.features) == 0 && kernel.accepts(call)) return &kernel;
   }
   return nullptr;
+}
+
+uint64_t row_flops(const backend::OpCall& call, uint64_t rows) {
+  if (call.op->cost != nullptr) return call.op->cost(call).flops / rows;
+  uint64_t flops = 0;
+  for (size_t i = 0; i < call.args.size(); ++i) {
+    if (!call.args[i].bound) continue;
+    const auto elements = static_cast<uint64_t>(call.args[i].shape.elements());
+    flops += call.op->args[i].rows ? elements / rows : 2 * elements;
+  }
+  return flops;
 }
 
 LoweredGraph lower(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,

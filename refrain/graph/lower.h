@@ -38,6 +38,9 @@ struct LoweredGraph {
 const backend::Kernel* select_kernel(const backend::OpCall& call, std::span<const backend::Kernel> kernels,
                                      const backend::DeviceInfo& info);
 
+/// The work of one of `rows` rows: OpSchema::cost, or what stands for it.
+uint64_t row_flops(const backend::OpCall& call, uint64_t rows);
+
 /// Gives each command, and each member of a group, the kernel of select_kernel(). Throws InvalidArgument,
 /// naming op, dtypes and device, when there is none.
 LoweredGraph lower(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,

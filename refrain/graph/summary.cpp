@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
+#include <map>
 #include <span>
 #include <tuple>
+#include <utility>
 
 namespace refrain::graph {
 namespace {
@@ -71,6 +74,97 @@ AccessSummary summarize(const backend::PlanData& plan, const backend::BufferView
         {arena.allocation->id, arena.offset_bytes, arena.offset_bytes + plan.arena_bytes, Effect::write});
   }
   return {combined(entries), unknown};
+}
+
+namespace {
+
+/// Bytes as disjoint ranges.
+class Coverage {
+ public:
+  /// Calls `each(begin, end)` for the parts of [begin, end) that are not covered.
+  template <class Each>
+  void gaps(uint64_t allocation, size_t begin, size_t end, Each each) const {
+    auto range = ranges_.upper_bound({allocation, begin});
+    if (range != ranges_.begin()) --range;
+    for (; range != ranges_.end() && range->first < std::pair{allocation, end}; ++range) {
+      if (range->first.first != allocation || range->second <= begin) continue;
+      if (begin < range->first.second) each(begin, range->first.second);
+      begin = range->second;
+    }
+    if (begin < end) each(begin, end);
+  }
+
+  void add(uint64_t allocation, size_t begin, size_t end) {
+    if (begin >= end) return;
+    auto range = ranges_.upper_bound({allocation, begin});
+    if (range != ranges_.begin()) {
+      const auto before = std::prev(range);
+      if (before->first.first == allocation && before->second >= begin) range = before;
+    }
+    while (range != ranges_.end() && range->first.first == allocation && range->first.second <= end) {
+      begin = std::min(begin, range->first.second);
+      end = std::max(end, range->second);
+      range = ranges_.erase(range);
+    }
+    ranges_[{allocation, begin}] = end;
+  }
+
+  std::vector<Entry> entries() const {
+    std::vector<Entry> entries;
+    for (const auto& [key, end] : ranges_) entries.push_back({key.first, key.second, end});
+    return entries;
+  }
+
+ private:
+  std::map<std::pair<uint64_t, size_t>, size_t> ranges_;  // allocation and begin: end
+};
+
+}  // namespace
+
+ValueSummary summarize_values(const backend::PlanData& plan, const backend::BufferView& arena) {
+  Coverage read, whole;
+  const auto take = [&](const backend::Argument& arg) {
+    const backend::BufferView& view = arg.view;
+    if (view.allocation == nullptr || view.bytes == 0) return;
+    if (arg.access != backend::Access::in && arg.access != backend::Access::inout) return;
+    const uint64_t id = view.allocation->id;
+    whole.gaps(id, view.offset_bytes, view.offset_bytes + view.bytes,
+               [&](size_t begin, size_t end) { read.add(id, begin, end); });
+  };
+  const auto run = [&](const backend::OpSchema& op, uint32_t first, bool live) {
+    const auto& specs = op.args;
+    for (size_t i = 0; i < specs.size(); ++i) take(plan.args[first + i]);
+    for (size_t i = 0; i < specs.size(); ++i) {
+      const backend::Argument& arg = plan.args[first + i];
+      if (arg.access != backend::Access::out || arg.view.allocation == nullptr) continue;
+      if (live && specs[i].rows) continue;
+      whole.add(arg.view.allocation->id, arg.view.offset_bytes, arg.view.offset_bytes + arg.view.bytes);
+    }
+  };
+  for (const backend::PlanCommand& command : plan.commands) {
+    const bool live = command.live_arg != backend::kNone;
+    if (live) take(plan.args[command.args.first + command.live_arg]);
+    switch (command.kind) {
+      case backend::CommandKind::kernel:
+        run(*command.kernel->op, command.args.first, live);
+        break;
+      case backend::CommandKind::fused_group: {
+        const backend::Range& members = plan.groups[command.group].members;
+        for (uint32_t m = members.first; m < members.first + members.count; ++m)
+          run(*plan.members[m].kernel->op, plan.members[m].args.first, live);
+        break;
+      }
+      case backend::CommandKind::group_kernel:
+        for (uint32_t m = command.placed.first; m < command.placed.first + command.placed.count; ++m)
+          run(*plan.placed[m].op, plan.placed[m].args.first, live);
+        break;
+      case backend::CommandKind::fence:
+        break;
+    }
+  }
+  if (arena.allocation != nullptr)
+    whole.add(arena.allocation->id, arena.offset_bytes, arena.offset_bytes + plan.arena_bytes);
+  return {read.entries(), whole.entries()};
 }
 
 bool conflicts(const AccessSummary& a, const AccessSummary& b) {

@@ -29,6 +29,16 @@ struct AccessSummary {
 /// memory like any other. O(n log n).
 AccessSummary summarize(const backend::PlanData& plan, const backend::BufferView& arena = {});
 
+/// What a plan needs of the bytes that it finds, and what it leaves of them, as far as arguments name them.
+struct ValueSummary {
+  std::vector<AccessSummary::Entry> reads;  ///< whose values it takes before it has written them whole
+  std::vector<AccessSummary::Entry> whole;  ///< written, all of them, whatever they held
+};
+
+/// Both sorted and disjoint; their `effect` says nothing. An output of which a live count says how many rows are
+/// written is not written whole, the arena is. An accumulation takes no value. O(n log n).
+ValueSummary summarize_values(const backend::PlanData& plan, const backend::BufferView& arena = {});
+
 /// True when the two share a byte on which their effects conflict, or may do so unknown: the later must wait
 /// for the earlier. O(n + m).
 bool conflicts(const AccessSummary& a, const AccessSummary& b);

@@ -42,7 +42,7 @@ class Conformance : public ::testing::TestWithParam<DeviceCase> {
   std::vector<T> contents(const Allocation* allocation) const {
     return testing::contents<T>(*device_, allocation);
   }
-  Point host_point(uint64_t value) const { return {device_.get(), kHostQueue, value}; }
+  Point host_point(uint64_t value) const { return {device_->id, kHostQueue, value}; }
 
   static Launch rows(uint32_t count) { return {count, 1, 1, 0}; }
 

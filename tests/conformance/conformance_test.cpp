@@ -1,4 +1,4 @@
-// The contract of device.h as tests that run on every device of devices.cpp. What breaks the contract on
+// The contract of backend.h as tests that run on every device of devices.cpp. What breaks the contract on
 // purpose is tested in validate_test.cpp.
 #include <gtest/gtest.h>
 
@@ -42,15 +42,15 @@ TEST_P(Conformance, Points) {
   const auto second = device_->prepare(builder.plan, {.queue = 1});
   for (uint64_t i = 1; i <= 3; ++i) {
     const Point point = submit(*first);
-    EXPECT_EQ(point.backend, device_.get());
+    EXPECT_EQ(point.backend, device_->id);
     EXPECT_EQ(point.queue, 0u);
     EXPECT_EQ(point.value, i);
     EXPECT_TRUE(wait(point));
     EXPECT_GE(device_->completed(0), i);
   }
   EXPECT_EQ(submit(*second).value, 1u);
-  EXPECT_TRUE(wait({device_.get(), 1, 1}));
-  EXPECT_TRUE(wait({device_.get(), 0, 2})) << "a point that has passed stays passed";
+  EXPECT_TRUE(wait({device_->id, 1, 1}));
+  EXPECT_TRUE(wait({device_->id, 0, 2})) << "a point that has passed stays passed";
 }
 
 // Random commands on a few buffers with random delays, against the same commands in order on the host.
@@ -377,6 +377,51 @@ TEST_P(Conformance, HostTimeline) {
   });
   EXPECT_TRUE(wait(host_point(4)));
   later.join();
+}
+
+TEST_P(Conformance, AfterOrders) {
+  const Allocation* data = cells();
+  const Allocation* to = cells();
+  PlanBuilder slow, reader;
+  slow.add(kIncrement, {inout(view(data))}, {.launch = rows(kRows), .constants = {1, 500, 0, 0}});
+  reader.add(kCopy, {in(view(data)), out(view(to))}, {.launch = rows(kRows)});
+  const auto first = device_->prepare(slow.plan, {.queue = 0});
+  const auto second = device_->prepare(reader.plan, {.queue = 1});
+  const Point one = host_point(1);
+  const Point point = submit(*first, {}, {&one, 1});
+  const Point behind = device_->submit({second.get(), {}, {}, {&point, 1}});
+  EXPECT_FALSE(device_->wait(behind, milliseconds(5)));
+  device_->signal_host(1);
+  ASSERT_TRUE(wait(behind));
+  for (const uint32_t value : contents<uint32_t>(to)) EXPECT_EQ(value, 1u);
+}
+
+TEST_P(Conformance, HostEnds) {
+  const Allocation* data = cells();
+  PlanBuilder builder;
+  builder.add(kIncrement, {inout(view(data))}, {.launch = rows(kRows), .constants = {1, 0, 0, 0}});
+  const auto program = device_->prepare(builder.plan, {});
+  const auto other = device_->prepare(builder.plan, {.queue = 1});
+  device_->signal_host(3);
+  const Point three = host_point(3), four = host_point(4);
+  const Point done = submit(*program, {}, {&three, 1}), blocked = submit(*program, {}, {&four, 1});
+  const Point follows = submit(*other, {}, {&blocked, 1});
+  EXPECT_FALSE(device_->wait(four, milliseconds(2)));
+  device_->end_host();
+  device_->signal_host(9);
+  EXPECT_EQ(device_->completed(kHostQueue), 3u);
+  EXPECT_TRUE(wait(three));
+  EXPECT_TRUE(wait(done));
+  for (const Point& point : {four, blocked, follows, submit(*other, {}, {&four, 1})})
+    EXPECT_THROW(device_->wait(point, kLong), DeviceError);
+  EXPECT_TRUE(wait(submit(*program))) << "no queue is stopped by it";
+  EXPECT_EQ(contents<uint32_t>(data)[0], 2u);
+}
+
+TEST_P(Conformance, Ids) {
+  const auto other = GetParam().make();
+  EXPECT_NE(device_->id, 0u);
+  EXPECT_NE(device_->id, other->id);
 }
 
 TEST_P(Conformance, BlockedQueue) {

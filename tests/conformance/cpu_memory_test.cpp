@@ -35,7 +35,7 @@ TEST(CpuMemory, AFailureThatCannotBeSaidIsAFailure) {
     builder.add(kThrow, {inout(view(data, 0, 4))}, {.label = "a label that is longer than a short string"});
     const auto first = device->prepare(builder.plan, {.label = "the first program of the test"});
     const auto second = device->prepare(builder.plan, {.queue = 1});
-    const Point start{device.get(), kHostQueue, 1};
+    const Point start{device->id, kHostQueue, 1};
     const Point point = device->submit({first.get(), {}, {&start, 1}});
     const Point after = device->submit({second.get(), {}, {&point, 1}});
     const Point later = device->submit({first.get(), {}, {}});

@@ -31,7 +31,7 @@ class Priorities : public ::testing::Test {
       programs_[q] = device_->prepare(builders_[q].plan, {.queue = q});
     }
   }
-  Point host(uint64_t value) const { return {device_.get(), kHostQueue, value}; }
+  Point host(uint64_t value) const { return {device_->id, kHostQueue, value}; }
   Point submit(uint32_t queue, const Point& after) {
     const Point waits[] = {host(1), after};
     return last_[queue] = device_->submit({programs_[queue].get(), {}, waits});
@@ -41,7 +41,7 @@ class Priorities : public ::testing::Test {
   Order order() {
     device_->signal_host(1);
     for (const Point& point : last_) {
-      if (point.backend == nullptr) continue;
+      if (point.backend == 0) continue;
       EXPECT_TRUE(device_->wait(point, kLong));
     }
     const auto log = contents<uint32_t>(*device_, log_);

@@ -66,7 +66,7 @@ TEST_P(CpuSteadyState, AllocatesNothing) {
   Point last;
   const auto round = [&] {
     for (int i = 0; i < kAhead; ++i) {
-      const Point point = i == 0 && last.backend == nullptr
+      const Point point = i == 0 && last.backend == 0
                               ? device->submit({first.get(), {&update, 1}, {}})
                               : device->submit({first.get(), {&update, 1}, {&last, 1}});
       last = device->submit({second.get(), {}, {&point, 1}});

@@ -2,6 +2,9 @@
 // that.
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <stdexcept>
+
 #include <chrono>
 #include <condition_variable>
 #include <mutex>
@@ -82,6 +85,7 @@ TEST_P(Throwing, FailsTheSubmissionAndWhatFollows) {
   const auto bad = device->prepare(builder.plan, {});
   const auto waiting = device->prepare(harmless.plan, {.queue = 1});
   const auto other = device->prepare(harmless.plan, {.queue = 2});
+  const auto unmoved = device->prepare({}, {.queue = 1});
   const auto failure_of = [&](const Point& point) -> std::string {
     try {
       EXPECT_TRUE(device->wait(point, std::chrono::seconds(60)));
@@ -94,7 +98,7 @@ TEST_P(Throwing, FailsTheSubmissionAndWhatFollows) {
   const Point before = device->submit({good.get(), {}, {}});
   const Point failed = device->submit({bad.get(), {}, {}});
   const Point behind = device->submit({good.get(), {}, {}});
-  const Point never[] = {failed, {device.get(), kHostQueue, 1}};
+  const Point never[] = {failed, {device->id, kHostQueue, 1}};
   const Point dependent = device->submit({waiting.get(), {}, never});
   for (int i = 0; i < 2; ++i) {
     EXPECT_EQ(failure_of(before), "");
@@ -106,10 +110,55 @@ TEST_P(Throwing, FailsTheSubmissionAndWhatFollows) {
   }
   EXPECT_NE(failure_of(device->submit({good.get(), {}, {}})), "") << "a failed queue stays failed";
   EXPECT_EQ(device->completed(0), 4u);
-  EXPECT_EQ(device->completed(1), 1u);
+  EXPECT_EQ(failure_of(device->submit({unmoved.get(), {}, {}})), "") << "the dependent stopped no queue";
+  EXPECT_EQ(device->completed(1), 2u);
   EXPECT_EQ(failure_of(device->submit({other.get(), {}, {}})), "") << "other queues run";
   for (const uint32_t value : contents<uint32_t>(*device, data))
     EXPECT_EQ(value, 3u) << "nothing after the throw has run";
+}
+
+constexpr ArgumentSpec kInOut[] = {{"input", Access::in, true}, {"output", Access::out, true}};
+constexpr OpSchema kHastyOp{"hasty", "", kInOut, sizeof(Constants)};
+std::atomic<uint32_t> hasty_calls{0};
+constexpr TileKernel kHastyTiles{[](const TileArgs&) {
+                                   ++hasty_calls;
+                                   throw std::runtime_error("too early");
+                                 },
+                                 nullptr, [](const TileArgs&, uint32_t, uint32_t) {}};
+
+TEST(Prefetching, WhatPrefetchThrowsFailsTheSubmission) {
+  CpuOptions options;
+  options.threads = 2;
+  options.spin = kSpinForever;
+  const auto device = make_cpu(options, test_kernels());
+  Kernel hasty;
+  hasty.name = "hasty_test";
+  hasty.op = &kHastyOp;
+  hasty.prefetches = 1;
+  hasty.entry = &kHastyTiles;
+  const Allocation* weight = device->allocate({64, "weight"});
+  const Allocation* data = device->allocate({64, "data"});
+  PlanBuilder builder;
+  const uint32_t slow = builder.add(kIncrement, {inout(view(data))},
+                                    {.launch = {1, 1, 1, 0}, .constants = {1, 5000, 0, 0}});
+  builder.add(hasty, {sealed(view(weight)), inout(view(data))},
+              {.launch = {16, 1, 1, 0}, .deps = {slow}, .label = "layer 2"});
+  const auto program = device->prepare(builder.plan, {});
+  uint32_t failed = 0;
+  for (int i = 0; i < 50; ++i) {
+    const uint32_t before = hasty_calls;
+    const Point point = device->submit({program.get(), {}, {}});
+    std::string said;
+    try {
+      EXPECT_TRUE(device->wait(point, std::chrono::seconds(60)));
+    } catch (const DeviceError& error) {
+      said = error.what();
+    }
+    EXPECT_EQ(said, hasty_calls == before ? "" : "cpu: command 1 (hasty_test) 'layer 2' threw: too early");
+    failed += !said.empty();
+    device->recover(0);
+  }
+  EXPECT_GT(failed, 0u) << "nobody waited";
 }
 
 INSTANTIATE_TEST_SUITE_P(Workers, Throwing, ::testing::Values(1u, 2u, 4u));

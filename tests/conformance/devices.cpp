@@ -51,7 +51,8 @@ constexpr const char* kComputing[] = {"EdgesRandom",
                                       "Timestamps",
                                       "DestroyInFlight",
                                       "TimedCommandsOverlap"};
-constexpr const char* kWaiting[] = {"HostPoint", "BlockedQueue", "Timeout", "DestroyBlocked", "HostTimeline"};
+constexpr const char* kWaiting[] = {"HostPoint",    "BlockedQueue", "Timeout",    "DestroyBlocked",
+                                    "HostTimeline", "HostEnds",     "AfterOrders"};
 
 std::vector<Exception> exceptions() {
   std::vector<Exception> result;

@@ -82,6 +82,7 @@ TEST_P(FrontFaults, EveryNth) {
     EXPECT_EQ(backend.use_count(), 1) << "n " << n;
     set_faults(*fault, {});
     if (!kind.again && faulted) continue;
+    for (uint32_t queue = 0; queue < backend->info.queue_count; ++queue) backend->recover(queue);
     EXPECT_EQ(backend->memory().used_bytes, 0u) << "n " << n << ": leaked";
     EXPECT_EQ(generate(backend), expected) << "n " << n;
   }
@@ -92,8 +93,8 @@ INSTANTIATE_TEST_SUITE_P(Kinds, FrontFaults,
                          ::testing::Values(Kind{"allocation", &FaultPlan::allocation, true, false},
                                            Kind{"prepare", &FaultPlan::prepare, true, false},
                                            Kind{"submit", &FaultPlan::submit, true, false},
-                                           Kind{"execution", &FaultPlan::execution, false, false},
-                                           Kind{"command", &FaultPlan::command, false, false},
+                                           Kind{"execution", &FaultPlan::execution, true, false},
+                                           Kind{"command", &FaultPlan::command, true, false},
                                            Kind{"loss", &FaultPlan::loss, false, false},
                                            Kind{"remote_copy", &FaultPlan::copy, true, true},
                                            Kind{"remote_loss", &FaultPlan::loss, false, true}),

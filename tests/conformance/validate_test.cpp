@@ -319,10 +319,10 @@ TEST_P(Validate, Points) {
   const PlanBuilder builder = valid();
   const auto program = device_->prepare(builder.plan, {});
   const auto wait = [&](const Point& point) { device_->wait(point, std::chrono::nanoseconds(0)); };
-  expect([&] { wait({device_.get(), 0, 1}); }, {"wait: point: value 1 of queue 0 was never returned"});
-  expect([&] { wait({device_.get(), 4, 0}); }, {"wait: point: queue 4 does not exist"});
-  expect([&] { wait({nullptr, 0, 0}); }, {"wait: point: of another backend"});
-  const Point later{device_.get(), 1, 1};
+  expect([&] { wait({device_->id, 0, 1}); }, {"wait: point: value 1 of queue 0 was never returned"});
+  expect([&] { wait({device_->id, 4, 0}); }, {"wait: point: queue 4 does not exist"});
+  expect([&] { wait({0, 0, 0}); }, {"wait: point: of another backend"});
+  const Point later{device_->id, 1, 1};
   expect([&] { device_->submit({program.get(), {}, {&later, 1}}); }, {"submit: point: value 1 of queue 1"});
   expect([&] { device_->completed(4); }, {"completed: queue 4"});
 }
@@ -343,7 +343,7 @@ TEST_P(Validate, Programs) {
 TEST_P(Validate, ReleaseInFlight) {
   const PlanBuilder builder = valid();
   const auto program = device_->prepare(builder.plan, {});
-  const Point one{device_.get(), kHostQueue, 1};
+  const Point one{device_->id, kHostQueue, 1};
   const Point point = device_->submit({program.get(), {}, {&one, 1}});
   device_->release(a_);
   expect([&] { device_->wait(point, std::chrono::nanoseconds(0)); },
@@ -358,7 +358,7 @@ TEST_P(Validate, ReleaseInFlight) {
 TEST_P(Validate, ProgramEndsInFlight) {
   const PlanBuilder builder = valid();
   auto program = device_->prepare(builder.plan, {});
-  const Point one{device_.get(), kHostQueue, 1};
+  const Point one{device_->id, kHostQueue, 1};
   const Point point = device_->submit({program.get(), {}, {&one, 1}});
   program.reset();
   expect([&] { device_->wait(point, std::chrono::nanoseconds(0)); }, {"program: ended while a submission"});
@@ -385,7 +385,7 @@ TEST_P(Validate, Copies) {
   const auto program = device_->prepare(builder.plan, {});
   const uint32_t rows = 3;
   const UpdateData update{view(live_, 8, 4), std::as_bytes(std::span(&rows, 1))};
-  const Point one{device_.get(), kHostQueue, 1};
+  const Point one{device_->id, kHostQueue, 1};
   const Point point = device_->submit({program.get(), {&update, 1}, {&one, 1}});
   expect([&] { write(view(a_, 28, 4), 4); }, {"write: allocation 'a' is used by submission 1 of queue 0"});
   expect([&] { read(view(b_, 0, 4), 4); }, {"read: allocation 'b' is written by submission 1 of queue 0"});

@@ -137,9 +137,9 @@ TEST_F(WhenReached, AClosedDeviceCallsAllOfThem) {
     device.when_reached(point, calls_.note("point"));
     until_waiting(1);
   }
-  // Before the device was gone. What waits for the host goes ahead when nobody is left to signal.
+  // Before the device was gone. What waits for the host fails when nobody is left to signal.
   EXPECT_EQ(calls_.wait(0),
-            (Texts{"point reached",
+            (Texts{"point failed: [submission] 'step', 1 of queue 0: controlled: submission failed",
                    "host failed: [when_reached] the device was closed before host point 1 was signalled"}));
 }
 

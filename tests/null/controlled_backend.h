@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,7 +37,7 @@ class ControlledBackend final : public backend::Backend {
   /// The submission, and with it what has been submitted to its queue since, fails and so ends.
   void fail(uint32_t queue, uint64_t value) {
     const std::lock_guard lock(mutex_);
-    failed_from_[queue] = value;
+    for (uint64_t v = value; v <= submitted_[queue]; ++v) failed_.insert({queue, v});
     completed_[queue] = submitted_[queue];
     changed_.notify_all();
   }
@@ -53,12 +54,14 @@ class ControlledBackend final : public backend::Backend {
   size_t live_programs() const { return static_cast<size_t>(*programs_); }
   size_t live_allocations() const { return memory_.size(); }
   std::vector<std::pair<backend::BufferView, std::vector<std::byte>>> updates;
-  std::vector<backend::Point> waits;
+  std::vector<backend::Point> waits, after;  // of the last submission
+  std::vector<const backend::Executable*> ran;  // of each submission
   backend::ExecutableOptions prepared;
   std::vector<std::pair<backend::Advice, backend::BufferView>> advised;
   std::function<void()> before_completed;  ///< called by completed()
   std::function<void()> at_poll;           ///< called by a wait() of no time, before it looks
   std::function<void()> at_prepare;        ///< called by prepare(), once
+  std::function<void(uint32_t)> at_submit;  ///< called by submit(), with its queue
 
   const backend::Allocation* allocate(const backend::BufferSpec& spec) override {
     if (spec.bytes > (size_t{1} << 40)) throw DeviceError("controlled: out of memory");
@@ -95,6 +98,7 @@ class ControlledBackend final : public backend::Backend {
     return std::make_unique<Counted>(programs_, options.queue);
   }
   backend::Point submit(const backend::Submission& submission) override {
+    if (at_submit) at_submit(static_cast<const Counted*>(submission.program)->queue);
     if (std::exchange(refuse_submit_, false)) throw DeviceError("controlled: refused");
     const std::lock_guard lock(mutex_);
     if (lost_) throw DeviceLost("controlled: lost");
@@ -102,8 +106,14 @@ class ControlledBackend final : public backend::Backend {
       updates.emplace_back(update.to, std::vector(update.from.begin(), update.from.end()));
     }
     waits.assign(submission.waits.begin(), submission.waits.end());
+    after.assign(submission.after.begin(), submission.after.end());
+    ran.push_back(submission.program);
     const uint32_t queue = static_cast<const Counted*>(submission.program)->queue;
-    return {this, queue, ++submitted_[queue]};
+    const uint64_t value = ++submitted_[queue];
+    for (const backend::Point& point : waits) {
+      if (point.queue == backend::kHostQueue) host_waits_[{queue, value}] = point.value;
+    }
+    return {id, queue, value};
   }
   void advise(std::span<const backend::BufferView> views, backend::Advice advice) override {
     for (const backend::BufferView& view : views) advised.emplace_back(advice, view);
@@ -123,20 +133,25 @@ class ControlledBackend final : public backend::Backend {
     const bool reached = changed_.wait_until(lock, std::chrono::system_clock::now() + timeout, done);
     --waiters_;
     if (lost_) throw DeviceLost("controlled: lost");
-    const auto failed = failed_from_.find(point.queue);
-    if (reached && failed != failed_from_.end() && point.value >= failed->second)
+    if (reached && failed_.contains({point.queue, point.value}))
       throw DeviceError("controlled: submission failed");
     return reached;
   }
   void signal_host(uint64_t value) override {
     const std::lock_guard lock(mutex_);
     completed_[backend::kHostQueue] = std::max(completed_[backend::kHostQueue], value);
-    // Without a device, what nobody will complete is complete once the host lets everything go.
-    if (value == UINT64_MAX) {
-      for (const auto& [queue, last] : submitted_) completed_[queue] = last;
-    }
     changed_.notify_all();
   }
+  // What nobody will complete is complete once the host lets everything go; what waited for the host has failed.
+  void end_host() noexcept override {
+    const std::lock_guard lock(mutex_);
+    for (const auto& [which, value] : host_waits_) {
+      if (value > completed_[backend::kHostQueue] && which.second > completed_[which.first]) failed_.insert(which);
+    }
+    for (const auto& [queue, last] : submitted_) completed_[queue] = last;
+    changed_.notify_all();
+  }
+  void recover(uint32_t) noexcept override {}  // what is submitted after a failure runs in any case
   void timestamps(const backend::Executable&, std::span<backend::TickSpan> spans) const override {
     for (size_t i = 0; i < spans.size(); ++i) spans[i] = {i * 10, i * 10 + 5};
   }
@@ -175,7 +190,8 @@ class ControlledBackend final : public backend::Backend {
   std::condition_variable changed_;
   std::map<const backend::Allocation*, std::unique_ptr<Memory>> memory_;
   std::map<uint32_t, uint64_t> completed_, submitted_;
-  std::map<uint32_t, uint64_t> failed_from_;
+  std::set<std::pair<uint32_t, uint64_t>> failed_;
+  std::map<std::pair<uint32_t, uint64_t>, uint64_t> host_waits_;  // queue and value: the host point
   bool lost_ = false;
   size_t waiters_ = 0;
   std::shared_ptr<int> programs_ = std::make_shared<int>(0);

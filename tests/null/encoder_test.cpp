@@ -80,6 +80,31 @@ TEST_F(Encoder, WritesDownCommandsBindingsAndConstants) {
   EXPECT_EQ(call.constants_as<MixConstants>().salt, 1u);
 }
 
+// By the encoder, for ops whose schema has no check of their own.
+TEST_F(Encoder, RowArgumentsHaveEquallyManyRows) {
+  const Buffer memory = device_.buffer(DType::u32, {16}), other = device_.buffer(DType::u32, {16});
+  const auto rows = [&](const Shape& input, const Shape& output) {
+    return refusal([&] {
+      dispatch(encoder_, kRows,
+               std::array{Operand(memory.view(DType::u32, input)), Operand(other.view(DType::u32, output))},
+               MixConstants{});
+    });
+  };
+  EXPECT_EQ(rows({4, 4}, {2, 8}), "[rows] output: expected 4 rows as a has, got [2, 8]");
+  EXPECT_EQ(rows({4, 4}, {5}), "[rows] output: expected 4 rows as a has, got [5]");
+  EXPECT_EQ(rows({}, {4}), "[rows] a: expected rows, got []");
+  EXPECT_EQ(rows({4, 4}, {4}), "nothing was thrown") << "columns are the op's business";
+  const Temp temp = encoder_.temp(DType::u32, {3, 4});
+  EXPECT_EQ(refusal([&] {
+              dispatch(encoder_, kFour,
+                       std::array{Operand(memory.view(DType::u32, {4, 4})), Operand(other.view(DType::u32, {2})),
+                                  Operand(), Operand(temp)},
+                       MixConstants{});
+            }),
+            "[four] residual: expected a buffer, temp or weight, got nothing");
+  EXPECT_EQ(encoder_.finish().commands.size(), 1u);
+}
+
 TEST_F(Encoder, ConstantsAreAlignedWhateverTheirSize) {
   static constexpr OpSchema kOdd{"odd", "", kUpdateArgs, 5, nullptr};
   const std::array<std::byte, 5> constants{std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4},

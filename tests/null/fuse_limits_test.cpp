@@ -4,6 +4,8 @@
 
 #include <functional>
 
+#include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/validate/validate_backend.h"
 #include "refrain/graph/check.h"
 #include "refrain/graph/expand.h"
 #include "refrain/graph/fuse.h"
@@ -267,6 +269,69 @@ TEST_F(FuseLimits, WhatAGroupReadsIsRead) {
   EXPECT_TRUE(again.fusions.empty());
   EXPECT_EQ(again.misses,
             Names{"#0 norm does not join project at #2: #1 project+blend reads its value, too"});
+}
+
+// Ops that do not say what they cost, and one whose output may be in place of an input that is wider.
+constexpr OpSchema without_cost(OpSchema op) {
+  op.cost = nullptr;
+  return op;
+}
+constexpr OpSchema kFreeProject = without_cost(kProject), kFreeBlend = without_cost(kBlend);
+constexpr OpSchema kHalve = row_op("halve", kNormArgs, backend::Iteration::row_reduction);
+void halve(const Region& region) {
+  const auto* input = region.args.arg<uint32_t>(0);
+  auto* output = region.args.arg<uint32_t>(1);
+  region.units([&](uint32_t row, uint32_t, uint32_t first, uint32_t last) {
+    for (uint32_t i = first; i < last; ++i) output[i] = mixed(input[row * region.c.others + i - first], 7);
+  });
+}
+std::span<const backend::Kernel> free_kernels() {
+  static const backend::Kernel kTable[] = {row_kernel<project>("project", kFreeProject),
+                                           row_kernel<blend>("blend", kFreeBlend),
+                                           row_kernel<halve>("halve", kHalve), row_kernel<project>("project", kProject)};
+  return kTable;
+}
+
+TEST(FuseCosts, AGroupOfOpsWithoutCostIsCutAsWell) {
+  constexpr uint32_t kUnits = 256;
+  Device device(backend::make_null(free_kernels(), 0, 1), {}, {});
+  const Buffer x = device.buffer(DType::u32, {kRows, 16}), weight = device.buffer(DType::u32, {kUnits, 4096});
+  CommandEncoder e = device.encoder();
+  const Temp y = e.temp(DType::u32, {kRows, kUnits}), z = e.temp(DType::u32, {kRows, kUnits});
+  const Buffer sum = device.buffer(DType::u32, {kRows, kUnits});
+  for (const Temp& value : {y, z}) {
+    dispatch(e, kFreeProject, std::array{Operand(x), Operand(weight), Operand(value)},
+             RowConstants{7, kUnits, kUnits, 16});
+  }
+  dispatch(e, kFreeBlend, std::array{Operand(y), Operand(z), Operand(sum)}, RowConstants{7, kUnits, kUnits, 0});
+  const auto [plan, report] = device.plan(e.finish());
+  ASSERT_EQ(report.fusions, std::vector<std::string>{"project*2+blend: #0 #1 #2"});
+  ASSERT_EQ(plan.data().components.size(), 1u);
+  // A row takes two flops for each element of both weights, 2^22: of 256 units, eight make 2^17.
+  EXPECT_EQ(plan.data().components[0].units_per_tile, 8u);
+}
+
+TEST(FuseCosts, APrologueThatIsNotInPlaceOfItsInputMayBeNarrower) {
+  backend::CpuOptions options;
+  options.threads = 2;
+  Device device(backend::make_validate(backend::make_cpu(options, free_kernels())), {}, {});
+  const Buffer x = device.buffer(DType::u32, {kRows, 12}), weight = device.buffer(DType::u32, {1});
+  for (size_t i = 0; i < 48; ++i) x.span<uint32_t>()[i] = static_cast<uint32_t>(i * i);
+  std::vector<uint32_t> results[2];
+  for (const bool fuse : {false, true}) {
+    const Buffer y = device.buffer(DType::u32, {kRows, kWidth});
+    CommandEncoder e = device.encoder();
+    const Temp h = e.temp(DType::u32, {kRows, kWidth});
+    dispatch(e, kHalve, std::array{Operand(x), Operand(h)}, RowConstants{7, 6, 1, 12});
+    dispatch(e, kProject, std::array{Operand(h), Operand(weight), Operand(y)}, RowConstants{7, 6, 6, 6});
+    PlanOptions plan_options;
+    plan_options.fuse = fuse;
+    const auto [plan, report] = device.plan(e.finish(), plan_options);
+    EXPECT_EQ(report.fusions, fuse ? std::vector<std::string>{"halve+project: #0 #1"} : std::vector<std::string>{});
+    device.wait(device.submit(device.prepare(plan)));
+    results[fuse].assign(y.span<uint32_t>().begin(), y.span<uint32_t>().end());
+  }
+  EXPECT_EQ(results[0], results[1]);
 }
 
 TEST_F(FuseLimits, OneOfTwoNormsIsThePrologue) {

@@ -103,10 +103,10 @@ TEST_F(ImportMemory, BytesWithinAnImportAreAViewOfIt) {
   const Buffer apart = device.import_memory(block_->words.data() + 40, DType::u32, {16}, nullptr);
   run(device, all.slice(0, 16), all.slice(16, 16));
   run(device, apart, apart, 1);
-  EXPECT_TRUE(backend_->waits.empty());
+  EXPECT_TRUE(backend_->after.empty());
   run(device, apart, overlapping, 1);
-  ASSERT_EQ(backend_->waits.size(), 1u);
-  EXPECT_EQ(backend_->waits[0].queue, 0u);
+  ASSERT_EQ(backend_->after.size(), 1u);
+  EXPECT_EQ(backend_->after[0].queue, 0u);
   backend_->complete(0, 1);
   backend_->complete(1, 2);
 }

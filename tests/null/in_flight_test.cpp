@@ -192,6 +192,46 @@ TEST_F(InFlight, ARefusedSubmissionLeavesNoTrace) {
   EXPECT_EQ(a.span<uint32_t>().size(), 16u);
 }
 
+// A queue whose backend takes its time holds up nobody but those who have to come after it.
+TEST_F(InFlight, QueuesAreSubmittedToApart) {
+  for (const bool refused : {false, true}) {
+    backend_ = std::make_shared<ControlledBackend>(kKernels);
+    Device device(backend_, {}, {});
+    const Buffer a = device.buffer(DType::u32, {16}), b = device.buffer(DType::u32, {16});
+    const Program slow = program(device, a, b, "slow", 0), follows = program(device, b, a, "follows", 1),
+                  apart = program(device, "apart", 1);
+    std::atomic<bool> inside{false}, go{false}, followed{false};
+    backend_->at_submit = [&](uint32_t queue) {
+      if (queue != 0) return;
+      inside = true;
+      while (!go) std::this_thread::yield();
+      if (refused) throw DeviceError("controlled: too late");
+    };
+    std::thread first([&] {
+      EXPECT_EQ(refusal<DeviceError>([&] { device.submit(slow); }),
+                refused ? "controlled: too late" : "nothing was thrown");
+    });
+    while (!inside) std::this_thread::yield();
+    EXPECT_EQ(device.submit(apart).value, 1u) << "while the other is being submitted";
+    EXPECT_NE(refusal([&] { (void)b.span<uint32_t>(); }), "nothing was thrown") << "it may run already";
+    std::thread second([&] {
+      device.submit(follows);
+      followed = true;
+    });
+    std::this_thread::sleep_for(5ms);
+    EXPECT_FALSE(followed) << "what it comes after has no point yet";
+    go = true;
+    first.join();
+    second.join();
+    ASSERT_EQ(backend_->after.size(), refused ? 0u : 1u);
+    if (!refused) {
+      EXPECT_EQ(backend_->after[0].value, 1u);
+    }
+    EXPECT_EQ(device.counters().submissions, refused ? 2u : 3u);
+    for (const uint32_t queue : {0u, 1u}) backend_->complete(queue, queue == 0 && refused ? 0 : 1 + queue);
+  }
+}
+
 TEST_F(InFlight, NoBound) {
   Device device(backend_, {}, limited(0, 1ms));
   const Program made = program(device);
@@ -337,12 +377,14 @@ TEST_F(InFlight, TheFirstToSeeAFailureNamesIt) {
 
 TEST_F(InFlight, MemoryOfALostDeviceIsNotAskedFor) {
   Device device(backend_, {}, {});
-  const Buffer in = device.buffer(DType::u32, {16}), out = device.buffer(DType::u32, {16});
+  const Buffer in = device.buffer(DType::u32, {16}), out = device.buffer(DType::u32, {16}, "out");
   const Point point = device.submit(program(device, in, out));
   backend_->lose();
   EXPECT_EQ(refusal<DeviceLost>([&] { device.wait(point, 10s); }), "[submission] 'step': controlled: lost");
   EXPECT_EQ(refusal<DeviceLost>([&] { (void)device.memory(); }), "controlled: lost");
-  EXPECT_EQ(out.span<uint32_t>().size(), 16u) << "nothing is in flight any more";
+  EXPECT_EQ(in.span<uint32_t>().size(), 16u) << "nothing is in flight any more";
+  EXPECT_EQ(refusal<DeviceError>([&] { (void)out.span<uint32_t>(); }),
+            "[buffer] span: 'out' is undefined: [submission] 'step', 1 of queue 0: controlled: lost");
 }
 
 }  // namespace

@@ -385,6 +385,26 @@ TEST(Residency, ARemovalAndAnAdditionCancel) {
   EXPECT_TRUE(set.contains(large));
 }
 
+TEST(Residency, MemoryThatIsGivenOutAgainIsAnother) {
+  Device device = cpu();
+  BufferPool pool(device);
+  ResidencySet set(device);
+  uint64_t id = 0;
+  {
+    const Buffer buffer = pool.buffer(DType::u8, {4096});
+    id = buffer.memory()->allocation().id;
+    set.add(buffer);
+    EXPECT_TRUE(set.contains(buffer));
+  }
+  const Buffer again = pool.buffer(DType::u8, {4096});
+  ASSERT_EQ(again.memory()->allocation().id, id);
+  EXPECT_FALSE(set.contains(again));
+  EXPECT_EQ(refusal([&] { set.remove(again); }), "[residency] remove: expected a view that was added");
+  set.add(again);
+  EXPECT_TRUE(set.contains(again));
+  set.remove(again);
+}
+
 TEST(Residency, PartsAreLockedAndUnlockedApart) {
   Device device = cpu();
   const Buffer large = device.buffer(DType::u8, {kLarge});

@@ -9,6 +9,7 @@
 
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
+#include "refrain/device/pool.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
 
@@ -233,7 +234,8 @@ TEST_F(Registry, MoreRowsThanALaunchCountsAreRefused) {
   CommandEncoder encoder = device_.encoder();
   const Shape shape{(int64_t{1} << 32) + 1, 1};
   const Temp first = encoder.temp(DType::u8, shape), second = encoder.temp(DType::u8, shape);
-  scale(encoder, device_.buffer(DType::u8, {1, 1}), first, 1);
+  const Buffer any = device_.buffer(DType::u8, {1});
+  encoder.dispatch({&kPair, std::array{Operand(any), Operand(), Operand(first), Operand()}, {}});
   EXPECT_EQ(refusal([&] {
               scale(encoder, first, second, 1);
               (void)device_.plan(encoder.finish());
@@ -314,6 +316,29 @@ TEST_F(UnknownAccess, RunsBesideNoOtherQueue) {
   device_.signal(host);
   device_.wait(last, std::chrono::seconds(10));
   for (const float value : w_.span<float>()) EXPECT_EQ(value, 70);
+}
+
+TEST_F(UnknownAccess, CannotKnowMemoryThatIsMadeLater) {
+  const Program hides = program(0, [&](CommandEncoder& encoder) { hide(encoder); });
+  const Program names = program(0, [&](CommandEncoder& encoder) {
+    hide(encoder);
+    scale(encoder, x_, y_, 2);
+  });
+  const Point host = device_.host_point();
+  device_.submit(hides, {}, std::array{host});
+  const Buffer young = device_.buffer(DType::f32, {4});
+  BufferPool pool(device_);
+  EXPECT_EQ(young.span<float>().size(), 4u);
+  EXPECT_EQ(pool.buffer(DType::f32, {4}).span<float>().size(), 4u);
+  device_.synchronize(young, std::chrono::milliseconds(1));
+  alignas(64) std::array<float, 4> memory{};
+  const Buffer imported = device_.import_memory(memory.data(), DType::f32, {4}, nullptr);
+  EXPECT_NE(refusal([&] { (void)imported.span<float>(); }), "nothing was thrown") << "it may have known it";
+  EXPECT_NE(refusal([&] { (void)z_.span<float>(); }), "nothing was thrown");
+  device_.submit(names);
+  EXPECT_NE(refusal([&] { (void)young.span<float>(); }), "nothing was thrown") << "submitted after it was made";
+  device_.signal(host);
+  device_.synchronize(young, std::chrono::seconds(10));
 }
 
 TEST_F(UnknownAccess, ARefusedDispatchLeavesNoFence) {

@@ -108,6 +108,103 @@ TEST(Summary, RandomPlansAgreeWithTheDefinition) {
   EXPECT_LT(conflicts, 18000);
 }
 
+constexpr backend::ArgumentSpec kSpecs[] = {{"rows", Access::in, true},
+                                           {"whole", Access::out},
+                                           {"live", Access::out, true},
+                                           {"both", Access::inout, true},
+                                           {"status", Access::accumulate}};
+constexpr backend::OpSchema kOp{"op", "", kSpecs};
+
+// Byte by byte: what is read before it has been written whole, and what has been in the end.
+TEST(Summary, ValuesOfRandomPlansAgreeWithTheDefinition) {
+  std::mt19937 rng(5);
+  const Memory memory;
+  backend::Kernel kernel;
+  kernel.op = &kOp;
+  uint64_t reads = 0, spared = 0, whole = 0;
+  for (int i = 0; i < 20000; ++i) {
+    backend::PlanData plan;
+    plan.arena_bytes = kBytes;
+    Bytes read{}, written{};  // 1: it is
+    const auto bind = [&](Access access, size_t bytes) {
+      const uint32_t which = rng() % (kAllocations + 1);
+      const size_t begin = rng() % (kBytes - bytes + 1);
+      plan.args.push_back(
+          {{which == kAllocations ? nullptr : &memory.allocations[which], begin, bytes}, access, false});
+    };
+    const auto each = [&](const backend::Argument& arg, const auto& visit) {
+      if (arg.view.allocation == nullptr) return;
+      const auto row = static_cast<size_t>(arg.view.allocation - memory.allocations.data());
+      for (size_t b = arg.view.offset_bytes; b < arg.view.offset_bytes + arg.view.bytes; ++b)
+        visit(read[row][b], written[row][b]);
+    };
+    const auto run = [&](uint32_t first, bool live) {
+      for (uint32_t a = 0; a < std::size(kSpecs); ++a) {
+        if (kSpecs[a].access != Access::in && kSpecs[a].access != Access::inout) continue;
+        each(plan.args[first + a], [&](int& is_read, int& is_written) {
+          (is_written ? spared : reads) += 1;
+          if (!is_written) is_read = 1;
+        });
+      }
+      for (uint32_t a = 0; a < std::size(kSpecs); ++a) {
+        if (kSpecs[a].access != Access::out || (live && kSpecs[a].rows)) continue;
+        each(plan.args[first + a], [&](int&, int& is_written) { is_written = 1; });
+      }
+    };
+    for (uint32_t c = rng() % 5; c > 0; --c) {
+      backend::PlanCommand& command = plan.commands.emplace_back();
+      command.args.first = static_cast<uint32_t>(plan.args.size());
+      const bool live = rng() % 2 == 0, group = rng() % 3 == 0;
+      const uint32_t members = group ? 1 + rng() % 3 : 1;
+      for (uint32_t m = 0; m < members; ++m) {
+        if (group) {
+          plan.members.emplace_back();
+          plan.members.back().kernel = &kernel;
+          plan.members.back().args = {static_cast<uint32_t>(plan.args.size()), std::size(kSpecs)};
+        }
+        for (const backend::ArgumentSpec& spec : kSpecs) bind(spec.access, rng() % 16);
+      }
+      if (live) {
+        command.live_arg = static_cast<uint32_t>(plan.args.size()) - command.args.first;
+        bind(Access::in, 4);
+        each(plan.args.back(), [](int& is_read, int& is_written) { is_read |= !is_written; });
+      }
+      command.args.count = static_cast<uint32_t>(plan.args.size()) - command.args.first;
+      command.kernel = group ? nullptr : &kernel;
+      if (group) {
+        command.kind = backend::CommandKind::fused_group;
+        command.group = static_cast<uint32_t>(plan.groups.size());
+        plan.groups.emplace_back().members = {static_cast<uint32_t>(plan.members.size()) - members, members};
+      }
+      for (uint32_t m = 0; m < members; ++m)
+        run(command.args.first + m * static_cast<uint32_t>(std::size(kSpecs)), live);
+    }
+    const bool arena = rng() % 2 == 0;
+    const Allocation elsewhere{99};
+    const graph::ValueSummary found =
+        graph::summarize_values(plan, arena ? backend::BufferView{&elsewhere, 64, 128} : backend::BufferView{});
+    Bytes found_read{}, found_whole{};
+    for (const AccessSummary::Entry& entry : found.reads) {
+      for (size_t b = entry.begin; b < entry.end; ++b) found_read.at(entry.allocation - 10).at(b) = 1;
+    }
+    bool saw_arena = false;
+    for (const AccessSummary::Entry& entry : found.whole) {
+      if (entry.allocation == 99) {
+        saw_arena = entry.begin == 64 && entry.end == 64 + kBytes;
+        continue;
+      }
+      for (size_t b = entry.begin; b < entry.end; ++b) found_whole.at(entry.allocation - 10).at(b) = 1;
+    }
+    ASSERT_EQ(found_read, read) << i;
+    ASSERT_EQ(found_whole, written) << i;
+    ASSERT_EQ(saw_arena, arena);
+    whole += !found.whole.empty();
+  }
+  EXPECT_GT(reads, 10000u);
+  EXPECT_GT(spared, 10000u);
+  EXPECT_GT(whole, 1000u);
+}
+
 TEST(Summary, TheArenaCountsWhenItsMemoryIsGiven) {
   const Memory memory;
   backend::PlanData plan;

@@ -75,7 +75,7 @@ class CpuBackend final : public Backend {
 
   Point submit(const Submission& submission) override {
     const auto& program = static_cast<const CpuExecutable&>(*submission.program);
-    return {this, program.queue, scheduler_.submit(program, submission)};
+    return {id, program.queue, scheduler_.submit(program, submission)};
   }
 
   uint64_t completed(uint32_t queue) const override { return scheduler_.completed(queue); }
@@ -83,6 +83,8 @@ class CpuBackend final : public Backend {
     return scheduler_.wait(point, timeout);
   }
   void signal_host(uint64_t value) override { scheduler_.signal_host(value); }
+  void end_host() noexcept override { scheduler_.end_host(); }
+  void recover(uint32_t queue) noexcept override { scheduler_.recover(queue); }
 
   void timestamps(const Executable& program, std::span<TickSpan> spans) const override {
     static_cast<const CpuExecutable&>(program).spans(spans);

@@ -18,7 +18,9 @@ constexpr std::chrono::nanoseconds kEndless = std::chrono::hours(24 * 365);
 }  // namespace
 
 Scheduler::Scheduler(std::function<void(const CpuExecutable&)> start, std::span<const int32_t> priorities)
-    : start_(std::move(start)) {
+    : start_(std::move(start)),
+      host_failure_(std::make_shared<const Failure>(
+          Failure{{}, "it waited for a host point, and the host signals no more"})) {
   for (size_t i = 0; i < priorities.size(); ++i) queues_[i].priority = priorities[i];
 }
 
@@ -33,6 +35,9 @@ Scheduler::Entry& Scheduler::new_entry(Queue& queue) {
       ring[i % ring.size()] = std::move(queue.ring[i % queue.ring.size()]);
     queue.ring = std::move(ring);
   }
+  // A worker that notes failures has nobody to tell that memory is short.
+  const size_t room = queue.failed.size() + queue.ring.size();
+  if (queue.failed.capacity() < room) queue.failed.reserve(2 * room);
   return *queue.ring[queue.submitted % queue.ring.size()];
 }
 
@@ -45,6 +50,7 @@ uint64_t Scheduler::submit(const CpuExecutable& program, const Submission& submi
     Entry& entry = new_entry(queue);
     entry.program = &program;
     entry.waits.assign(submission.waits.begin(), submission.waits.end());
+    entry.after.assign(submission.after.begin(), submission.after.end());
     entry.copies.clear();
     entry.bytes.clear();
     for (const UpdateData& update : submission.updates) {
@@ -61,11 +67,32 @@ uint64_t Scheduler::submit(const CpuExecutable& program, const Submission& submi
 
 bool Scheduler::reached(const Point& point) const { return completed(point.queue) >= point.value; }
 
-// The next submission of a queue has failed, and with it all later ones.
-void Scheduler::fail(Queue& queue, std::shared_ptr<const Failure> failure) noexcept {
-  queue.failed_from = queue.completed.load(std::memory_order_relaxed) + 1;
-  queue.failure = std::move(failure);
+// The next submission of a queue to complete has failed.
+void Scheduler::fail_next(Queue& queue, std::shared_ptr<const Failure> failure, bool ran) noexcept {
+  const uint64_t value = queue.completed.load(std::memory_order_relaxed) + 1;
+  if (!ran && !queue.failed.empty() && queue.failed.back().last + 1 == value &&
+      queue.failed.back().failure == failure) {
+    queue.failed.back().last = value;
+  } else {
+    queue.failed.push_back({value, value, ran, std::move(failure)});  // there is room
+  }
   any_failed_.store(true, std::memory_order_relaxed);
+}
+
+const Scheduler::Failed* Scheduler::find_failed(const Queue& queue, uint64_t value) {
+  const auto found = std::partition_point(queue.failed.begin(), queue.failed.end(),
+                                          [&](const Failed& failed) { return failed.last < value; });
+  return found == queue.failed.end() || found->first > value ? nullptr : &*found;
+}
+
+bool Scheduler::has_failed(const Point& point) const {
+  if (point.queue == kHostQueue) return host_ended_ && !reached(point);
+  return find_failed(queues_[point.queue], point.value) != nullptr;
+}
+
+// Of a point that has failed.
+const std::shared_ptr<const Scheduler::Failure>& Scheduler::failure_of(const Point& point) const {
+  return point.queue == kHostQueue ? host_failure_ : find_failed(queues_[point.queue], point.value)->failure;
 }
 
 // Why what runs has failed; null when memory is short, as a worker has nobody to tell that.
@@ -79,7 +106,7 @@ std::shared_ptr<const Scheduler::Failure> Scheduler::running_failure() const noe
   return nullptr;
 }
 
-// Ends, without running them, the submissions of failed queues and those that wait for one that failed.
+// Ends, without running them, the submissions of stopped queues and those that wait for one that failed.
 void Scheduler::end_failed() {
   if (!any_failed_.load(std::memory_order_relaxed)) return;
   bool ended = false;
@@ -88,13 +115,14 @@ void Scheduler::end_failed() {
     for (uint32_t index = 0; index < kQueueCount; ++index) {
       Queue& queue = queues_[index];
       while (queue.started < queue.submitted && (running_ == nullptr || running_queue_ != index)) {
-        if (queue.failed_from == UINT64_MAX) {
+        if (queue.stopped) {
+          fail_next(queue, queue.stopper, false);
+        } else {
           const Entry& entry = *queue.ring[queue.started % queue.ring.size()];
-          const auto failed = std::find_if(entry.waits.begin(), entry.waits.end(), [&](const Point& point) {
-            return point.queue != kHostQueue && point.value >= queues_[point.queue].failed_from;
-          });
+          const auto failed = std::find_if(entry.waits.begin(), entry.waits.end(),
+                                           [&](const Point& point) { return has_failed(point); });
           if (failed == entry.waits.end()) break;
-          fail(queue, queues_[failed->queue].failure);
+          fail_next(queue, failure_of(*failed), false);
         }
         ++queue.started;
         queue.completed.store(queue.started, std::memory_order_release);
@@ -102,19 +130,24 @@ void Scheduler::end_failed() {
       }
     }
   }
-  if (ended && waiters_ > 0) changed_.notify_all();
+  if (ended && (waiters_ > 0 || closing_)) changed_.notify_all();
 }
 
-// Throws when a point that has been reached has failed. With the mutex held.
+// Throws when a point has failed. With the mutex held.
 void Scheduler::check_failure(const Point& point) const {
-  if (point.queue == kHostQueue) return;
-  const Queue& queue = queues_[point.queue];
-  if (point.value < queue.failed_from) return;
+  if (!has_failed(point)) return;
+  if (point.queue == kHostQueue) {
+    throw DeviceError("cpu: the host signals no more, and has not signalled " + std::to_string(point.value));
+  }
+  const Failed& failed = *find_failed(queues_[point.queue], point.value);
   static const Failure kUnknown{"a submission", {}};
-  const Failure& failure = queue.failure != nullptr ? *queue.failure : kUnknown;
-  const bool ran = point.value == queue.failed_from && queue.ran;
-  throw DeviceError((ran ? "cpu: " : "cpu: did not run: " + failure.submission + " failed: ") +
-                    (failure.what.empty() ? "there was no memory to say why" : failure.what));
+  const Failure& failure = failed.failure != nullptr ? *failed.failure : kUnknown;
+  std::string text = "cpu: ";
+  if (!failed.ran || point.value != failed.first) {
+    text += "did not run: ";
+    if (!failure.submission.empty()) text += failure.submission + " failed: ";
+  }
+  throw DeviceError(text + (failure.what.empty() ? "there was no memory to say why" : failure.what));
 }
 
 // If the team is free: of the heads of queues whose points have all been reached, one of the highest priority;
@@ -133,9 +166,11 @@ Scheduler::Entry* Scheduler::take_next() {
       const int32_t best = queues_[next].priority;
       if (queue.priority < best || (queue.priority == best && turn(index) > turn(next))) continue;
     }
-    const std::vector<Point>& waits = queue.ring[queue.started % queue.ring.size()]->waits;
-    if (std::all_of(waits.begin(), waits.end(), [&](const Point& point) { return reached(point); }))
-      next = index;
+    const Entry& entry = *queue.ring[queue.started % queue.ring.size()];
+    const auto all_reached = [&](const std::vector<Point>& points) {
+      return std::all_of(points.begin(), points.end(), [&](const Point& point) { return reached(point); });
+    };
+    if (all_reached(entry.waits) && all_reached(entry.after)) next = index;
   }
   if (next == kQueueCount) return nullptr;
   for (Queue& queue : queues_) {
@@ -165,8 +200,9 @@ void Scheduler::complete() {
     if (running_->timestamps) running_->keep_stamps();
     Queue& queue = queues_[running_queue_];
     if (running_->failed()) {
-      queue.ran = true;
-      fail(queue, running_failure());
+      queue.stopped = true;
+      queue.stopper = running_failure();
+      fail_next(queue, queue.stopper, true);
     }
     queue.completed.store(queue.completed.load(std::memory_order_relaxed) + 1, std::memory_order_release);
     running_ = nullptr;
@@ -187,27 +223,18 @@ bool Scheduler::wait(const Point& point, std::chrono::nanoseconds timeout) {
   // Failures are noted before a point is reached.
   if (reached(point) && !any_failed_.load(std::memory_order_relaxed)) return true;
   std::unique_lock lock(mutex_);
-  if (!reached(point)) {
-    if (timeout.count() <= 0 && !closed_) return false;
+  const auto ended = [&] { return reached(point) || (point.queue == kHostQueue && host_ended_); };
+  if (!ended()) {
+    if (timeout.count() <= 0) return false;
     ++waiters_;
-    const auto done = [&] { return reached(point) || closed_; };
     if (timeout >= kEndless) {
-      changed_.wait(lock, done);
+      changed_.wait(lock, ended);
     } else {
-      changed_.wait_for(lock, timeout, done);
+      changed_.wait_for(lock, timeout, ended);
     }
     --waiters_;
-    if (closed_ && waiters_ == 0) changed_.notify_all();
-    if (!reached(point)) {
-      if (!closed_) return false;
-      if (point.queue == kHostQueue) {
-        throw DeviceError("cpu: nobody can signal " + std::to_string(point.value) +
-                          " on the host's timeline any more, since the device was closed");
-      }
-      throw DeviceError(
-          "cpu: submission " + std::to_string(point.value) + " of queue " + std::to_string(point.queue) +
-          " did not run: it waited for a point that nobody can reach, since the device was closed");
-    }
+    if (closing_ && waiters_ == 0) changed_.notify_all();
+    if (!ended()) return false;
   }
   check_failure(point);
   return true;
@@ -217,7 +244,7 @@ void Scheduler::signal_host(uint64_t value) {
   Entry* next = nullptr;
   {
     const std::lock_guard lock(mutex_);
-    if (value <= host_.load(std::memory_order_relaxed)) return;
+    if (host_ended_ || value <= host_.load(std::memory_order_relaxed)) return;
     host_.store(value, std::memory_order_release);
     next = take_next();
     if (waiters_ > 0) changed_.notify_all();
@@ -225,14 +252,36 @@ void Scheduler::signal_host(uint64_t value) {
   if (next != nullptr) start_entry(*next);
 }
 
+void Scheduler::end_host() {
+  Entry* next = nullptr;
+  {
+    const std::lock_guard lock(mutex_);
+    host_ended_ = true;
+    any_failed_.store(true, std::memory_order_relaxed);
+    next = take_next();
+    if (waiters_ > 0) changed_.notify_all();
+  }
+  if (next != nullptr) start_entry(*next);
+}
+
+void Scheduler::recover(uint32_t queue) {
+  const std::lock_guard lock(mutex_);
+  queues_[queue].stopped = false;
+  queues_[queue].stopper = nullptr;
+}
+
+bool Scheduler::idle() const {
+  return running_ == nullptr && std::all_of(queues_.begin(), queues_.end(), [](const Queue& queue) {
+           return queue.started == queue.submitted;
+         });
+}
+
 void Scheduler::close() {
+  end_host();
   std::unique_lock lock(mutex_);
   closing_ = true;
-  // What runs starts its successor before it is free again, so a free team means that no head can run.
-  changed_.wait(lock, [&] { return running_ == nullptr; });
-  closed_ = true;
-  changed_.notify_all();
-  changed_.wait(lock, [&] { return waiters_ == 0; });
+  // Points are of earlier submissions, and the host's have ended: what is left either runs or fails.
+  changed_.wait(lock, [&] { return idle() && waiters_ == 0; });
 }
 
 }  // namespace refrain::backend::cpu

@@ -34,7 +34,9 @@ class Scheduler {
   uint64_t completed(uint32_t queue) const;
   bool wait(const Point& point, std::chrono::nanoseconds timeout);
   void signal_host(uint64_t value);
-  /// Waits for what can run, fails the rest, and returns when nobody is in wait() any more.
+  void end_host();
+  void recover(uint32_t queue);
+  /// Ends the host's timeline, and returns when all submissions have ended and nobody is in wait() any more.
   void close();
 
  private:
@@ -43,15 +45,23 @@ class Scheduler {
     size_t offset_bytes = 0;  // in Entry::bytes
     size_t size_bytes = 0;
   };
-  // Of a submission that ran.
+  // The first of those that follow from each other.
   struct Failure {
-    std::string submission;  // "submission 3 of queue 0 'decode'"
+    std::string submission;  // that ran: "submission 3 of queue 0 'decode'"; empty: none did
     std::string what;        // empty: there was no memory for it
+  };
+  // Submissions that failed one after the other for the same reason.
+  struct Failed {
+    uint64_t first = 0;
+    uint64_t last = 0;
+    bool ran = false;                        // the first did, and so it failed by itself
+    std::shared_ptr<const Failure> failure;  // null: there was no memory for it
   };
   // A submission. Kept and used again, so that its vectors keep their capacity.
   struct Entry {
     const CpuExecutable* program = nullptr;
     std::vector<Point> waits;
+    std::vector<Point> after;
     std::vector<Copy> copies;
     std::vector<std::byte> bytes;
   };
@@ -62,18 +72,22 @@ class Scheduler {
     uint64_t submitted = 0;
     uint64_t started = 0;
     std::atomic<uint64_t> completed{0};
-    uint64_t failed_from = UINT64_MAX;       // this submission and all after it have failed
-    bool ran = false;                        // that one did, so it failed by itself
-    std::shared_ptr<const Failure> failure;  // that they follow from; null: there was no memory for it
+    std::vector<Failed> failed;              // ascending; has room for all that is in flight
+    bool stopped = false;                    // by the failure of one that ran: those behind it do not run
+    std::shared_ptr<const Failure> stopper;  // that failure; null: there was no memory for it
   };
 
   Entry& new_entry(Queue& queue);
   bool reached(const Point& point) const;
   Entry* take_next();
   void end_failed();
-  void fail(Queue& queue, std::shared_ptr<const Failure> failure) noexcept;
+  void fail_next(Queue& queue, std::shared_ptr<const Failure> failure, bool ran) noexcept;
+  static const Failed* find_failed(const Queue& queue, uint64_t value);
+  bool has_failed(const Point& point) const;
+  const std::shared_ptr<const Failure>& failure_of(const Point& point) const;
   std::shared_ptr<const Failure> running_failure() const noexcept;
   void check_failure(const Point& point) const;
+  bool idle() const;
   void start_entry(const Entry& entry);
 
   const std::function<void(const CpuExecutable&)> start_;
@@ -85,8 +99,9 @@ class Scheduler {
   uint32_t running_queue_ = 0;
   uint32_t waiters_ = 0;
   bool closing_ = false;
-  bool closed_ = false;
-  std::atomic<bool> any_failed_{false};  // once a queue has a failure
+  bool host_ended_ = false;
+  const std::shared_ptr<const Failure> host_failure_;
+  std::atomic<bool> any_failed_{false};  // once something has
 };
 
 }  // namespace refrain::backend::cpu

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <exception>
 #include <system_error>
+#include <utility>
 
 #include "refrain/core/error.h"
 
@@ -147,31 +148,29 @@ void Team::wait_for(const Ready& ready, const Sleep& sleep) const {
   while (!ready()) sleep();
 }
 
-void Team::await(Gate& gate, uint32_t epoch, const Step* step, const TileArgs* args) {
-  if (gate.passed(epoch)) return;
-  if (step != nullptr) {
-    try {
-      step->prefetch(*args);
-    } catch (...) {
-      // It has changed nothing, so the command need not know.
-    }
-  }
+void Team::await(Gate& gate, uint32_t epoch) {
   wait_for([&] { return gate.passed(epoch); }, [&] { gate.sleep_until(epoch); });
 }
 
 // What a kernel throws fails the submission; from then on its commands end without having run.
-void Team::call(const CpuExecutable& program, uint32_t index, const TileArgs& args, const Claim& part,
-                bool prologue) {
+template <class Function>
+void Team::call(const CpuExecutable& program, uint32_t index, const Function& function) {
   if (program.failed()) return;
-  const Step& step = program.steps[index];
   try {
-    if (prologue && step.prologue != nullptr) step.prologue(args);
-    step.tiles(args, part.begin, part.end);
+    function(program.steps[index]);
   } catch (const std::exception& error) {
     program.fail(index, error.what());
   } catch (...) {
     program.fail(index, "no exception of the standard library");
   }
+}
+
+void Team::call_tiles(const CpuExecutable& program, uint32_t index, const TileArgs& args, const Claim& part,
+                      bool prologue) {
+  call(program, index, [&](const Step& step) {
+    if (prologue && step.prologue != nullptr) step.prologue(args);
+    step.tiles(args, part.begin, part.end);
+  });
 }
 
 // Commands [first, end) one after the other, each whole.
@@ -186,7 +185,7 @@ void Team::run_in_order(const CpuExecutable& program, uint32_t first, uint32_t e
       args.live_rows = std::min(*step.live, step.rows);
       tiles = tile_count(step, args.live_rows);
     }
-    if (tiles > 0) call(program, i, args, {0, tiles, tiles, args.live_rows}, true);
+    if (tiles > 0) call_tiles(program, i, args, {0, tiles, tiles, args.live_rows}, true);
     if (program.timestamps) stamp(program.stamps[i].end);
   }
 }
@@ -207,12 +206,13 @@ void Team::walk(const Job& job, uint32_t worker) {
     }
     const Step& step = program.steps[unit.first];
     TileArgs args = bind(step, worker);
-    const Step* prefetching = step.prefetch != nullptr ? &step : nullptr;
+    bool prefetches = step.prefetch != nullptr;
     for (uint32_t k = 0; k < unit.dep_count; ++k) {
       Gate& gate = program.progress[units.deps[unit.dep_first + k]].done;
       if (gate.passed(job.epoch)) continue;
-      await(gate, job.epoch, prefetching, &args);
-      prefetching = nullptr;
+      if (std::exchange(prefetches, false))
+        call(program, unit.first, [&](const Step& waiting) { waiting.prefetch(args); });
+      await(gate, job.epoch);
     }
     if (unit.count == 1) {
       run_step(job, u, unit.first, args);
@@ -244,7 +244,7 @@ void Team::run_step(const Job& job, uint32_t unit, uint32_t index, TileArgs& arg
   Claim part;
   while (claim(job, progress, index, part)) {
     args.live_rows = part.rows;
-    call(*job.program, index, args, part, !prepared);
+    call_tiles(*job.program, index, args, part, !prepared);
     prepared = true;
     const uint32_t tiles = part.end - part.begin;
     if (tiles == part.total) {

@@ -48,8 +48,10 @@ class Team {
   void publish(const Job& job, uint32_t inside);
   bool enter(uint32_t sequence);
   bool leave(uint32_t sequence);
-  static void call(const CpuExecutable& program, uint32_t index, const TileArgs& args, const Claim& part,
-                   bool prologue);
+  template <class Function>
+  static void call(const CpuExecutable& program, uint32_t index, const Function& function);
+  static void call_tiles(const CpuExecutable& program, uint32_t index, const TileArgs& args,
+                         const Claim& part, bool prologue);
   static void run_in_order(const CpuExecutable& program, uint32_t first, uint32_t end, uint32_t worker);
   void walk(const Job& job, uint32_t worker);
   static void run_run(const Job& job, uint32_t index, uint32_t worker);
@@ -57,7 +59,7 @@ class Team {
   bool claim(const Job& job, Progress& progress, uint32_t index, Claim& part);
   uint32_t next_end(const Step& step, const Claim& part) const;
   static void complete(const Job& job, Progress& progress, uint32_t index);
-  void await(Gate& gate, uint32_t epoch, const Step* step, const TileArgs* args);
+  void await(Gate& gate, uint32_t epoch);
   template <class Ready, class Sleep>
   void wait_for(const Ready& ready, const Sleep& sleep) const;
 

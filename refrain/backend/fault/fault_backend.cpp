@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <exception>
+#include <map>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -39,11 +41,15 @@ struct Prefix {
   std::unique_ptr<Executable> program;
 };
 
+struct Failed {
+  std::string failure;
+  std::string cause;  // the first failure, which this one follows from
+};
+
 struct Queue {
   uint64_t submitted = 0;
-  uint64_t failed_from = UINT64_MAX;                        // this value and all after it have failed
-  std::string failure;                                      // of `failed_from`
-  std::string cause;                                        // the first failure, which this one follows from
+  std::map<uint64_t, Failed> failed;                        // by value
+  std::string stopped;                                      // the failure that no later one runs after
   Clock::time_point due{};                                  // of the last submission; never falls
   std::deque<std::pair<uint64_t, Clock::time_point>> dues;  // ascending, of those that may not be seen yet
   std::unique_ptr<Executable> nothing;                      // what runs in place of what fails
@@ -132,17 +138,23 @@ class FaultBackend final : public Backend {
     std::string name = "submission " + text(queue.submitted + 1) + " of queue " + text(index);
     if (!program.label.empty()) name += " '" + program.label + "'";
     std::vector<Point> waits(submission.waits.begin(), submission.waits.end());
+    std::vector<Point> after(submission.after.begin(), submission.after.end());
     Clock::time_point due = std::max(queue.due, Clock::now() + std::min(plan_.delay, kEndless));
-    std::string cause = queue.submitted + 1 > queue.failed_from ? queue.cause : std::string();
+    std::string cause = queue.stopped;
     for (Point& point : waits) {
-      point.backend = inner_.get();
+      point.backend = inner_->id;
       if (point.queue == kHostQueue) continue;
       const Queue& other = queues_[point.queue];
-      if (cause.empty() && point.value >= other.failed_from) cause = other.cause;
+      const auto failed = other.failed.find(point.value);
+      if (cause.empty() && failed != other.failed.end()) cause = failed->second.cause;
       due = std::max(due, due_of(other, point.value));
     }
+    for (Point& point : after) {
+      point.backend = inner_->id;
+      due = std::max(due, due_of(queues_[point.queue], point.value));
+    }
 
-    Submission inner{program.inner.get(), submission.updates, waits};
+    Submission inner{program.inner.get(), submission.updates, waits, after};
     std::string failure;
     const uint64_t commands = program.plan->commands.size(), before = counts_.commands;
     const bool fails = plan_.execution == counts_.executions + 1;
@@ -150,10 +162,10 @@ class FaultBackend final : public Backend {
     if (!cause.empty()) {
       // Nothing runs, so there is nothing to wait for.
       failure = "fault: " + name + " did not run: " + cause;
-      inner = {&nothing(index), {}, {}};
+      inner = {&nothing(index), {}, {}, {}};
     } else if (fails) {
       failure = "fault: " + name + " failed before its first command";
-      inner = {&nothing(index), {}, waits};
+      inner = {&nothing(index), {}, waits, after};
     } else if (fails_within) {
       const auto at = static_cast<uint32_t>(plan_.command - before - 1);
       const uint32_t label = program.plan->commands[at].label;
@@ -161,22 +173,26 @@ class FaultBackend final : public Backend {
       if (label < program.plan->labels.size()) failure += " '" + program.plan->labels[label] + "'";
       inner.program = &prefix(program, at);
     }
-    const Point point = inner_->submit(inner);
-
-    ++counts_.executions;
-    counts_.commands += commands;
-    queue.submitted = point.value;
-    if (!failure.empty() && queue.failed_from == UINT64_MAX) {
-      if (cause.empty()) ++counts_.faults;
-      queue.cause = cause.empty() ? failure : cause;
-      queue.failure = std::move(failure);
-      queue.failed_from = point.value;
-    }
-    queue.due = due;
+    const uint64_t value = queue.submitted + 1;
     const auto now = Clock::now();
     while (!queue.dues.empty() && queue.dues.front().second <= now) queue.dues.pop_front();
-    if (due > now) queue.dues.emplace_back(point.value, due);
-    return {this, point.queue, point.value};
+    std::string stopped = cause.empty() && !failure.empty() ? failure : queue.stopped;
+    queue.dues.emplace_back(value, due);
+    try {  // all that may throw comes before the submit
+      if (!failure.empty()) queue.failed.emplace(value, Failed{failure, cause.empty() ? failure : cause});
+      inner_->submit(inner);
+    } catch (...) {
+      queue.dues.pop_back();
+      queue.failed.erase(value);
+      throw;
+    }
+    ++counts_.executions;
+    counts_.commands += commands;
+    if (!failure.empty() && cause.empty()) ++counts_.faults;
+    queue.submitted = value;
+    queue.stopped.swap(stopped);
+    queue.due = due;
+    return {id, index, value};
   }
 
   uint64_t completed(uint32_t index) const override {
@@ -202,9 +218,15 @@ class FaultBackend final : public Backend {
     }
     const auto begin = Clock::now();
     // The loss lets all inner work go, so nobody stays here; in the mutex its end is waited for.
-    if (!inner->wait({inner, point.queue, point.value}, timeout)) return false;
+    std::exception_ptr failure;
+    try {
+      if (!inner->wait({inner->id, point.queue, point.value}, timeout)) return false;
+    } catch (const DeviceError&) {
+      failure = std::current_exception();
+    }
     std::unique_lock lock(mutex_);
     throw_if_lost();
+    if (failure != nullptr) std::rethrow_exception(failure);
     if (point.queue == kHostQueue) return true;
     const Queue& queue = queues_[point.queue];
     const auto due = due_of(queue, point.value);
@@ -218,17 +240,30 @@ class FaultBackend final : public Backend {
       lock.lock();
       throw_if_lost();
     }
-    if (point.value < queue.failed_from) return true;
-    if (point.value == queue.failed_from) throw DeviceError(queue.failure);
-    throw DeviceError("fault: submission " + text(point.value) + " of queue " + text(point.queue) +
-                      " did not run: " + queue.cause);
+    const auto failed = queue.failed.find(point.value);
+    if (failed == queue.failed.end()) return true;
+    throw DeviceError(failed->second.failure);
   }
 
   void signal_host(uint64_t value) override {
     const std::lock_guard lock(mutex_);
-    if (lost() || value <= host_.load(std::memory_order_relaxed)) return;
+    if (lost() || host_ended_ || value <= host_.load(std::memory_order_relaxed)) return;
     host_.store(value, std::memory_order_release);
     inner_->signal_host(value);
+  }
+
+  void end_host() noexcept override {
+    const std::lock_guard lock(mutex_);
+    if (lost()) return;
+    host_ended_ = true;
+    inner_->end_host();
+  }
+
+  void recover(uint32_t index) noexcept override {
+    const std::lock_guard lock(mutex_);
+    if (lost()) return;
+    queues_[index].stopped.clear();
+    inner_->recover(index);
   }
 
   void timestamps(const Executable& program, std::span<TickSpan> spans) const override {
@@ -274,10 +309,10 @@ class FaultBackend final : public Backend {
     throw_if_lost();
     if (!hits(++counts_.calls, plan_.loss)) return;
     // Work that runs is let to its end first: after the loss nobody may touch memory of the host.
-    inner_->signal_host(UINT64_MAX);
+    inner_->end_host();
     for (uint32_t index = 0; index < queues_.size(); ++index) {
       try {
-        while (!inner_->wait({inner_.get(), index, queues_[index].submitted}, nanoseconds::max())) {
+        while (!inner_->wait({inner_->id, index, queues_[index].submitted}, nanoseconds::max())) {
         }
       } catch (const DeviceError&) {
         // It has ended, and that is all that is asked here.
@@ -335,6 +370,7 @@ class FaultBackend final : public Backend {
   mutable std::string loss_;
   mutable std::atomic<bool> lost_{false};
   std::atomic<uint64_t> host_{0};
+  bool host_ended_ = false;
   std::atomic<uint32_t> waiters_{0};
 };
 

@@ -1,7 +1,7 @@
 // A decorator that makes a device fail when and where a test says: refuses a call, fails a submission or one
 // of its commands, shows completions late, loses the device. Without orders it only passes on.
 //
-// It keeps the contract of device.h on failure and loss for any backend inside. A failed submission takes its
+// It keeps the contract of backend.h on failure and loss for any backend inside. A failed submission takes its
 // place among the inner submissions without its commands, so order and values of points stay as they are.
 #pragma once
 

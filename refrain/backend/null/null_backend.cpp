@@ -126,7 +126,7 @@ class NullBackend final : public Backend {
     counters_.commands += program.commands.size();
     counters_.checksum += sum;
     ++counters_.submissions;
-    return {this, program.queue, ++completed_[program.queue]};
+    return {id, program.queue, ++completed_[program.queue]};
   }
 
   uint64_t completed(uint32_t queue) const override {
@@ -135,13 +135,25 @@ class NullBackend final : public Backend {
   }
 
   bool wait(const Point& point, std::chrono::nanoseconds) override {
-    return completed(point.queue) >= point.value;
+    const std::lock_guard lock(mutex_);
+    if (point.queue != kHostQueue) return completed_[point.queue] >= point.value;
+    if (host_ended_ && host_ < point.value)
+      throw DeviceError("null: the host's timeline ended before " + std::to_string(point.value) +
+                        " was signalled");
+    return host_ >= point.value;
   }
 
   void signal_host(uint64_t value) override {
     const std::lock_guard lock(mutex_);
-    if (value > host_) host_ = value;
+    if (value > host_ && !host_ended_) host_ = value;
   }
+
+  void end_host() noexcept override {
+    const std::lock_guard lock(mutex_);
+    host_ended_ = true;
+  }
+
+  void recover(uint32_t) noexcept override {}  // nothing fails
 
   void timestamps(const Executable&, std::span<TickSpan> spans) const override {
     for (TickSpan& span : spans) span = {};
@@ -159,6 +171,7 @@ class NullBackend final : public Backend {
   size_t used_bytes_ = 0;
   uint64_t completed_[kQueueCount] = {};
   uint64_t host_ = 0;
+  bool host_ended_ = false;
   NullCounters counters_;
 };
 

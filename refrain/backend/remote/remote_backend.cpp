@@ -171,19 +171,23 @@ class RemoteBackend final : public Backend {
       update_bytes_ += update.from.size();
     }
     std::vector<Point> waits(submission.waits.begin(), submission.waits.end());
-    for (Point& point : waits) point.backend = inner_.get();
+    std::vector<Point> after(submission.after.begin(), submission.after.end());
+    for (Point& point : waits) point.backend = inner_->id;
+    for (Point& point : after) point.backend = inner_->id;
     const auto& program = *static_cast<const RemoteExecutable*>(submission.program);
-    const Point point = inner_->submit({program.inner.get(), updates, waits});
-    return {this, point.queue, point.value};
+    const Point point = inner_->submit({program.inner.get(), updates, waits, after});
+    return {id, point.queue, point.value};
   }
 
   uint64_t completed(uint32_t queue) const override { return inner_->completed(queue); }
 
   bool wait(const Point& point, std::chrono::nanoseconds timeout) override {
-    return inner_->wait({inner_.get(), point.queue, point.value}, timeout);
+    return inner_->wait({inner_->id, point.queue, point.value}, timeout);
   }
 
   void signal_host(uint64_t value) override { inner_->signal_host(value); }
+  void end_host() noexcept override { inner_->end_host(); }
+  void recover(uint32_t queue) noexcept override { inner_->recover(queue); }
 
   void timestamps(const Executable& program, std::span<TickSpan> spans) const override {
     inner_->timestamps(*static_cast<const RemoteExecutable&>(program).inner, spans);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "refrain/core/checked.h"
 #include "refrain/core/error.h"
 
 namespace refrain::backend::validate {
@@ -295,7 +296,7 @@ class Checker {
         fail(whose + std::string(op.args[i].name) + ": " + text(bytes) + " bytes do not divide into " +
              text(parts) + " units");
     }
-    if (member.private_arg != kNone) check_private(group, launch, member, whose);
+    if (member.private_arg != kNone) check_private(group, member, whose);
     if (member.role == MemberRole::prologue) {
       if (member.private_arg == kNone) fail(whose + "a prologue without its value");
       if (member.component != kNone) fail(whose + "a prologue with a component");
@@ -308,8 +309,7 @@ class Checker {
   }
 
   // The prologue's value is what it writes and the others read, and it writes nothing else: each worker runs it.
-  void check_private(const FusedGroup& group, const Launch& launch, const FusedMember& member,
-                     const std::string& whose) const {
+  void check_private(const FusedGroup& group, const FusedMember& member, const std::string& whose) const {
     if (member.private_arg >= member.args.count || group.value_row_bytes == 0)
       fail(whose + "its private argument does not exist");
     if (member.args.count > kMaxPrivateArgs)
@@ -319,17 +319,11 @@ class Checker {
     if (specs[member.private_arg].access != (prologue ? Access::out : Access::in))
       fail(whose + "its private argument is not " + (prologue ? "written" : "read"));
     if (!prologue) return;
-    const uint64_t rows = launch.rows;
     for (uint32_t i = 0; i < specs.size(); ++i) {
       const size_t bytes = plan_.args[member.args.first + i].view.bytes;
       if (i == member.private_arg || bytes == 0) continue;
       if (specs[i].access == Access::out || specs[i].access == Access::inout)
         fail(whose + "a prologue that writes " + std::string(specs[i].name) + ", too");
-      // What may be in place of an argument is of its size.
-      const bool like = i < 32 && (specs[member.private_arg].in_place >> i & 1u) != 0;
-      if (like && (bytes % rows != 0 || bytes / rows != group.value_row_bytes))
-        fail(whose + "value: " + text(group.value_row_bytes) + " bytes of a row, and " + text(bytes) +
-             " of " + text(rows) + " rows of " + std::string(specs[i].name));
     }
   }
 
@@ -368,6 +362,15 @@ class Checker {
              (member.kernel->keeps_rows ? "some" : "none"));
       add(whose, member.scratch_offset_bytes, member.scratch_bytes, member.row_scratch_bytes);
     }
+    if (group.value_row_bytes == 0) return;
+    // What follows the value shows how long its rows are, as no argument does.
+    size_t next = launch.scratch_bytes;
+    for (const Part& part : parts) {
+      if (part.begin != 0 && part.begin < part.end) next = std::min(next, part.begin);
+    }
+    const size_t end = kGroupHeaderBytes + align_up(launch.rows_per_block * group.value_row_bytes, 64);
+    if (end != next)
+      fail(where + "value: its rows end at " + text(end) + ", and what follows begins at " + text(next));
   }
 
   // What two members touch, one of them writing, is the same bytes, by unit, in one component. Nobody writes

@@ -86,11 +86,23 @@ struct Ledger {
   };
   std::vector<Kept> kept;
   std::string breach;
+  bool breach_unsaid = false;  // there was no memory to say it
 
   bool lives(const Allocation* allocation) const { return live.contains(allocation); }
 
-  void record(const std::string& what) {
-    if (breach.empty()) breach = what;
+  // Notes a breach in a call that may not throw: `what` says it, `keep` (may throw) keeps what ended too early.
+  template <class What, class Keep>
+  void record(const What& what, const Keep& keep) noexcept {
+    try {
+      if (breach.empty()) breach = what();
+    } catch (const std::bad_alloc&) {
+      breach_unsaid = true;
+    }
+    try {
+      keep();
+    } catch (const std::bad_alloc&) {
+      // Then it is never let go of, which whoever runs on it need not know.
+    }
   }
 
   // Drops what has completed and throws a breach that could not be thrown before.
@@ -112,10 +124,16 @@ struct Ledger {
       kept.erase(kept.begin() + static_cast<std::ptrdiff_t>(i));
     }
     if (!breach.empty()) fail(std::exchange(breach, {}));
+    if (std::exchange(breach_unsaid, false)) fail("a call broke the contract, and there was no memory to say how");
   }
 
-  // A program in flight that touches `allocation`, as text; empty when there is none.
-  std::string user_in_flight(const Allocation* allocation) const {
+  struct User {
+    uint32_t queue = 0;
+    uint64_t value = 0;  // 0: none
+  };
+
+  // A submission in flight that touches `allocation`.
+  User user_in_flight(const Allocation* allocation) const {
     for (uint32_t queue = 0; queue < flights.size(); ++queue) {
       const uint64_t done = backend->completed(queue);
       for (const Flight& flight : flights[queue]) {
@@ -123,14 +141,14 @@ struct Ledger {
         bool uses = flight.program->arena == allocation;
         for (const Touch& touch : flight.program->touches) uses = uses || touch.allocation == allocation;
         for (const BufferView& updated : flight.updated) uses = uses || updated.allocation == allocation;
-        if (uses) return "submission " + text(flight.value) + " of queue " + text(queue);
+        if (uses) return {queue, flight.value};
       }
     }
     return {};
   }
 
   // The same of one that touches the bytes of `view`; if not `any`, that writes them.
-  std::string user_in_flight(const BufferView& view, bool any) const {
+  User user_in_flight(const BufferView& view, bool any) const {
     const size_t end = view.offset_bytes + view.bytes;
     for (uint32_t queue = 0; queue < flights.size(); ++queue) {
       const uint64_t done = backend->completed(queue);
@@ -145,7 +163,7 @@ struct Ledger {
           uses = uses || (updated.allocation == view.allocation && updated.offset_bytes < end &&
                           view.offset_bytes < updated.offset_bytes + updated.bytes);
         }
-        if (uses) return "submission " + text(flight.value) + " of queue " + text(queue);
+        if (uses) return {queue, flight.value};
       }
     }
     return {};
@@ -168,8 +186,17 @@ CheckedExecutable::~CheckedExecutable() {
     flights.erase(flights.begin() + static_cast<std::ptrdiff_t>(i));
   }
   if (!in_flight) return;
-  ledger->record("program: ended while a submission of it was in flight on queue " + text(queue));
-  ledger->kept.push_back({std::move(inner), nullptr, ledger->returned});
+  Executable* running = inner.release();
+  ledger->record(
+      [&] { return "program: ended while a submission of it was in flight on queue " + text(queue); },
+      [&] {
+        ledger->kept.push_back({nullptr, nullptr, ledger->returned});
+        ledger->kept.back().program.reset(running);
+      });
+}
+
+std::string text(const Ledger::User& user) {
+  return "submission " + text(user.value) + " of queue " + text(user.queue);
 }
 
 class ValidateBackend final : public Backend {
@@ -201,12 +228,17 @@ class ValidateBackend final : public Backend {
     ledger_->settle();
     if (spec.bytes == 0) fail("allocate: '" + spec.label + "': expected more than 0 bytes");
     check_import(spec);
+    Record record{spec.label, spec.kind != MemoryKind::import_host || writable(spec.host, spec.bytes)};
     const Allocation* allocation = inner_->allocate(spec);
-    const bool host = spec.kind == MemoryKind::host || spec.kind == MemoryKind::import_host;
-    if (host && allocation->host == nullptr)
-      fail("allocate: '" + spec.label + "': the backend gave memory of the host without its address");
-    ledger_->live[allocation] = {spec.label,
-                                 spec.kind != MemoryKind::import_host || writable(spec.host, spec.bytes)};
+    try {
+      const bool host = spec.kind == MemoryKind::host || spec.kind == MemoryKind::import_host;
+      if (host && allocation->host == nullptr)
+        fail("allocate: '" + spec.label + "': the backend gave memory of the host without its address");
+      ledger_->live.emplace(allocation, std::move(record));
+    } catch (...) {
+      inner_->release(allocation);
+      throw;
+    }
     return allocation;
   }
 
@@ -214,18 +246,22 @@ class ValidateBackend final : public Backend {
     const std::lock_guard lock(ledger_->mutex);
     const auto found = ledger_->live.find(allocation);
     if (found == ledger_->live.end()) {
-      ledger_->record("release: this is no live allocation");
+      ledger_->record([] { return "release: this is no live allocation"; }, [] {});
       return;
     }
-    const std::string label = found->second.label;
+    const Record record = std::move(found->second);
     ledger_->live.erase(found);
     ledger_->sealed.erase(allocation);
-    if (const std::string user = ledger_->user_in_flight(allocation); !user.empty()) {
-      ledger_->record("release: allocation '" + label + "' is used by " + user + ", which is in flight");
-      ledger_->kept.push_back({nullptr, allocation, ledger_->returned});
+    const Ledger::User user = ledger_->user_in_flight(allocation);
+    if (user.value == 0) {
+      inner_->release(allocation);
       return;
     }
-    inner_->release(allocation);
+    ledger_->record(
+        [&] {
+          return "release: allocation '" + record.label + "' is used by " + text(user) + ", which is in flight";
+        },
+        [&] { ledger_->kept.push_back({nullptr, allocation, ledger_->returned}); });
   }
 
   void advise(std::span<const BufferView> views, Advice advice) override {
@@ -246,16 +282,19 @@ class ValidateBackend final : public Backend {
   }
 
   std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) override {
+    std::unique_ptr<CheckedExecutable> program;  // should the rest throw, it ends after the lock, which it takes
     const std::lock_guard lock(ledger_->mutex);
     ledger_->settle();
     const PlanCheck check{info, options,
                           [this](const Allocation* allocation) { return ledger_->lives(allocation); }};
     std::vector<Touch> touches = check_plan(plan, check);
     for (const Touch& touch : touches) check_touch(touch);
-    auto program =
-        std::make_unique<CheckedExecutable>(ledger_, inner_->prepare(plan, options), options.queue);
+    program = std::make_unique<CheckedExecutable>(ledger_, inner_->prepare(plan, options), options.queue);
+    std::map<const Allocation*, SealedRanges> sealed;
     for (const Touch& touch : touches) {
-      if (touch.sealed) ledger_->sealed[touch.allocation].try_emplace({touch.begin, touch.end}, touch.where);
+      if (!touch.sealed) continue;
+      sealed[touch.allocation].try_emplace({touch.begin, touch.end}, touch.where);
+      ledger_->sealed.try_emplace(touch.allocation);
     }
     program->once = options.once;
     program->timestamps = options.timestamps;
@@ -263,6 +302,8 @@ class ValidateBackend final : public Backend {
     program->touches = std::move(touches);
     program->arena = plan.arena_bytes > 0 ? options.arena.allocation : nullptr;
     ledger_->programs.insert(program.get());
+    // Nothing throws from here on.
+    for (auto& [allocation, ranges] : sealed) ledger_->sealed.find(allocation)->second.merge(ranges);
     return program;
   }
 
@@ -280,20 +321,35 @@ class ValidateBackend final : public Backend {
       flight.updated.push_back(update.to);
     }
     std::vector<Point> waits(submission.waits.begin(), submission.waits.end());
-    for (Point& point : waits) {
-      check_point("submit", point);
-      point.backend = inner_.get();
+    std::vector<Point> after(submission.after.begin(), submission.after.end());
+    for (Point& point : waits) translate("submit", point);
+    for (Point& point : after) {
+      translate("submit: after", point);
+      if (point.queue == kHostQueue) fail("submit: after: point: of the host");
     }
-    const Point point = inner_->submit({program->inner.get(), submission.updates, waits});
-    if (point.queue != program->queue || point.value != ledger_->returned[point.queue] + 1) {
-      fail("submit: the backend returned point " + text(point.value) + " of queue " + text(point.queue) +
-           ", expected " + text(ledger_->returned[program->queue] + 1) + " of queue " + text(program->queue));
+    // All that may throw comes before the submit.
+    const uint64_t value = ledger_->returned[program->queue] + 1;
+    flight.value = value;
+    auto& flights = ledger_->flights[program->queue];
+    flights.push_back(std::move(flight));
+    Point point;
+    try {
+      point = inner_->submit({program->inner.get(), submission.updates, waits, after});
+    } catch (...) {
+      flights.pop_back();
+      throw;
     }
-    ledger_->returned[point.queue] = point.value;
-    flight.value = point.value;
-    ledger_->flights[point.queue].push_back(std::move(flight));
+    if (point.backend != inner_->id || point.queue != program->queue || point.value != value) {
+      ledger_->record(
+          [&] {
+            return "submit: the backend returned point " + text(point.value) + " of queue " +
+                   text(point.queue) + ", expected " + text(value) + " of queue " + text(program->queue);
+          },
+          [] {});
+    }
+    ledger_->returned[program->queue] = value;
     ++const_cast<CheckedExecutable*>(program)->submissions;
-    return {this, point.queue, point.value};
+    return {id, program->queue, value};
   }
 
   uint64_t completed(uint32_t queue) const override {
@@ -310,10 +366,12 @@ class ValidateBackend final : public Backend {
       check_point("wait", point);
       inner = inner_.get();
     }
-    return inner->wait({inner, point.queue, point.value}, timeout);
+    return inner->wait({inner->id, point.queue, point.value}, timeout);
   }
 
   void signal_host(uint64_t value) override { inner_->signal_host(value); }
+  void end_host() noexcept override { inner_->end_host(); }
+  void recover(uint32_t queue) noexcept override { inner_->recover(queue); }
 
   void timestamps(const Executable& program, std::span<TickSpan> spans) const override {
     const std::lock_guard lock(ledger_->mutex);
@@ -343,8 +401,8 @@ class ValidateBackend final : public Backend {
     check_view(call, view);
     const Record& record = ledger_->live.at(view.allocation);
     if (bytes != view.bytes) fail(call + ": " + text(bytes) + " bytes for a view of " + text(view.bytes));
-    if (const std::string user = ledger_->user_in_flight(view, write); !user.empty()) {
-      fail(call + ": allocation '" + record.label + "' is " + (write ? "used" : "written") + " by " + user +
+    if (const Ledger::User user = ledger_->user_in_flight(view, write); user.value != 0) {
+      fail(call + ": allocation '" + record.label + "' is " + (write ? "used" : "written") + " by " + text(user) +
            ", which is in flight");
     }
     if (write) check_writable(call, view, record);
@@ -428,7 +486,7 @@ class ValidateBackend final : public Backend {
   }
 
   void check_point(const std::string& call, const Point& point) const {
-    if (point.backend != this) fail(call + ": point: of another backend");
+    if (point.backend != id) fail(call + ": point: of another backend");
     if (point.queue == kHostQueue) return;
     if (point.queue >= info.queue_count)
       fail(call + ": point: queue " + text(point.queue) + " does not exist");
@@ -436,6 +494,12 @@ class ValidateBackend final : public Backend {
       fail(call + ": point: value " + text(point.value) + " of queue " + text(point.queue) +
            " was never returned");
     }
+  }
+
+  // Makes it a point of the inner backend.
+  void translate(const std::string& call, Point& point) const {
+    check_point(call, point);
+    point.backend = inner_->id;
   }
 
   std::unique_ptr<Backend> inner_;

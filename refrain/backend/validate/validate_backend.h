@@ -1,4 +1,4 @@
-// A decorator that checks the contract of device.h on every call, for tests and for whoever writes a backend
+// A decorator that checks the contract of backend.h on every call, for tests and for whoever writes a backend
 // or a front.
 //
 // Every breach is an InvalidArgument `[validate] call: what, where`. What a function that cannot throw finds
