@@ -12,6 +12,7 @@
 
 #include "refrain/backend/null/null_backend.h"
 #include "refrain/device/device.h"
+#include "refrain/format/plain.h"
 #include "refrain/model/kv_cache.h"
 #include "refrain/model/slots.h"
 #include "refrain/model/step.h"
@@ -25,14 +26,7 @@ using namespace refrain;
 
 Weight weight(Device& device, const Shape& shape, Uses uses) {
   const std::vector<float> values(static_cast<size_t>(shape.elements()));
-  return device.pack({"weight",
-                      WeightFormat::plain,
-                      DType::f32,
-                      shape,
-                      0,
-                      0,
-                      {{DType::f32, shape, std::as_bytes(std::span(values))}},
-                      {}},
+  return device.pack(format::plain_tensor("weight", DType::f32, shape, std::as_bytes(std::span(values))),
                      uses);
 }
 

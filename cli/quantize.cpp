@@ -69,7 +69,7 @@ void add_quantize(CLI::App& root) {
   command->add_option("IN", arguments->in, "Model folder (f32, f16 or bf16)")->required();
   command->add_option("OUT", arguments->out, "Folder to write: new or empty")->required();
   command->add_option("--bits", options.affine.bits, "Bits of a code")
-      ->check(CLI::IsMember({4u, 8u}))
+      ->check(CLI::IsMember({2u, 3u, 4u, 5u, 6u, 8u}))
       ->capture_default_str();
   command->add_option("--group-size", options.affine.group_size, "Elements that share a scale and a bias")
       ->check(CLI::IsMember({32u, 64u, 128u}))

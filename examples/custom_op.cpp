@@ -71,11 +71,9 @@ int main() {
 
   std::vector<float> twice(kColumns * kColumns);  // a matrix that doubles
   for (size_t i = 0; i < kColumns; ++i) twice[i * kColumns + i] = 2;
-  TensorSource source;
-  source.name = "twice";
-  source.shape = {kColumns, kColumns};
-  source.segments = {{DType::f32, {kColumns, kColumns}, std::as_bytes(std::span(twice))}};
-  Weight weight = device.pack(source, {Use::matvec, Use::matmul});
+  Weight weight = device.pack(
+      format::plain_tensor("twice", DType::f32, {kColumns, kColumns}, std::as_bytes(std::span(twice))),
+      {Use::matvec, Use::matmul});
   Buffer x = device.buffer(DType::f32, {kRows, kColumns}), y = device.buffer(DType::f32, {kRows, kColumns});
   std::vector<float> input(kRows * kColumns);
   for (size_t i = 0; i < input.size(); ++i) input[i] = static_cast<float>(i % 32) - 16;

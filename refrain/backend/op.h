@@ -85,11 +85,10 @@ class Uses {
 
 /// What a weight is, apart from where its bytes are.
 struct WeightInfo {
-  WeightFormat format = WeightFormat::plain;
-  DType dtype = DType::f32;  ///< of elements; quantized formats: of scales and biases
-  Shape shape;               ///< logical, [rows, columns] for matrices
-  uint32_t bits = 0;
-  uint32_t group_size = 0;
+  const WeightFormat* format = nullptr;
+  Shape shape;  ///< logical, [rows, columns] for matrices
+
+  DType dtype() const { return format->dtype; }
 };
 
 /// Rows [begin, end) of a weight, of row_count().
@@ -119,12 +118,13 @@ struct WeightLayout {
   /// once fill each byte of it once, padding included; any threads may write different ranges.
   void (*pack)(const TensorSource& source, const WeightInfo& weight, RowRange rows,
                const PackedBytes& packed) = nullptr;
-  /// Writes the logical values, row-major, to `values`. The reference that tests use.
-  void (*unpack)(const WeightInfo& weight, std::span<const std::byte> packed,
-                 std::span<float> values) = nullptr;
+  /// Writes the logical values of `rows`, row-major, to `values`: what the format's decode() gives. `packed`: all of the
+  /// packed form.
+  void (*unpack)(const WeightInfo& weight, const std::byte* packed, RowRange rows, float* values) = nullptr;
   /// True when the packed form is the source's only segment unchanged, so that it can be used in place.
   bool as_stored = false;
   uint32_t pack_rows = 1;  ///< ranges to pack begin at multiples of this
+  uint64_t needs = 0;      ///< features that its kernels require
 };
 
 /// What is known of a bound argument before there is an address.

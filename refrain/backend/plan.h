@@ -133,7 +133,7 @@ struct PlanData {
 size_t scratch_bytes(const Launch& launch, const DeviceInfo& info);
 
 /// What a command is: its kernel's name, "fence", or the ops of a group,
-/// "rms_norm+quantized_matmul*2+silu_mul".
+/// "rms_norm+matmul*2+silu_mul".
 std::string title(const PlanData& plan, const PlanCommand& command);
 /// The op and name of argument `index` of a command: "output", "scratch", of a group "silu_mul.output".
 std::string argument_title(const PlanData& plan, const PlanCommand& command, uint32_t index);

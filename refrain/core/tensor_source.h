@@ -11,15 +11,9 @@
 #include "refrain/core/dtype.h"
 #include "refrain/core/mapped_file.h"
 #include "refrain/core/shape.h"
+#include "refrain/core/weight_format.h"
 
 namespace refrain {
-
-/// How the elements of a weight are encoded.
-enum class WeightFormat : uint8_t {
-  plain,       ///< one segment of elements, row-major
-  mlx_affine,  ///< three segments: codes (u32 words), scales, biases; w = scale * code + bias, one pair a
-               ///< group
-};
 
 /// Tensors that begin at a multiple of this can be used where a file has them. It is what the safetensors
 /// format promises, and enough for every element type; kernels ask for no more.
@@ -34,12 +28,9 @@ struct TensorSegment {
 
 struct TensorSource {
   std::string name;  ///< for messages: "model.layers.0.mlp.up_proj.weight"
-  WeightFormat format = WeightFormat::plain;
-  DType dtype = DType::f32;  ///< of the elements; for quantized formats, of scales and biases
-  Shape shape;               ///< logical, for example [rows, columns]
-  uint32_t bits = 0;         ///< quantized formats: bits of a code
-  uint32_t group_size = 0;   ///< quantized formats: elements that share a scale
-  std::vector<TensorSegment> segments;
+  const WeightFormat* format = nullptr;
+  Shape shape;                             ///< logical, for example [rows, columns]
+  std::vector<TensorSegment> segments;     ///< the format's parts
   std::shared_ptr<const MappedFile> file;  ///< keeps the segments alive; null: the caller does
 };
 

@@ -267,7 +267,7 @@ inline const backend::BufferView* CommandEncoder::bind(const backend::OpSchema& 
       binding.view = {&weight.memory->allocation(), weight.offset_bytes, weight.bytes};
       binding.sealed = true;
       r.retain(operand.weight().state());
-      binding.info = r.info(weight.info.dtype, weight.info.shape, &weight.info, weight.layout);
+      binding.info = r.info(weight.info.dtype(), weight.info.shape, &weight.info, weight.layout);
       static constexpr backend::BufferView kEveryRow;
       live = &kEveryRow;
       break;

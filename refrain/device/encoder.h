@@ -58,10 +58,9 @@ class Operand {
   explicit operator bool() const { return kind_ != Kind::none; }
   /// Shape of what is bound; rank 0 when nothing is.
   const Shape& shape() const;
-  WeightFormat format() const { return kind_ == Kind::weight ? weight().format() : WeightFormat::plain; }
-  /// What the bound weight is; null when it is no weight.
-  const backend::WeightInfo* weight_info() const {
-    return kind_ == Kind::weight ? &weight().state()->info : nullptr;
+  /// Of the bound weight; null when it is no weight.
+  const WeightFormat* format() const {
+    return kind_ == Kind::weight ? weight().state()->info.format : nullptr;
   }
 
  private:

@@ -124,16 +124,18 @@ Weight Device::pack(const TensorSource& source, Uses uses, const PackProgress& p
   DeviceState& device = live();
   auto state = std::make_shared<Weight::State>();
   state->name = source.name;
-  state->info = {source.format, source.dtype, source.shape, source.bits, source.group_size};
+  state->info = {source.format, source.shape};
+  if (source.format == nullptr)
+    throw InvalidArgument(fmt::format("[pack] {}: expected a format, got none", source.name));
   for (const backend::WeightLayout& layout : device.layouts) {
-    if (layout.accepts(state->info, uses)) {
+    if ((layout.needs & ~info().features) == 0 && layout.accepts(state->info, uses)) {
       state->layout = &layout;
       break;
     }
   }
   if (state->layout == nullptr) {
     throw InvalidArgument(fmt::format("[pack] {}: device {} has no layout for {}{} with the uses asked for",
-                                      source.name, info().backend, name(source.dtype),
+                                      source.name, info().backend, source.format->name,
                                       to_string(source.shape)));
   }
   state->bytes = state->layout->packed_bytes(state->info);

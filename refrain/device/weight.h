@@ -33,8 +33,8 @@ class Weight {
   explicit operator bool() const { return state_ != nullptr; }
   // The following throw InvalidArgument for a Weight() that is none.
   const std::string& name() const { return checked().name; }
-  WeightFormat format() const { return checked().info.format; }
-  DType dtype() const { return checked().info.dtype; }
+  const WeightFormat& format() const { return *checked().info.format; }
+  DType dtype() const { return format().dtype; }
   /// Logical, [rows, columns] for matrices.
   const Shape& shape() const { return checked().info.shape; }
   size_t bytes() const { return checked().bytes; }

@@ -5,44 +5,18 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <type_traits>
+#include <span>
+#include <string_view>
 
 #include "refrain/core/error.h"
-#include "refrain/core/half.h"
+#include "refrain/format/codes.h"
+#include "refrain/format/floats.h"
 
 namespace refrain::format {
 namespace {
 
 constexpr float kLeastScale = 1e-7f;
-constexpr size_t kMaxGroupSize = 128;
-
-float widen(float value) { return value; }
-float widen(f16 value) { return value.to_float(); }
-float widen(bf16 value) { return value.to_float(); }
-
-template <class T>
-T narrow(float value) {
-  if constexpr (std::is_same_v<T, float>) {
-    return value;
-  } else {
-    return T::from_float(value);
-  }
-}
-
-template <class T>
-float load(std::span<const std::byte> bytes, size_t index) {
-  T value;
-  std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof(T));
-  return widen(value);
-}
-
-template <class T>
-void store(std::span<std::byte> bytes, size_t index, float value) {
-  const T rounded = narrow<T>(value);
-  std::memcpy(bytes.data() + index * sizeof(T), &rounded, sizeof(T));
-}
 
 struct Line {
   float scale;
@@ -67,7 +41,7 @@ Line fit(std::span<const float> group, float max_code) {
 }
 
 /// The codes of one group, a whole number of words.
-void pack(std::span<const float> group, Line line, uint32_t bits, uint32_t* words) {
+void pack(std::span<const float> group, Line line, uint32_t bits, std::byte* words) {
   const float max_code = static_cast<float>((1u << bits) - 1);
   uint64_t pending = 0;
   uint32_t pending_bits = 0;
@@ -76,7 +50,8 @@ void pack(std::span<const float> group, Line line, uint32_t bits, uint32_t* word
     pending |= static_cast<uint64_t>(code) << pending_bits;
     pending_bits += bits;
     if (pending_bits >= 32) {
-      *words++ = static_cast<uint32_t>(pending);
+      std::memcpy(words, &pending, sizeof(uint32_t));
+      words += sizeof(uint32_t);
       pending >>= 32;
       pending_bits -= 32;
     }
@@ -84,97 +59,86 @@ void pack(std::span<const float> group, Line line, uint32_t bits, uint32_t* word
 }
 
 template <class T>
-bool quantize(std::span<const std::byte> values, AffineParameters p, std::span<uint32_t> codes,
-              std::span<std::byte> scales, std::span<std::byte> biases) {
-  const float max_code = static_cast<float>((1u << p.bits) - 1);
-  const size_t groups = values.size() / sizeof(T) / p.group_size;
-  const size_t group_words = affine_words(p.group_size, p);
-  std::array<float, kMaxGroupSize> buffer;
-  const std::span<float> group(buffer.data(), p.group_size);
+bool encode(const WeightFormat& format, const float* values, size_t blocks, std::byte* const* parts) {
+  constexpr std::array<float, kMaxGroupSize> kZeros{};
+  const float max_code = static_cast<float>((1u << format.bits) - 1);
   bool finite = true;
-  for (size_t g = 0; g < groups; ++g) {
-    bool group_finite = true;
-    for (size_t i = 0; i < group.size(); ++i) {
-      group[i] = load<T>(values, g * p.group_size + i);
-      group_finite = group_finite && std::isfinite(group[i]);
-    }
-    if (!group_finite) {  // a NaN has no code
+  for (size_t g = 0; g < blocks; ++g) {
+    std::span<const float> group(values + g * format.block_elements, format.block_elements);
+    if (!std::ranges::all_of(group, [](float w) { return std::isfinite(w); })) {  // a NaN has no code
       finite = false;
-      std::ranges::fill(group, 0.0f);
+      group = std::span(kZeros).first(format.block_elements);
     }
     const Line line = fit(group, max_code);
-    store<T>(scales, g, line.scale);
-    store<T>(biases, g, line.bias);
-    pack(group, line, p.bits, codes.data() + g * group_words);
+    store<T>(parts[1], g, line.scale);
+    store<T>(parts[2], g, line.bias);
+    pack(group, line, format.bits, parts[0] + g * format.parts[0].block_bytes());
   }
   return finite;
 }
 
-template <class T>
-void dequantize(std::span<const std::byte> codes, std::span<const std::byte> scales,
-                std::span<const std::byte> biases, AffineParameters p, std::span<float> values) {
-  const uint64_t mask = (uint64_t{1} << p.bits) - 1;
-  const std::byte* next = codes.data();
-  for (size_t g = 0; g < values.size() / p.group_size; ++g) {
-    const float scale = load<T>(scales, g);
-    const float bias = load<T>(biases, g);
-    uint64_t pending = 0;
-    uint32_t pending_bits = 0;
-    for (float& w : values.subspan(g * p.group_size, p.group_size)) {
-      if (pending_bits < p.bits) {
-        uint32_t word;
-        std::memcpy(&word, next, sizeof word);
-        next += sizeof word;
-        pending |= uint64_t{word} << pending_bits;
-        pending_bits += 32;
-      }
-      const float code = static_cast<float>(pending & mask);
-      pending >>= p.bits;
-      pending_bits -= p.bits;
-      w = scale * code + bias;
+void decode(const WeightFormat& format, const std::byte* const* parts, size_t blocks, float* values) {
+  decode_groups(format, {parts[0], parts[1], parts[2]}, blocks, values);
+}
+
+constexpr std::array<uint32_t, 6> kBits = {2, 3, 4, 5, 6, 8};
+constexpr std::array<uint32_t, 3> kGroupSizes = {32, 64, 128};
+constexpr std::array<DType, 3> kDTypes = {DType::f32, DType::f16, DType::bf16};
+constexpr size_t kCount = kBits.size() * kGroupSizes.size() * kDTypes.size();
+
+/// Calls each(index, bits, group_size, dtype) in the order of the tables below.
+template <class Each>
+constexpr void for_all(Each each) {
+  size_t index = 0;
+  for (const uint32_t bits : kBits) {
+    for (const uint32_t group_size : kGroupSizes) {
+      for (const DType dtype : kDTypes) each(index++, bits, group_size, dtype);
     }
   }
 }
 
-void check(const char* op, DType dtype, AffineParameters p, size_t elements, size_t words,
-           size_t scales_bytes, size_t biases_bytes) {
-  const auto expect = [&](bool good, const char* argument, const std::string& expected, auto got) {
-    if (!good)
-      throw InvalidArgument(fmt::format("[{}] {}: expected {}, got {}", op, argument, expected, got));
-  };
-  expect(dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16, "dtype", "f32, f16 or bf16",
-         name(dtype));
-  expect(is_legal(p), "parameters", "2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128",
-         fmt::format("{} in {}", p.bits, p.group_size));
-  expect(elements % p.group_size == 0, "values", fmt::format("a multiple of {} elements", p.group_size),
-         elements);
-  const size_t pairs_bytes = elements / p.group_size * size_bytes(dtype);
-  expect(words == affine_words(elements, p), "codes", fmt::format("{} words", affine_words(elements, p)),
-         words);
-  expect(scales_bytes == pairs_bytes, "scales", fmt::format("{} bytes", pairs_bytes), scales_bytes);
-  expect(biases_bytes == pairs_bytes, "biases", fmt::format("{} bytes", pairs_bytes), biases_bytes);
-}
+constexpr auto kNames = [] {
+  std::array<std::array<char, 24>, kCount> names{};
+  for_all([&](size_t i, uint32_t bits, uint32_t group_size, DType dtype) {
+    char* to = std::ranges::copy(std::string_view("mlx_affine"), names[i].data()).out;
+    *to++ = static_cast<char>('0' + bits);
+    const std::string_view group = group_size == 32 ? "_g32_" : group_size == 64 ? "_g64_" : "_g128_";
+    std::ranges::copy(name(dtype), std::ranges::copy(group, to).out);
+  });
+  return names;
+}();
+
+constexpr auto kFormats = [] {
+  std::array<WeightFormat, kCount> formats{};
+  for_all([&](size_t i, uint32_t bits, uint32_t group_size, DType dtype) {
+    formats[i] = {.name = kNames[i].data(),
+                  .dtype = dtype,
+                  .block_elements = group_size,
+                  .parts = {{{DType::u32, group_size * bits / 32}, {dtype, 1}, {dtype, 1}}},
+                  .bits = bits,
+                  .has_biases = true,
+                  .decode = decode,
+                  .encode = dtype == DType::f32   ? encode<float>
+                            : dtype == DType::f16 ? encode<f16>
+                                                  : encode<bf16>};
+  });
+  return formats;
+}();
 
 }  // namespace
 
-bool affine_quantize(DType dtype, std::span<const std::byte> values, AffineParameters parameters,
-                     std::span<uint32_t> codes, std::span<std::byte> scales, std::span<std::byte> biases) {
-  const size_t width = std::max<size_t>(size_bytes(dtype), 1);
-  check("affine_quantize", dtype, parameters, values.size() / width, codes.size(), scales.size(),
-        biases.size());
-  if (dtype == DType::f16) return quantize<f16>(values, parameters, codes, scales, biases);
-  if (dtype == DType::bf16) return quantize<bf16>(values, parameters, codes, scales, biases);
-  return quantize<float>(values, parameters, codes, scales, biases);
-}
-
-void affine_dequantize(DType dtype, std::span<const std::byte> codes, std::span<const std::byte> scales,
-                       std::span<const std::byte> biases, AffineParameters parameters,
-                       std::span<float> values) {
-  check("affine_dequantize", dtype, parameters, values.size(), codes.size() / sizeof(uint32_t), scales.size(),
-        biases.size());
-  if (dtype == DType::f16) return dequantize<f16>(codes, scales, biases, parameters, values);
-  if (dtype == DType::bf16) return dequantize<bf16>(codes, scales, biases, parameters, values);
-  return dequantize<float>(codes, scales, biases, parameters, values);
+const WeightFormat& mlx_affine(AffineParameters p, DType dtype) {
+  const WeightFormat* found = nullptr;
+  for_all([&](size_t i, uint32_t bits, uint32_t group_size, DType d) {
+    if (p == AffineParameters{bits, group_size} && dtype == d) found = &kFormats[i];
+  });
+  if (found == nullptr) {
+    throw InvalidArgument(
+        fmt::format("[mlx_affine] expected 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128 of f32, f16 or "
+                    "bf16, got {} in {} of {}",
+                    p.bits, p.group_size, name(dtype)));
+  }
+  return *found;
 }
 
 }  // namespace refrain::format

@@ -10,6 +10,7 @@
 
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
+#include "refrain/format/plain.h"
 
 namespace refrain::format {
 namespace {
@@ -20,7 +21,7 @@ constexpr size_t kIndexLimitBytes = size_t{32} << 20;
 namespace fs = std::filesystem;
 
 constexpr std::string_view kIndexName = "model.safetensors.index.json";
-constexpr const char* kSupported = "affine codes of 4 or 8 bits in groups of 32, 64 or 128";
+constexpr const char* kSupported = "affine codes of 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128";
 
 bool is_plain_name(std::string_view name) {
   return !name.empty() && name != "." && name.find("..") == name.npos && name.find('/') == name.npos &&
@@ -205,7 +206,7 @@ TensorSource ModelFolder::tensor(std::string_view name) const {
   TensorSource source;
   source.name = name;
   source.segments.push_back(file.segment(*location.entry));
-  source.dtype = source.segments[0].dtype;
+  source.format = &plain(source.segments[0].dtype);
   source.shape = source.segments[0].shape;
   source.file = file.file();
   return source;
@@ -281,7 +282,7 @@ TensorSource ModelFolder::affine_weight(const std::string& name, std::string_vie
   }
   const AffineParameters found = {static_cast<uint32_t>(*code_bits / columns),
                                   static_cast<uint32_t>(group_size)};
-  if (!is_supported(found)) {
+  if (!is_legal(found)) {
     fail(name,
          fmt::format("expected {}, got {} bits in groups of {}", kSupported, found.bits, found.group_size));
   }
@@ -289,11 +290,8 @@ TensorSource ModelFolder::affine_weight(const std::string& name, std::string_vie
 
   TensorSource source;
   source.name = name;
-  source.format = WeightFormat::mlx_affine;
-  source.dtype = *scales.dtype;
+  source.format = &mlx_affine(found, *scales.dtype);
   source.shape = shape;
-  source.bits = found.bits;
-  source.group_size = found.group_size;
   auto mappings = std::make_shared<std::vector<std::shared_ptr<const MappedFile>>>();
   for (const std::string& part : {name, scales_name, biases_name}) {
     const Location& location = locate(part);

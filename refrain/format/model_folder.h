@@ -79,12 +79,12 @@ class ModelFolder {
   TensorSource tensor(std::string_view name) const;
   /// As above, and checks that it is f32, f16 or bf16 of the shape `expected`.
   TensorSource tensor(std::string_view name, const Shape& expected) const;
-  /// The matrix [rows, columns] of the module `module` ("model.layers.0.mlp.up_proj"): plain, or mlx_affine
-  /// with the segments codes, scales, biases when `module`.scales exists.
+  /// The matrix [rows, columns] of the module `module` ("model.layers.0.mlp.up_proj"): plain, or MLX affine when
+  /// `module`.scales exists.
   ///
   /// Bits and group size follow from the shapes; when config.json disagrees the log gets one warning that
   /// names the first such tensor. Throws FileError when a tensor is absent, contradicts the shape, or has an
-  /// encoding other than affine with 4 or 8 bits in groups of 32, 64 or 128.
+  /// encoding other than affine with 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128.
   TensorSource weight(std::string_view module, int64_t rows, int64_t columns) const;
 
  private:

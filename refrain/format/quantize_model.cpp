@@ -14,8 +14,10 @@
 #include "refrain/core/error.h"
 #include "refrain/core/mapped_file.h"
 #include "refrain/format/atomic_file.h"
+#include "refrain/format/encoded.h"
 #include "refrain/format/json.h"
 #include "refrain/format/model_folder.h"
+#include "refrain/format/plain.h"
 #include "refrain/format/safetensors.h"
 
 namespace refrain::format {
@@ -24,8 +26,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kWeightSuffix = ".weight";
-constexpr uint64_t kBlockBytes = uint64_t{32}
-                                 << 20;  // of input quantized at a time, so that memory is bounded
+constexpr std::array<std::string_view, 3> kParts = {kWeightSuffix, ".scales", ".biases"};
+constexpr uint64_t kChunkBytes = uint64_t{32} << 20;  // quantized at a time, so that memory is bounded
 constexpr std::array<std::string_view, 5> kCopied = {"tokenizer.json", "tokenizer_config.json",
                                                      "generation_config.json", "special_tokens_map.json",
                                                      "added_tokens.json"};
@@ -159,8 +161,8 @@ class Quantizer {
   }
 
  private:
-  static std::string part(const SafetensorsEntry& entry, std::string_view suffix) {
-    return entry.name.substr(0, entry.name.size() - kWeightSuffix.size()) + std::string(suffix);
+  static std::string part_name(const SafetensorsEntry& entry, size_t index) {
+    return entry.name.substr(0, entry.name.size() - kWeightSuffix.size()) + std::string(kParts[index]);
   }
 
   void announce(const SafetensorsEntry& entry, std::vector<SafetensorsSpec>& specs) {
@@ -177,17 +179,16 @@ class Quantizer {
     report_.input_bytes += entry.bytes.size();
     if (fate == Fate::keep) {
       ++report_.kept_tensors;
-      const TensorSource source = folder_.tensor(entry.name);
-      specs.push_back({entry.name, source.dtype, source.shape});
+      const TensorSegment segment = folder_.tensor(entry.name).segments[0];
+      specs.push_back({entry.name, segment.dtype, segment.shape});
       return;
     }
     ++report_.packed_tensors;
-    const int64_t rows = entry.shape[0], columns = entry.shape[1];
-    const int64_t words = static_cast<int64_t>(affine_words(static_cast<uint64_t>(columns), options_.affine));
-    const int64_t groups = columns / options_.affine.group_size;
-    specs.push_back({entry.name, DType::u32, {rows, words}});
-    specs.push_back({part(entry, ".scales"), *entry.dtype, {rows, groups}});
-    specs.push_back({part(entry, ".biases"), *entry.dtype, {rows, groups}});
+    const WeightFormat& format = mlx_affine(options_.affine, *entry.dtype);
+    for (size_t i = 0; i < kParts.size(); ++i) {
+      const TensorSegment part = part_of(format, entry.shape, i);
+      specs.push_back({part_name(entry, i), part.dtype, part.shape});
+    }
   }
 
   void keep(const SafetensorsEntry& entry, SafetensorsWriter& writer) {
@@ -196,32 +197,36 @@ class Quantizer {
   }
 
   void pack(const SafetensorsEntry& entry, SafetensorsWriter& writer) {
-    const DType dtype = *entry.dtype;
+    const WeightFormat& from = plain(*entry.dtype);
+    const WeightFormat& to = mlx_affine(options_.affine, *entry.dtype);
     const size_t rows = static_cast<size_t>(entry.shape[0]), columns = static_cast<size_t>(entry.shape[1]);
-    const size_t row_bytes = columns * size_bytes(dtype);
-    const size_t row_words = affine_words(columns, options_.affine);
-    const size_t row_pair_bytes = columns / options_.affine.group_size * size_bytes(dtype);
-    const size_t block_rows = std::clamp<size_t>(kBlockBytes / row_bytes, 1, std::max<size_t>(rows, 1));
-    std::vector<uint32_t> codes(block_rows * row_words);
-    std::vector<std::byte> scales(block_rows * row_pair_bytes), biases(block_rows * row_pair_bytes);
-    for (size_t first = 0; first < rows; first += block_rows) {
-      const size_t count = std::min(block_rows, rows - first);
+    const size_t row_bytes = columns * size_bytes(*entry.dtype), row_blocks = columns / to.block_elements;
+    const size_t chunk_rows = std::clamp<size_t>(kChunkBytes / row_bytes, 1, std::max<size_t>(rows, 1));
+    std::array<std::vector<std::byte>, kParts.size()> parts;
+    for (size_t i = 0; i < parts.size(); ++i)
+      parts[i].resize(chunk_rows * row_blocks * to.parts[i].block_bytes());
+    for (size_t first = 0; first < rows; first += chunk_rows) {
+      const size_t count = std::min(chunk_rows, rows - first);
       std::atomic<bool> finite{true};
       parallel_for(count, threads_, [&](size_t row) {
-        const bool good =
-            affine_quantize(dtype, entry.bytes.subspan((first + row) * row_bytes, row_bytes), options_.affine,
-                            std::span(codes).subspan(row * row_words, row_words),
-                            std::span(scales).subspan(row * row_pair_bytes, row_pair_bytes),
-                            std::span(biases).subspan(row * row_pair_bytes, row_pair_bytes));
-        if (!good) finite.store(false, std::memory_order_relaxed);
+        std::array<float, kMaxGroupSize> values;
+        const std::byte* source = entry.bytes.data() + (first + row) * row_bytes;
+        for (size_t block = row * row_blocks; block < (row + 1) * row_blocks; ++block) {
+          from.decode(from, &source, to.block_elements, values.data());
+          source += to.block_elements * size_bytes(*entry.dtype);
+          std::array<std::byte*, kParts.size()> at;
+          for (size_t i = 0; i < at.size(); ++i) at[i] = parts[i].data() + block * to.parts[i].block_bytes();
+          if (!to.encode(to, values.data(), 1, at.data())) finite.store(false, std::memory_order_relaxed);
+        }
       });
       if (!finite) {
         throw FileError(fmt::format("{}: tensor {}: expected finite values, got infinity or NaN",
                                     folder_.path().string(), in_quotes(entry.name)));
       }
-      writer.append(entry.name, std::as_bytes(std::span(codes).first(count * row_words)));
-      writer.append(part(entry, ".scales"), std::span(scales).first(count * row_pair_bytes));
-      writer.append(part(entry, ".biases"), std::span(biases).first(count * row_pair_bytes));
+      for (size_t i = 0; i < parts.size(); ++i) {
+        writer.append(part_name(entry, i),
+                      std::span(parts[i]).first(count * row_blocks * to.parts[i].block_bytes()));
+      }
       advance(count * row_bytes);
     }
   }
@@ -277,11 +282,7 @@ void copy_companions(const fs::path& in, const fs::path& out) {
 }  // namespace
 
 QuantizeReport quantize_model(const fs::path& in, const fs::path& out, const QuantizeOptions& options) {
-  if (!is_supported(options.affine)) {
-    throw InvalidArgument(
-        fmt::format("[quantize] parameters: expected 4 or 8 bits in groups of 32, 64 or 128, got {} in {}",
-                    options.affine.bits, options.affine.group_size));
-  }
+  mlx_affine(options.affine, DType::bf16);  // throws for parameters that MLX does not define
   const ModelFolder folder = ModelFolder::open(in, options.log);
   check_input(folder);
   prepare_output(in, out, options.force);

@@ -35,7 +35,7 @@ struct QuantizeReport {
 /// divides. All other tensors keep their bytes. A head is dropped when config.json ties it to the embedding.
 /// Throws FileError when `in` is unreadable, quantized already or a mixture of experts, when `out` is `in` or
 /// holds anything else, when a weight is not finite or when the disk fails; InvalidArgument for parameters
-/// other than 4 or 8 bits in groups of 32, 64 or 128.
+/// other than 2, 3, 4, 5, 6 or 8 bits in groups of 32, 64 or 128.
 QuantizeReport quantize_model(const std::filesystem::path& in, const std::filesystem::path& out,
                               const QuantizeOptions& options);
 

@@ -10,6 +10,7 @@
 
 #include "refrain/core/error.h"
 #include "refrain/format/model_folder.h"
+#include "refrain/format/plain.h"
 #include "refrain/format/test_folder.h"
 
 namespace refrain::format {
@@ -73,11 +74,11 @@ TEST_F(QuantizeModelTest, PacksMatricesAndKeepsTheRest) {
   const ModelFolder model =
       ModelFolder::open(out_, [](LogLevel, std::string_view message) { FAIL() << message; });
   EXPECT_EQ(model.tensor_names().size(), 18u);
-  EXPECT_EQ(model.weight("model.embed_tokens", 7, 128).format, WeightFormat::mlx_affine);
-  EXPECT_EQ(model.weight("model.layers.0.mlp.up_proj", 96, 64).bits, 4u);
-  EXPECT_EQ(model.weight("model.layers.0.odd", 8, 96).format, WeightFormat::plain);
-  EXPECT_EQ(model.weight("model.layers.0.q_norm", 4, 64).format, WeightFormat::plain);
-  EXPECT_EQ(model.weight("model.normal.0.none", 0, 64).format, WeightFormat::mlx_affine);
+  EXPECT_EQ(model.weight("model.embed_tokens", 7, 128).format, &mlx_affine({4, 64}, DType::f32));
+  EXPECT_EQ(model.weight("model.layers.0.mlp.up_proj", 96, 64).format, &mlx_affine({4, 64}, DType::f32));
+  EXPECT_EQ(model.weight("model.layers.0.odd", 8, 96).format, &plain(DType::f32));
+  EXPECT_EQ(model.weight("model.layers.0.q_norm", 4, 64).format, &plain(DType::f32));
+  EXPECT_EQ(model.weight("model.normal.0.none", 0, 64).format, &mlx_affine({4, 64}, DType::f32));
   EXPECT_EQ(model.config().u32("a"), 1u);
   EXPECT_EQ(model.config().object("quantization_config").u32("group_size"), 64u);
   EXPECT_EQ(read_text_file(out_ / "tokenizer.json"), "tokens");
@@ -221,7 +222,7 @@ TEST_F(QuantizeModelTest, RefusesWithOneLine) {
 
   write_input({{"a.weight", 1, 64}});
   QuantizeOptions options;
-  options.affine = {3, 64};
+  options.affine = {7, 64};
   EXPECT_THROW(quantize_model(in_, out_, options), InvalidArgument);
   EXPECT_THROW(quantize_model(in_, in_, {}), FileError);
   EXPECT_THROW(quantize_model(in_, in_ / ".." / "in" / ".", {}), FileError);

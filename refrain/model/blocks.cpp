@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include "refrain/core/half.h"
-#include "refrain/model/linear.h"
 #include "refrain/ops/add/add.h"
 #include "refrain/ops/attention/attention.h"
 #include "refrain/ops/embedding/embedding.h"
 #include "refrain/ops/gather_rows/gather_rows.h"
 #include "refrain/ops/gelu_mul/gelu_mul.h"
 #include "refrain/ops/kv_write/kv_write.h"
+#include "refrain/ops/matmul/matmul.h"
 #include "refrain/ops/rms_norm/rms_norm.h"
 #include "refrain/ops/rope/rope.h"
 #include "refrain/ops/silu_mul/silu_mul.h"
@@ -84,7 +84,7 @@ Value ForwardPass::wanted(const Value& x) {
 }
 
 void ForwardPass::logits(const Value& x, const Weight& head) {
-  linear(encoder_, x.temp(), head, forward_.logits);
+  ops::matmul(encoder_, {.input = x.temp(), .weight = head, .output = forward_.logits});
 }
 
 void ForwardPass::layer(uint32_t index) { label(fmt::format("layer {}", index)); }
@@ -106,7 +106,7 @@ Value norm(const Value& x, const Weight& weight) {
 
 Value linear(const Value& x, const Weight& weight) {
   Value y = x.like(static_cast<uint32_t>(weight.shape()[0]));
-  linear(x.pass().encoder(), x.temp(), weight, y.temp());
+  ops::matmul(x.pass().encoder(), {.input = x.temp(), .weight = weight, .output = y.temp()});
   return y;
 }
 

@@ -2,25 +2,14 @@
 
 #include <fmt/format.h>
 
-#include <cstring>
 #include <vector>
 
 #include "refrain/core/error.h"
-#include "refrain/core/half.h"
+#include "refrain/format/encoded.h"
+#include "refrain/format/plain.h"
 
 namespace refrain::model {
 namespace {
-
-/// Element `index` of a tensor that may start at any address.
-float float_at(DType dtype, std::span<const std::byte> bytes, size_t index) {
-  const auto element = [&]<class T>(T value) {
-    std::memcpy(&value, bytes.data() + index * sizeof(T), sizeof(T));
-    return value;
-  };
-  if (dtype == DType::bf16) return element(bf16{}).to_float();
-  if (dtype == DType::f16) return element(f16{}).to_float();
-  return element(0.0f);
-}
 
 uint64_t bytes_of(const TensorSource& source) {
   uint64_t bytes = 0;
@@ -59,21 +48,16 @@ Weight WeightLoader::vector(const std::string& name, uint32_t elements, float pl
   taken_.insert(name);
   const TensorSource source = folder_.tensor(name, {elements});
   if (plus == 0) return pack(source, {Use::vector});
-  std::vector<float> values(elements);
-  for (size_t i = 0; i < elements; ++i) {
-    values[i] = float_at(source.dtype, source.segments[0].bytes, i) + plus;
-  }
+  std::vector<float> values = format::decode(source);
+  for (float& value : values) value += plus;
   done_bytes_ += bytes_of(source);
   tell(done_bytes_);
   return computed(name, values);
 }
 
 Weight WeightLoader::computed(const std::string& name, std::span<const float> values) {
-  TensorSource source;
-  source.name = name;
-  source.shape = {static_cast<int64_t>(values.size())};
-  source.segments.push_back({DType::f32, source.shape, std::as_bytes(values)});
-  return device_.pack(source, {Use::vector});
+  const Shape shape{static_cast<int64_t>(values.size())};
+  return device_.pack(format::plain_tensor(name, DType::f32, shape, std::as_bytes(values)), {Use::vector});
 }
 
 void WeightLoader::skip(const std::string& module) {

@@ -63,10 +63,6 @@ void expect_tensor(const OpCall& call, size_t index, DType dtype, const Shape& s
 
 namespace {
 
-std::string_view format_name(WeightFormat format) {
-  return format == WeightFormat::plain ? "plain" : "mlx_affine";
-}
-
 std::string_view use_name(backend::Use use) {
   switch (use) {
     case backend::Use::matvec:
@@ -83,22 +79,10 @@ std::string_view use_name(backend::Use use) {
 
 }  // namespace
 
-void expect_weight(const OpCall& call, size_t index, std::initializer_list<WeightFormat> formats,
-                   std::initializer_list<backend::Use> uses) {
+void expect_weight(const OpCall& call, size_t index, std::initializer_list<backend::Use> uses) {
   const ArgumentInfo& argument = call.args[index];
   if (argument.weight == nullptr || argument.layout == nullptr)
     fail(call, index, "a weight", "a buffer or a temp");
-  bool format_known = false;
-  std::string format_names;
-  for (const WeightFormat format : formats) {
-    format_known = format_known || argument.weight->format == format;
-    format_names += (format_names.empty() ? "" : " or ");
-    format_names += format_name(format);
-  }
-  if (!format_known) {
-    fail(call, index, fmt::format("a {} weight", format_names),
-         fmt::format("a {} weight", format_name(argument.weight->format)));
-  }
   bool served = false;
   std::string use_names;
   for (const backend::Use use : uses) {
@@ -114,6 +98,11 @@ void expect_weight(const OpCall& call, size_t index, std::initializer_list<Weigh
 
 void expect_constant(const OpCall& call, std::string_view field, uint64_t expected, uint64_t got) {
   if (expected != got) fail(call, field, fmt::to_string(expected), fmt::to_string(got));
+}
+
+void expect_format(const OpCall& call, size_t index, const WeightFormat* got) {
+  const WeightFormat* expected = call.args[index].weight->format;
+  if (got != expected) fail(call, "format", expected->name, got != nullptr ? got->name : "none");
 }
 
 uint64_t argument_bytes(const ArgumentInfo& argument) {

@@ -35,11 +35,12 @@ void expect_rank(const backend::OpCall& call, size_t index, size_t least, size_t
                  std::string_view described);
 /// A tensor of this dtype and shape.
 void expect_tensor(const backend::OpCall& call, size_t index, DType dtype, const Shape& shape);
-/// Argument `index` is a Weight of one of `formats`, packed for one of `uses`.
-void expect_weight(const backend::OpCall& call, size_t index, std::initializer_list<WeightFormat> formats,
-                   std::initializer_list<backend::Use> uses);
+/// Argument `index` is a Weight packed for one of `uses`.
+void expect_weight(const backend::OpCall& call, size_t index, std::initializer_list<backend::Use> uses);
 /// A field of the constants has the value that the shapes imply.
 void expect_constant(const backend::OpCall& call, std::string_view name, uint64_t expected, uint64_t got);
+/// The constant `format` is that of argument `index`, a Weight.
+void expect_format(const backend::OpCall& call, size_t index, const WeightFormat* got);
 
 /// Bytes of a bound argument with all rows live: a tensor's elements (activations as f32), a weight's packed
 /// form.

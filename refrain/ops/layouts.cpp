@@ -1,165 +1,152 @@
-// The weight layouts of the CPU kernels. Packing copies bytes; unpacking is plain arithmetic, for tests.
+// The weight layouts of the CPU kernels. Packing copies bytes; unpacking is what the formats decode.
 #include "refrain/ops/layouts.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
-#include <cstring>
 
-#include "refrain/core/error.h"
-#include "refrain/core/half.h"
+#include "refrain/format/codes.h"
+#include "refrain/format/encoded.h"
+#include "refrain/format/plain.h"
 
 namespace refrain::ops {
 namespace {
 
 using backend::PackedBytes;
+using backend::row_count;
 using backend::RowRange;
 using backend::Use;
 using backend::Uses;
 using backend::WeightInfo;
 using backend::WeightLayout;
 
-bool is_float(DType dtype) { return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16; }
-
-size_t elements(const WeightInfo& weight) { return static_cast<size_t>(weight.shape.elements()); }
-
-/// Element `index` of packed floats of a dtype, at any address.
-float element(const std::byte* from, DType dtype, size_t index) {
-  if (dtype == DType::f32) {
-    float value;
-    std::memcpy(&value, from + index * sizeof(value), sizeof(value));
-    return value;
-  }
-  uint16_t bits;
-  std::memcpy(&bits, from + index * sizeof(bits), sizeof(bits));
-  return dtype == DType::f16 ? f16{bits}.to_float() : bf16{bits}.to_float();
+bool is_plain(const WeightInfo& weight) {
+  return weight.format->bits == 0 && weight.format->decode != nullptr;
 }
 
-void expect_segments(const TensorSource& source, const WeightLayout& layout,
-                     std::initializer_list<size_t> bytes) {
-  const auto fail = [&](size_t expected, size_t got, const char* what) {
-    throw InvalidArgument(fmt::format("[pack] {}: layout {}: expected {} {}, got {}", source.name,
-                                      layout.name, expected, what, got));
-  };
-  if (source.segments.size() != bytes.size()) fail(bytes.size(), source.segments.size(), "segments");
-  size_t index = 0;
-  for (const size_t expected : bytes) {
-    const size_t got = source.segments[index++].bytes.size();
-    if (got != expected) fail(expected, got, "bytes in a segment");
-  }
+bool is_matrix(const WeightInfo& weight, Uses uses) {
+  return weight.shape.rank() == 2 && weight.shape[1] % weight.format->block_elements == 0 &&
+         uses.within({Use::matvec, Use::matmul, Use::gather});
+}
+
+size_t columns_of(const WeightInfo& weight) { return static_cast<size_t>(weight.shape.back()); }
+
+size_t part_row_bytes(const WeightInfo& weight, size_t part) {
+  return columns_of(weight) / weight.format->block_elements * weight.format->parts[part].block_bytes();
 }
 
 bool vector_accepts(const WeightInfo& weight, Uses uses) {
-  return weight.format == WeightFormat::plain && is_float(weight.dtype) && weight.shape.rank() == 1 &&
-         uses.within({Use::vector});
+  return is_plain(weight) && weight.shape.rank() == 1 && uses.within({Use::vector});
 }
 
-/// Copies `bytes` of each of the rows from where a part of the source has them to its place in the packed form.
-void copy_rows(const TensorSegment& from, size_t row_bytes, RowRange range, size_t offset_bytes,
-               const PackedBytes& packed) {
-  const size_t begin = range.begin * row_bytes, bytes = range.end * row_bytes - begin;
-  std::ranges::copy(from.bytes.subspan(begin, bytes), packed(offset_bytes + begin, bytes).begin());
-}
-
-size_t vector_bytes(const WeightInfo& weight) { return elements(weight) * sizeof(float); }
+size_t vector_bytes(const WeightInfo& weight) { return columns_of(weight) * sizeof(float); }
 
 void vector_pack(const TensorSource& source, const WeightInfo& weight, RowRange range,
                  const PackedBytes& packed) {
-  expect_segments(source, vector_f32(), {elements(weight) * size_bytes(weight.dtype)});
-  std::byte* to = packed(range.begin * sizeof(float), (range.end - range.begin) * sizeof(float)).data();
-  for (size_t i = range.begin; i < range.end; ++i, to += sizeof(float)) {
-    const float value = element(source.segments[0].bytes.data(), weight.dtype, i);
-    std::memcpy(to, &value, sizeof(value));
-  }
+  format::check_parts(source);
+  const size_t count = range.end - range.begin;
+  const std::byte* from =
+      source.segments[0].bytes.data() + range.begin * weight.format->parts[0].block_bytes();
+  const std::span<std::byte> to = packed(range.begin * sizeof(float), count * sizeof(float));
+  weight.format->decode(*weight.format, &from, count, reinterpret_cast<float*>(to.data()));
 }
 
-void vector_unpack(const WeightInfo& weight, std::span<const std::byte> packed, std::span<float> values) {
-  for (size_t i = 0; i < elements(weight); ++i) values[i] = element(packed.data(), DType::f32, i);
+void vector_unpack(const WeightInfo&, const std::byte* packed, RowRange range, float* values) {
+  const auto* from = reinterpret_cast<const float*>(packed);
+  std::copy(from + range.begin, from + range.end, values);
 }
 
-bool rows_accepts(const WeightInfo& weight, Uses uses) {
-  return weight.format == WeightFormat::plain && is_float(weight.dtype) && weight.shape.rank() == 2 &&
-         uses.within({Use::matvec, Use::matmul, Use::gather});
-}
+bool rows_accepts(const WeightInfo& weight, Uses uses) { return is_plain(weight) && is_matrix(weight, uses); }
 
-size_t rows_bytes(const WeightInfo& weight) { return elements(weight) * size_bytes(weight.dtype); }
+size_t rows_bytes(const WeightInfo& weight) { return row_count(weight.shape) * part_row_bytes(weight, 0); }
 
 void rows_pack(const TensorSource& source, const WeightInfo& weight, RowRange range,
                const PackedBytes& packed) {
-  expect_segments(source, rows(), {rows_bytes(weight)});
-  copy_rows(source.segments[0], static_cast<size_t>(weight.shape[1]) * size_bytes(weight.dtype), range, 0,
-            packed);
+  format::check_parts(source);
+  const size_t row_bytes = part_row_bytes(weight, 0);
+  const size_t begin = range.begin * row_bytes, bytes = range.end * row_bytes - begin;
+  std::ranges::copy(source.segments[0].bytes.subspan(begin, bytes), packed(begin, bytes).begin());
 }
 
-void rows_unpack(const WeightInfo& weight, std::span<const std::byte> packed, std::span<float> values) {
-  for (size_t i = 0; i < elements(weight); ++i) values[i] = element(packed.data(), weight.dtype, i);
+void rows_unpack(const WeightInfo& weight, const std::byte* packed, RowRange range, float* values) {
+  const std::byte* from = packed + range.begin * part_row_bytes(weight, 0);
+  weight.format->decode(*weight.format, &from, (range.end - range.begin) * columns_of(weight), values);
 }
 
-bool affine_accepts(const WeightInfo& weight, Uses uses) {
-  const bool group = weight.group_size == 32 || weight.group_size == 64 || weight.group_size == 128;
-  return weight.format == WeightFormat::mlx_affine && is_float(weight.dtype) && weight.shape.rank() == 2 &&
-         (weight.bits == 4 || weight.bits == 8) && group && weight.shape[1] % weight.group_size == 0 &&
-         uses.within({Use::matvec, Use::matmul, Use::gather});
+bool grouped_accepts(const WeightInfo& weight, Uses uses) {
+  return weight.format->bits != 0 && format::has_codes(*weight.format) && is_matrix(weight, uses);
 }
 
-AffinePlanes planes_of(const WeightInfo& weight) {
-  return {static_cast<size_t>(weight.shape[0]), static_cast<size_t>(weight.shape[1]), weight.bits,
-          weight.group_size, weight.dtype};
+size_t grouped_bytes(const WeightInfo& weight) {
+  return row_count(weight.shape) * CodedRow(*weight.format, columns_of(weight)).bytes;
 }
 
-size_t affine_bytes(const WeightInfo& weight) { return planes_of(weight).bytes; }
-
-void affine_pack(const TensorSource& source, const WeightInfo& weight, RowRange range,
-                 const PackedBytes& packed) {
-  const AffinePlanes planes = planes_of(weight);
-  const size_t row_count = static_cast<size_t>(weight.shape[0]);
-  const size_t codes_bytes = row_count * planes.codes_row_bytes;
-  const size_t plane_bytes = row_count * planes.groups * size_bytes(weight.dtype);
-  expect_segments(source, mlx_affine_rows(), {codes_bytes, plane_bytes, plane_bytes});
-  const size_t begins[] = {0, planes.scales_offset_bytes, planes.biases_offset_bytes, planes.bytes};
-  const size_t group_bytes = planes.groups * size_bytes(weight.dtype);
-  const size_t row_bytes[] = {planes.codes_row_bytes, group_bytes, group_bytes};
-  for (size_t part = 0; part < 3; ++part) {
-    copy_rows(source.segments[part], row_bytes[part], range, begins[part], packed);
-    // The last rows bring the zeros up to the next part.
-    const size_t end = begins[part] + row_count * row_bytes[part];
-    if (range.end == row_count) std::ranges::fill(packed(end, begins[part + 1] - end), std::byte{0});
+void grouped_pack(const TensorSource& source, const WeightInfo& weight, RowRange range,
+                  const PackedBytes& packed) {
+  format::check_parts(source);
+  const WeightFormat& format = *weight.format;
+  const CodedRow row(format, columns_of(weight));
+  const size_t begins[] = {0, row.scales_offset_bytes, row.biases_offset_bytes};
+  const size_t codes_bytes = format.block_elements * format.bits / 8, scale_bytes = size_bytes(format.dtype);
+  std::byte* to = packed(range.begin * row.bytes, (range.end - range.begin) * row.bytes).data();
+  for (size_t r = range.begin; r < range.end; ++r, to += row.bytes) {
+    for (size_t part = 0; part < source.segments.size(); ++part) {
+      const size_t bytes = part_row_bytes(weight, part);
+      const std::byte* from = source.segments[part].bytes.data() + r * bytes;
+      if (format.separate == nullptr) {
+        std::copy_n(from, bytes, to + begins[part]);
+        continue;
+      }
+      for (size_t group = 0; group < row.groups; ++group) {
+        format.separate(from + group * format.parts[0].block_bytes(), to + group * codes_bytes,
+                        to + row.scales_offset_bytes + group * scale_bytes);
+      }
+    }
+    std::fill(to + row.used_bytes, to + row.bytes, std::byte{0});
   }
 }
 
-void affine_unpack(const WeightInfo& weight, std::span<const std::byte> packed, std::span<float> values) {
-  const AffinePlanes planes = planes_of(weight);
-  const size_t columns = static_cast<size_t>(weight.shape[1]);
-  const uint32_t mask = (1u << weight.bits) - 1;
-  for (size_t i = 0; i < values.size(); ++i) {
-    const size_t row = i / columns, column = i % columns;
-    const size_t bit = column * weight.bits;  // of the row's little-endian byte stream
-    const auto byte = std::to_integer<uint32_t>(packed[row * planes.codes_row_bytes + bit / 8]);
-    const auto code = static_cast<float>((byte >> (bit % 8)) & mask);
-    const size_t group = row * planes.groups + column / weight.group_size;
-    const float scale = element(packed.data() + planes.scales_offset_bytes, weight.dtype, group);
-    const float bias = element(packed.data() + planes.biases_offset_bytes, weight.dtype, group);
-    values[i] = scale * code + bias;
+void grouped_unpack(const WeightInfo& weight, const std::byte* packed, RowRange range, float* values) {
+  const CodedRow row(*weight.format, columns_of(weight));
+  for (size_t r = range.begin; r < range.end; ++r, values += columns_of(weight)) {
+    const std::byte* from = packed + r * row.bytes;
+    format::decode_groups(*weight.format,
+                          {from, from + row.scales_offset_bytes, from + row.biases_offset_bytes}, row.groups,
+                          values);
   }
 }
 
 constexpr WeightLayout kLayouts[] = {
-    {"vector_f32", vector_accepts, vector_bytes, vector_pack, vector_unpack, false},
-    {"rows", rows_accepts, rows_bytes, rows_pack, rows_unpack, true},
-    {"mlx_affine_rows", affine_accepts, affine_bytes, affine_pack, affine_unpack, false},
+    {.name = "vector_f32",
+     .accepts = vector_accepts,
+     .packed_bytes = vector_bytes,
+     .pack = vector_pack,
+     .unpack = vector_unpack},
+    {.name = "rows",
+     .accepts = rows_accepts,
+     .packed_bytes = rows_bytes,
+     .pack = rows_pack,
+     .unpack = rows_unpack,
+     .as_stored = true},
+    {.name = "grouped",
+     .accepts = grouped_accepts,
+     .packed_bytes = grouped_bytes,
+     .pack = grouped_pack,
+     .unpack = grouped_unpack},
 };
 
 }  // namespace
 
 void pack_whole(const WeightLayout& layout, const TensorSource& source, const WeightInfo& weight,
                 std::span<std::byte> packed) {
-  layout.pack(source, weight, {0, backend::row_count(weight.shape)},
+  layout.pack(source, weight, {0, row_count(weight.shape)},
               [packed](size_t offset_bytes, size_t bytes) { return packed.subspan(offset_bytes, bytes); });
 }
 
 std::span<const WeightLayout> cpu_layouts() { return kLayouts; }
 const WeightLayout& vector_f32() { return kLayouts[0]; }
 const WeightLayout& rows() { return kLayouts[1]; }
-const WeightLayout& mlx_affine_rows() { return kLayouts[2]; }
+const WeightLayout& grouped() { return kLayouts[2]; }
+const WeightLayout& matrix_layout(const WeightFormat& format) {
+  return format.bits == 0 ? rows() : grouped();
+}
 
 }  // namespace refrain::ops

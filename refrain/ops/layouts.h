@@ -1,13 +1,11 @@
-// How weights lie in memory for the CPU kernels: three layouts, and what kernels must know of them.
+// How weights lie in memory for the CPU kernels, and what kernels must know of it.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
 #include <span>
 
 #include "refrain/backend/op.h"
 #include "refrain/core/checked.h"
-#include "refrain/core/dtype.h"
 
 namespace refrain::ops {
 
@@ -18,31 +16,37 @@ std::span<const backend::WeightLayout> cpu_layouts();
 const backend::WeightLayout& vector_f32();
 /// `rows`: a plain matrix of f32, f16 or bf16, row-major as in its file. Serves matvec, matmul and gather.
 const backend::WeightLayout& rows();
-/// `mlx_affine_rows`: an MLX affine matrix of 4 or 8 bits in groups of 32, 64 or 128: the three parts as in
-/// the file, one after another, each beginning at a multiple of 64 bytes. Serves matvec, matmul and gather.
-const backend::WeightLayout& mlx_affine_rows();
+/// `grouped`: a matrix of codes with a scale, and perhaps a bias, a group; each row as CodedRow says. Serves matvec,
+/// matmul and gather.
+const backend::WeightLayout& grouped();
+
+/// `rows` or `grouped`: the one that takes matrices of the format.
+const backend::WeightLayout& matrix_layout(const WeightFormat& format);
+/// The same of a weight for products and gathers, for kernels that take either.
+inline bool is_matrix(const backend::ArgumentInfo& argument) {
+  return argument.layout == &rows() || argument.layout == &grouped();
+}
 
 /// Writes the packed form of all rows to `packed`: layout.packed_bytes(weight) of memory of the host.
 void pack_whole(const backend::WeightLayout& layout, const TensorSource& source,
                 const backend::WeightInfo& weight, std::span<std::byte> packed);
 
-/// Where the parts of an `mlx_affine_rows` weight [rows, columns] begin.
-struct AffinePlanes {
-  size_t codes_row_bytes = 0;  ///< of one row
-  size_t groups = 0;           ///< of one row
+/// Where the parts of a row of a `grouped` weight begin: codes, least significant bits first; the scales; the biases.
+/// Rows begin at multiples of 16 bytes, and behind the codes are at least 3 bytes that may be read.
+struct CodedRow {
+  size_t groups = 0;
   size_t scales_offset_bytes = 0;
   size_t biases_offset_bytes = 0;
-  size_t bytes = 0;
+  size_t used_bytes = 0;
+  size_t bytes = 0;  ///< to the next row
 
-  constexpr AffinePlanes(size_t rows, size_t columns, uint32_t bits, uint32_t group_size, DType scale_dtype)
-      : codes_row_bytes(columns * bits / 8), groups(columns / group_size) {
-    const size_t plane_bytes = align_up(rows * groups * size_bytes(scale_dtype), kAlignment);
-    scales_offset_bytes = align_up(rows * codes_row_bytes, kAlignment);
-    biases_offset_bytes = scales_offset_bytes + plane_bytes;
-    bytes = biases_offset_bytes + plane_bytes;
+  CodedRow(const WeightFormat& format, size_t columns)
+      : groups(columns / format.block_elements), scales_offset_bytes(columns * format.bits / 8) {
+    const size_t scales_bytes = groups * size_bytes(format.dtype);
+    biases_offset_bytes = scales_offset_bytes + scales_bytes;
+    used_bytes = biases_offset_bytes + (format.has_biases ? scales_bytes : 0);
+    bytes = align_up(used_bytes, 16);
   }
-
-  static constexpr size_t kAlignment = 64;
 };
 
 }  // namespace refrain::ops

@@ -13,10 +13,10 @@ using namespace harness;
 using backend::Use;
 using backend::WeightInfo;
 
-WeightInfo plain(DType dtype, const Shape& shape) { return {WeightFormat::plain, dtype, shape, 0, 0}; }
+WeightInfo plain(DType dtype, const Shape& shape) { return {&format::plain(dtype), shape}; }
 
 TEST(Layouts, EachWeightHasTheLayoutOfItsUse) {
-  const WeightInfo affine{WeightFormat::mlx_affine, DType::bf16, {4, 64}, 4, 64};
+  const WeightInfo affine{&format::mlx_affine({4, 64}, DType::bf16), {4, 64}};
   EXPECT_TRUE(vector_f32().accepts(plain(DType::bf16, {8}), {Use::vector}));
   EXPECT_FALSE(vector_f32().accepts(plain(DType::bf16, {2, 4}), {Use::vector}));
   EXPECT_FALSE(vector_f32().accepts(plain(DType::bf16, {8}), {Use::vector, Use::gather}));
@@ -24,18 +24,17 @@ TEST(Layouts, EachWeightHasTheLayoutOfItsUse) {
   EXPECT_TRUE(rows().accepts(plain(DType::f16, {2, 4}), {Use::matvec, Use::matmul, Use::gather}));
   EXPECT_FALSE(rows().accepts(plain(DType::f16, {2, 4}), {Use::vector}));
   EXPECT_FALSE(rows().accepts(affine, {Use::matvec}));
-  EXPECT_TRUE(mlx_affine_rows().accepts(affine, {Use::matvec, Use::matmul, Use::gather}));
-  for (const auto& [bits, group] : {std::pair{3u, 64u}, {4u, 16u}, {8u, 96u}, {0u, 0u}, {4u, 128u}}) {
-    WeightInfo other = affine;
-    other.bits = bits;
-    other.group_size = group;
-    EXPECT_FALSE(mlx_affine_rows().accepts(other, {Use::matvec})) << bits << " bits, group " << group;
-  }
+  EXPECT_TRUE(grouped().accepts(affine, {Use::matvec, Use::matmul, Use::gather}));
+  EXPECT_FALSE(grouped().accepts({affine.format, {4, 96}}, {Use::matvec}));
+  EXPECT_FALSE(grouped().accepts({affine.format, {64}}, {Use::vector}));
+  WeightFormat seven = *affine.format;  // of nobody
+  seven.bits = 7;
+  EXPECT_FALSE(grouped().accepts({&seven, {4, 64}}, {Use::matvec}));
   EXPECT_TRUE(rows().as_stored);
   EXPECT_EQ(cpu_layouts().size(), 3u);
 }
 
-TEST(Layouts, PackFromAnyAddressAndUnpack) {
+TEST(Layouts, PackFromAnyAddress) {
   Random random;
   std::vector<float> values(6 * 64);
   for (float& value : values) value = random.uniform();
@@ -47,12 +46,14 @@ TEST(Layouts, PackFromAnyAddressAndUnpack) {
       const std::span<const std::byte> segment = std::span(shifted).subspan(shift);
       for (const Shape& shape : {Shape{6 * 64}, Shape{6, 64}}) {
         const backend::WeightLayout& layout = shape.rank() == 1 ? vector_f32() : rows();
-        const PackedWeight weight =
-            pack({"w", WeightFormat::plain, dtype, shape, 0, 0, {{dtype, shape, segment}}, nullptr}, layout);
+        const PackedWeight weight = pack(format::plain_tensor("w", dtype, shape, segment), layout);
+        std::vector<float> unpacked(values.size());
+        layout.unpack(weight.info, weight.bytes.data(), {0, backend::row_count(shape)}, unpacked.data());
         for (size_t i = 0; i < values.size(); ++i) {
           const float expected = dtype == DType::f32    ? values[i]
                                  : dtype == DType::bf16 ? bf16::from_float(values[i]).to_float()
                                                         : f16::from_float(values[i]).to_float();
+          ASSERT_EQ(unpacked[i], expected);
           ASSERT_EQ(weight.values[i], expected);
         }
       }
@@ -60,7 +61,24 @@ TEST(Layouts, PackFromAnyAddressAndUnpack) {
   }
 }
 
-TEST(Layouts, AffinePlanesAreAlignedAndCodesLieLowestFirst) {
+TEST(Layouts, UnpackGivesWhatEachFormatDecodesTo) {
+  Random random;
+  constexpr size_t kRows = 7;
+  for (const WeightFormat* format : matrix_formats()) {
+    for (const int64_t blocks : {1, 2, 5}) {
+      const int64_t columns = blocks * format->block_elements;
+      const PackedWeight weight = random_weight(*format, kRows, columns, random);
+      for (size_t end = kRows, count = 1; end > 0; end -= count, count = std::min(count + 1, end)) {
+        const Array<float> values(count * static_cast<size_t>(columns));
+        weight.layout->unpack(weight.info, weight.bytes.data(), {end - count, end}, values.data());
+        const float* expected = weight.values.data() + (end - count) * static_cast<size_t>(columns);
+        EXPECT_EQ(std::memcmp(values.data(), expected, values.size() * sizeof(float)), 0) << format->name;
+      }
+    }
+  }
+}
+
+TEST(Layouts, CodedRowsAreAlignedAndCodesLieLowestFirst) {
   // One row of 32 codes 0, 1, 2, ... 15, 0, 1, ...: each word holds 0x76543210 or 0xFEDCBA98.
   std::vector<std::byte> bytes(1 + 16 + 2 + 2);  // one byte in front: misaligned
   for (size_t i = 0; i < 16; ++i) bytes[1 + i] = std::byte((2 * i) % 16 | ((2 * i + 1) % 16) << 4);
@@ -68,37 +86,32 @@ TEST(Layouts, AffinePlanesAreAlignedAndCodesLieLowestFirst) {
   std::memcpy(&bytes[17], &scale, 2);
   std::memcpy(&bytes[19], &bias, 2);
   const std::span<const std::byte> all = bytes;
-  TensorSource source{"w", WeightFormat::mlx_affine, DType::bf16, {1, 32}, 4, 32, {}, nullptr};
+  TensorSource source{"w", &format::mlx_affine({4, 32}, DType::bf16), {1, 32}, {}, nullptr};
   source.segments = {{DType::u32, {1, 4}, all.subspan(1, 16)},
                      {DType::bf16, {1, 1}, all.subspan(17, 2)},
                      {DType::bf16, {1, 1}, all.subspan(19, 2)}};
-  const PackedWeight weight = pack(source, mlx_affine_rows());
-  EXPECT_EQ(weight.bytes.size(), 192u);
+  const PackedWeight weight = pack(source, grouped());
+  EXPECT_EQ(weight.bytes.size(), 32u);
   for (size_t i = 0; i < 32; ++i) EXPECT_EQ(weight.values[i], 3 - 0.5f * static_cast<float>(i % 16));
   source.segments[1].bytes = all.subspan(17, 1);
-  EXPECT_THROW(pack(source, mlx_affine_rows()), InvalidArgument);
+  EXPECT_THROW(pack(source, grouped()), InvalidArgument);
   source.segments.pop_back();
-  EXPECT_THROW(pack(source, mlx_affine_rows()), InvalidArgument);
+  EXPECT_THROW(pack(source, grouped()), InvalidArgument);
 }
 
 TEST(Layouts, RangesOfRowsFillEachByteOnce) {
   Random random;
-  std::vector<std::byte> bytes(37 * 96 * 4);
-  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random.next());
-  const std::span<const std::byte> all = bytes;
-  TensorSource vector{"v", WeightFormat::plain, DType::bf16, {37}, 0, 0, {}, nullptr};
-  vector.segments = {{DType::bf16, {37}, all.first(37 * 2)}};
-  TensorSource matrix{"m", WeightFormat::plain, DType::f16, {37, 96}, 0, 0, {}, nullptr};
-  matrix.segments = {{DType::f16, {37, 96}, all.first(37 * 96 * 2)}};
-  TensorSource affine{"a", WeightFormat::mlx_affine, DType::bf16, {37, 96}, 4, 32, {}, nullptr};
-  affine.segments = {{DType::u32, {37, 12}, all.first(37 * 48)},
-                     {DType::bf16, {37, 3}, all.subspan(37 * 48, 37 * 6)},
-                     {DType::bf16, {37, 3}, all.subspan(37 * 54, 37 * 6)}};
-  const std::pair<const TensorSource*, const backend::WeightLayout*> kCases[] = {
-      {&vector, &vector_f32()}, {&matrix, &rows()}, {&affine, &mlx_affine_rows()}};
-  for (const auto& [source, layout] : kCases) {
-    const PackedWeight whole = pack(*source, *layout);
-    const size_t row_count = backend::row_count(source->shape);
+  const format::EncodedTensor vector = random_tensor(format::plain(DType::bf16), {37}, random);
+  const format::EncodedTensor matrix = random_tensor(format::plain(DType::f16), {37, 96}, random);
+  const format::EncodedTensor affine =
+      random_tensor(format::mlx_affine({4, 32}, DType::bf16), {37, 96}, random);
+  const format::EncodedTensor blocks = random_tensor(format::q4_0(), {37, 96}, random);
+  const std::pair<const format::EncodedTensor*, const backend::WeightLayout*> kCases[] = {
+      {&vector, &vector_f32()}, {&matrix, &rows()}, {&affine, &grouped()}, {&blocks, &grouped()}};
+  for (const auto& [tensor, layout] : kCases) {
+    const TensorSource source = tensor->source("w");
+    const PackedWeight whole = pack(source, *layout);
+    const size_t row_count = backend::row_count(source.shape);
     for (const size_t step : {size_t{1}, size_t{5}, size_t{36}, size_t{37}}) {
       const size_t part = (step + layout->pack_rows - 1) / layout->pack_rows * layout->pack_rows;
       std::vector<std::byte> packed(whole.bytes.size(), std::byte{0xEE});
@@ -109,7 +122,7 @@ TEST(Layouts, RangesOfRowsFillEachByteOnce) {
       };
       for (size_t end = row_count; end > 0;) {  // the last first: ranges do not know of each other
         const size_t begin = (end - 1) / part * part;
-        layout->pack(*source, whole.info, {begin, end}, target);
+        layout->pack(source, whole.info, {begin, end}, target);
         end = begin;
       }
       EXPECT_TRUE(std::ranges::equal(packed, whole.bytes)) << layout->name << " by " << part;

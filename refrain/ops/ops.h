@@ -9,7 +9,6 @@
 #include "refrain/ops/gelu_mul/gelu_mul.h"
 #include "refrain/ops/kv_write/kv_write.h"
 #include "refrain/ops/matmul/matmul.h"
-#include "refrain/ops/quantized_matmul/quantized_matmul.h"
 #include "refrain/ops/rms_norm/rms_norm.h"
 #include "refrain/ops/rope/rope.h"
 #include "refrain/ops/sample/sample.h"

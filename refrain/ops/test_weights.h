@@ -13,6 +13,11 @@
 
 #include "refrain/backend/op.h"
 #include "refrain/core/half.h"
+#include "refrain/format/encoded.h"
+#include "refrain/format/mlx_affine.h"
+#include "refrain/format/plain.h"
+#include "refrain/format/q4_0.h"
+#include "refrain/format/q8_0.h"
 #include "refrain/ops/layouts.h"
 
 namespace refrain::ops::harness {
@@ -83,17 +88,17 @@ struct PackedWeight {
   backend::WeightInfo info;
   const backend::WeightLayout* layout = nullptr;
   Array<std::byte> bytes{0};
-  Array<float> values{0};  ///< logical, by the layout's unpack
+  Array<float> values{0};  ///< logical, by the format's decode
 };
 
 inline PackedWeight pack(const TensorSource& source, const backend::WeightLayout& layout) {
   PackedWeight weight;
-  weight.info = {source.format, source.dtype, source.shape, source.bits, source.group_size};
+  weight.info = {source.format, source.shape};
   weight.layout = &layout;
-  weight.bytes = Array<std::byte>(layout.packed_bytes(weight.info));
+  weight.bytes = Array<std::byte>(layout.packed_bytes(weight.info), std::byte{0xA5});
   pack_whole(layout, source, weight.info, weight.bytes.span());
   weight.values = Array<float>(static_cast<size_t>(source.shape.elements()));
-  layout.unpack(weight.info, weight.bytes.span(), weight.values.span());
+  std::ranges::copy(format::decode(source), weight.values.begin());
   return weight;
 }
 
@@ -114,8 +119,7 @@ inline std::vector<std::byte> encode(DType dtype, std::span<const float> values)
 inline PackedWeight plain_weight(DType dtype, const Shape& shape, std::span<const float> values,
                                  const backend::WeightLayout& layout) {
   const std::vector<std::byte> bytes = encode(dtype, values);
-  TensorSource source{"weight", WeightFormat::plain, dtype, shape, 0, 0, {{dtype, shape, bytes}}, nullptr};
-  return pack(source, layout);
+  return pack(format::plain_tensor("weight", dtype, shape, bytes), layout);
 }
 
 /// A plain weight of uniform random values in [-1, 1).
@@ -126,26 +130,49 @@ inline PackedWeight random_plain_weight(DType dtype, const Shape& shape, const b
   return plain_weight(dtype, shape, values.span(), layout);
 }
 
-/// An MLX affine weight [n, k] with random codes, scales of either sign and biases, laid out as
-/// `mlx_affine_rows`.
-inline PackedWeight random_affine_weight(DType dtype, int64_t n, int64_t k, uint32_t bits,
-                                         uint32_t group_size, Random& random) {
-  std::vector<uint32_t> codes(static_cast<size_t>(n * k) * bits / 32);
-  for (uint32_t& word : codes) word = random.next();
-  const size_t groups = static_cast<size_t>(n * k / group_size);
-  std::vector<float> scales(groups), biases(groups);
-  const float largest = 2.0f / static_cast<float>(1u << bits);
-  for (size_t i = 0; i < groups; ++i) {
-    scales[i] = random.uniform(-largest, largest);
-    biases[i] = -scales[i] * random.uniform(0.25f, 0.75f) * static_cast<float>(1u << bits);
+/// Random bytes for codes, scales of either sign and biases, so that values are about 1.
+inline format::EncodedTensor random_tensor(const WeightFormat& format, const Shape& shape, Random& random) {
+  format::EncodedTensor tensor{&format, shape, {}};
+  const size_t blocks = static_cast<size_t>(shape.elements()) / format.block_elements;
+  for (size_t i = 0; i < format.part_count(); ++i) {
+    std::vector<std::byte>& part = tensor.parts.emplace_back(blocks * format.parts[i].block_bytes());
+    for (std::byte& byte : part) byte = static_cast<std::byte>(random.next());
   }
-  const std::vector<std::byte> scale_bytes = encode(dtype, scales), bias_bytes = encode(dtype, biases);
-  const Shape group_shape{n, k / group_size};
-  TensorSource source{"weight", WeightFormat::mlx_affine, dtype, Shape{n, k}, bits, group_size, {}, nullptr};
-  source.segments.push_back({DType::u32, Shape{n, k * bits / 32}, std::as_bytes(std::span(codes))});
-  source.segments.push_back({dtype, group_shape, scale_bytes});
-  source.segments.push_back({dtype, group_shape, bias_bytes});
-  return pack(source, mlx_affine_rows());
+  const float codes = static_cast<float>(1u << format.bits);
+  for (size_t block = 0; block < blocks; ++block) {
+    const float scale = random.uniform(-2 / codes, 2 / codes);
+    const float bias = -scale * random.uniform(0.25f, 0.75f) * codes;
+    const auto put = [&](size_t part, float value) {
+      std::ranges::copy(
+          encode(format.dtype, {&value, 1}),
+          tensor.parts[part].begin() + static_cast<ptrdiff_t>(block * format.parts[part].block_bytes()));
+    };
+    if (format.bits == 0) {
+      put(0, random.uniform());
+    } else {
+      put(format.has_biases ? 1 : 0, scale);
+      if (format.has_biases) put(2, bias);
+    }
+  }
+  return tensor;
+}
+
+/// A random weight [n, k] in the layout of its format.
+inline PackedWeight random_weight(const WeightFormat& format, int64_t n, int64_t k, Random& random) {
+  return pack(random_tensor(format, {n, k}, random).source("weight"), matrix_layout(format));
+}
+
+/// Every format of matrices that kernels take.
+inline std::vector<const WeightFormat*> matrix_formats() {
+  std::vector<const WeightFormat*> list = {&format::q8_0(), &format::q4_0()};
+  for (const DType dtype : {DType::bf16, DType::f16, DType::f32}) {
+    list.push_back(&format::plain(dtype));
+    for (const uint32_t bits : {2u, 3u, 4u, 5u, 6u, 8u}) {
+      for (const uint32_t group_size : {32u, 64u, 128u})
+        list.push_back(&format::mlx_affine({bits, group_size}, dtype));
+    }
+  }
+  return list;
 }
 
 }  // namespace refrain::ops::harness

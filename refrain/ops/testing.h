@@ -90,7 +90,7 @@ class Call {
     return tensor(DTypeOf<T>::value, shape, array.data());
   }
   Call& weight(const PackedWeight& weight) {
-    infos_.push_back({true, weight.info.dtype, weight.info.shape, &weight.info, weight.layout});
+    infos_.push_back({true, weight.info.dtype(), weight.info.shape, &weight.info, weight.layout});
     args_.push_back(weight.bytes.data());
     return *this;
   }

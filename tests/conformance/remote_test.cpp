@@ -186,22 +186,11 @@ TEST_F(RemoteDevice, CopiesKnowWhatIsInFlight) {
   EXPECT_NE(refusal<DeviceLost>([&] { (void)device_.read<float>(a); }), "nothing was thrown");
 }
 
-/// A weight of three parts, with room to spare for any size.
-struct Affine {
-  Affine(int64_t rows, int64_t columns)
-      : codes(static_cast<size_t>(rows * columns / 8)), scales(static_cast<size_t>(rows * columns / 64)) {
-    ops::harness::Random random(static_cast<uint64_t>(rows));
-    for (uint32_t& word : codes) word = random.next();
-    for (bf16& scale : scales) scale = bf16::from_float(random.uniform());
-    source = {"w", WeightFormat::mlx_affine, DType::bf16, {rows, columns}, 4, 64, {}, nullptr};
-    source.segments = {{DType::u32, {rows, columns / 8}, std::as_bytes(std::span(codes))},
-                       {DType::bf16, {rows, columns / 64}, std::as_bytes(std::span(scales))},
-                       {DType::bf16, {rows, columns / 64}, std::as_bytes(std::span(scales))}};
-  }
-  std::vector<uint32_t> codes;
-  std::vector<bf16> scales;
-  TensorSource source;
-};
+/// A weight of three parts.
+format::EncodedTensor affine_tensor(int64_t rows, int64_t columns) {
+  ops::harness::Random random(static_cast<uint64_t>(rows));
+  return ops::harness::random_tensor(format::mlx_affine({4, 64}, DType::bf16), {rows, columns}, random);
+}
 
 /// The packed bytes of a weight.
 std::vector<std::byte> bytes_of(const Backend& backend, const Weight& weight) {
@@ -211,38 +200,39 @@ std::vector<std::byte> bytes_of(const Backend& backend, const Weight& weight) {
 }
 
 TEST_F(RemoteDevice, PackingCopiesEachPackedByteOnce) {
-  // From a part of a row of groups to several parts of 4 MB, with padding between planes and without.
+  // From a part of a row of groups to several parts of 4 MB, with padding behind rows and without.
   for (const auto& [rows, columns] :
        {std::pair<int64_t, int64_t>{1, 64}, {5, 192}, {3000, 4096}, {301, 32768}}) {
-    const Affine affine(rows, columns);
-    const backend::WeightLayout& layout = ops::mlx_affine_rows();
+    const format::EncodedTensor affine = affine_tensor(rows, columns);
+    const backend::WeightLayout& layout = ops::grouped();
     const RemoteCounters before = copied();
     std::vector<size_t> seen;
-    const Weight weight = device_.pack(affine.source, {Use::matvec}, [&](size_t done, size_t packed) {
-      EXPECT_EQ(packed, layout.packed_bytes({WeightFormat::mlx_affine, DType::bf16, {rows, columns}, 4, 64}));
+    const Weight weight = device_.pack(affine.source("w"), {Use::matvec}, [&](size_t done, size_t packed) {
+      EXPECT_EQ(packed, layout.packed_bytes({affine.format, affine.shape}));
       seen.push_back(done);
     });
     EXPECT_EQ(copied().write_bytes - before.write_bytes, weight.bytes());
     EXPECT_TRUE(std::ranges::is_sorted(seen));
     EXPECT_EQ(seen.back(), weight.bytes());
     std::vector<std::byte> whole(weight.bytes(), std::byte{0xEE});
-    ops::pack_whole(layout, affine.source, weight.state()->info, whole);
+    ops::pack_whole(layout, affine.source("w"), weight.state()->info, whole);
     EXPECT_TRUE(bytes_of(*backend_, weight) == whole) << rows;
   }
 }
 
 TEST_F(RemoteDevice, APackingThatIsRefusedOrCancelledLeavesNothing) {
-  const Affine affine(3000, 4096);
-  device_.pack(Affine(1, 64).source, {Use::matvec});  // staging is kept from now on
+  const format::EncodedTensor affine = affine_tensor(3000, 4096), small = affine_tensor(1, 64);
+  device_.pack(small.source("w"), {Use::matvec});  // staging is kept from now on
   const size_t used = device_.memory().used_bytes;
-  const auto pack = [&] { device_.pack(affine.source, {Use::matvec}); };
+  const auto pack = [&] { device_.pack(affine.source("w"), {Use::matvec}); };
   set_faults(*inner_, {.allocation = 2});
   EXPECT_NE(refusal<DeviceError>(pack).find("wanted for 'staging'"), std::string::npos);
   set_faults(*inner_, {.copy = 70});
   EXPECT_NE(refusal<DeviceError>(pack).find("refused"), std::string::npos);
   set_faults(*inner_, {});
   EXPECT_EQ(refusal<FileError>([&] {
-              device_.pack(affine.source, {Use::matvec}, [](size_t, size_t) { throw FileError("enough"); });
+              device_.pack(affine.source("w"), {Use::matvec},
+                           [](size_t, size_t) { throw FileError("enough"); });
             }),
             "enough");
   EXPECT_EQ(device_.memory().used_bytes, used);
@@ -252,7 +242,8 @@ TEST_F(RemoteDevice, APackingThatIsRefusedOrCancelledLeavesNothing) {
 TEST_F(RemoteDevice, LoadingAModelCopiesItsWeights) {
   const model::Model model = model::Model::load(device_, "models/tales-qwen3-4bit");
   EXPECT_EQ(model.weights().in_place_bytes, 0u) << "there is no memory to use in place";
-  constexpr size_t kFrequenciesBytes = 32 * sizeof(float);  // of heads of 64: computed, and no tensor of the file
+  constexpr size_t kFrequenciesBytes =
+      32 * sizeof(float);  // of heads of 64: computed, and no tensor of the file
   EXPECT_EQ(copied().write_bytes, model.weights().bytes + kFrequenciesBytes);
   EXPECT_EQ(device_.counters().write_bytes, copied().write_bytes);
   EXPECT_EQ(copied().reads, 0u);

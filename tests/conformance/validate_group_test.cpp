@@ -9,6 +9,7 @@
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
 #include "refrain/device/device.h"
+#include "refrain/format/plain.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/ops.h"
@@ -78,8 +79,7 @@ class ValidateGroup : public ::testing::TestWithParam<bool> {
     std::vector<float> values(static_cast<size_t>(shape.elements()));
     for (float& value : values) value = random_.uniform();
     const std::vector<std::byte> bytes = ops::harness::encode(DType::f32, values);
-    return device_.pack(
-        {"weight", WeightFormat::plain, DType::f32, shape, 0, 0, {{DType::f32, shape, bytes}}, {}}, uses);
+    return device_.pack(format::plain_tensor("weight", DType::f32, shape, bytes), uses);
   }
 
   const PlanData& plan() const { return plan_.data(); }

@@ -1,4 +1,4 @@
-"""The safetensors files and the affine quantization, judged by mlx, safetensors and numpy."""
+"""The safetensors files and the formats of weights, judged by mlx, gguf, safetensors and numpy."""
 
 import json
 import subprocess
@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 mx = pytest.importorskip("mlx.core")
+gguf = pytest.importorskip("gguf")
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
 pytestmark = pytest.mark.asan
 
-WIDTHS = [4, 8]
+WIDTHS = [2, 3, 4, 5, 6, 8]
 GROUPS = [32, 64, 128]
 DTYPES = {"f32": mx.float32, "bf16": mx.bfloat16, "f16": mx.float16}
 
@@ -21,7 +22,7 @@ def probe(binaries):
     """probe("copy", a, b) runs the test tool on safetensors files and gives the completed process."""
 
     def call(*arguments, status=0):
-        command = [binaries / "affine_probe", *map(str, arguments)]
+        command = [binaries / "format_probe", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
         assert done.returncode == status, done.stderr
         return done
@@ -91,15 +92,25 @@ def test_quantize_and_dequantize_bit_for_bit(probe, tmp_path, bits, group, dtype
         np.testing.assert_array_equal(bits_of(restored[name]), bits_of(expected), err_msg=name)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 5, 6])
-def test_packing_of_the_other_widths(probe, tmp_path, bits):
-    inputs = matrices(mx.float32)
-    mx.save_safetensors(str(tmp_path / "in.safetensors"), inputs)
-    probe("quantize", tmp_path / "in.safetensors", tmp_path / "packed.safetensors", bits, 64)
-    packed = mx.load(str(tmp_path / "packed.safetensors"))
-    for name, value in inputs.items():
-        for part, expected in zip(("weight", "scales", "biases"), mx.quantize(value, group_size=64, bits=bits)):
-            np.testing.assert_array_equal(bits_of(packed[f"{name}.{part}"]), bits_of(expected), err_msg=f"{name}.{part}")
+@pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])
+def test_ggml_blocks_are_decoded_bit_for_bit(probe, tmp_path, name):
+    kind = gguf.GGMLQuantizationType[name]
+    rng = np.random.default_rng(5)
+    size = gguf.constants.GGML_QUANT_SIZES[kind][1]
+    blocks = {key: gguf.quants.quantize(np.array(value), kind) for key, value in matrices(mx.float32).items() if key != "huge"}
+    random = rng.integers(0, 256, (512, 8 * size), dtype=np.uint8)  # every scale, subnormal ones and both zeros too
+    scales = random.reshape(512, 8, size)[:, :, :2].copy().view(np.uint16)
+    scales[(scales & 0x7C00) == 0x7C00] ^= 0x4000  # no infinities: NaN has no bits of its own
+    scales[0, :4, 0] = [0, 0x8000, 1, 0x83FF]
+    random.reshape(512, 8, size)[:, :, :2] = scales.view(np.uint8)
+    blocks["random"] = random
+    safetensors_numpy.save_file(blocks, tmp_path / "in.safetensors")
+    probe(name.lower(), tmp_path / "in.safetensors", tmp_path / "out.safetensors")
+    found = safetensors_numpy.load_file(tmp_path / "out.safetensors")
+    assert found.keys() == blocks.keys()
+    for key, value in blocks.items():
+        expected = gguf.quants.dequantize(value, kind)
+        np.testing.assert_array_equal(found[key].view(np.uint32), expected.view(np.uint32), err_msg=key)
 
 
 def test_values_that_are_not_finite_are_refused(probe, tmp_path):
@@ -204,17 +215,18 @@ def test_config_of_any_layout_stays_json(run, model, tmp_path, text):
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == expected
 
 
-def test_quantize_a_folder(run, model, tmp_path):
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_quantize_a_folder(run, model, tmp_path, bits):
     folder, tensors = model
     out = tmp_path / "out"
-    run("quantize", folder, out, "--bits", 4, "--group-size", 64)
+    run("quantize", folder, out, "--bits", bits, "--group-size", 64)
     found = mx.load(str(out / "model.safetensors"))
     packed = {"model.embed_tokens", "model.layers.0.self_attn.q_proj", "lm_head"}
     expected = {}
     for name, value in tensors.items():
         module = name.removesuffix(".weight")
         if module in packed and name.endswith(".weight"):
-            parts = mx.quantize(value, group_size=64, bits=4)
+            parts = mx.quantize(value, group_size=64, bits=bits)
             expected |= {f"{module}.{k}": v for k, v in zip(("weight", "scales", "biases"), parts)}
         elif "inv_freq" not in name:
             expected[name] = value
@@ -225,7 +237,7 @@ def test_quantize_a_folder(run, model, tmp_path):
 
     text = (out / "config.json").read_text()
     config = json.loads(text)
-    block = {"group_size": 64, "bits": 4, "mode": "affine"}
+    block = {"group_size": 64, "bits": bits, "mode": "affine"}
     assert config.pop("quantization") == block and config.pop("quantization_config") == block
     assert list(config) == ["model_type", "zebra", "tie_word_embeddings", "apple"]
     assert text.startswith((folder / "config.json").read_text().rstrip().removesuffix("}").rstrip())

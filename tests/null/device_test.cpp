@@ -5,6 +5,7 @@
 
 #include <thread>
 
+#include "refrain/format/plain.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -76,6 +77,8 @@ TEST_F(DeviceTest, PackRefusesWhatNoLayoutServes) {
   TensorSource source;
   source.name = "w";
   source.shape = {2, 3};
+  EXPECT_EQ(refusal([&] { device_.pack(source, {Use::matvec}); }), "[pack] w: expected a format, got none");
+  source.format = &format::plain(DType::f32);
   EXPECT_EQ(refusal([&] { device_.pack(source, {Use::matvec}); }),
             "[pack] w: device controlled has no layout for f32[2, 3] with the uses asked for");
   static constexpr backend::WeightLayout kLayouts[] = {

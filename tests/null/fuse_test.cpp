@@ -12,6 +12,7 @@
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/device/device.h"
 #include "refrain/format/model_folder.h"
+#include "refrain/format/plain.h"
 #include "refrain/graph/accesses.h"
 #include "refrain/graph/check.h"
 #include "refrain/graph/expand.h"
@@ -67,8 +68,7 @@ class Fuse : public ::testing::Test {
     std::vector<float> values(static_cast<size_t>(shape.elements()));
     for (float& value : values) value = random_.uniform();
     const std::vector<std::byte> bytes = ops::harness::encode(DType::f32, values);
-    return device_.pack(
-        {"weight", WeightFormat::plain, DType::f32, shape, 0, 0, {{DType::f32, shape, bytes}}, {}}, uses);
+    return device_.pack(format::plain_tensor("weight", DType::f32, shape, bytes), uses);
   }
   Weight matrix(int64_t outputs, int64_t columns = kWidth) {
     return weight({outputs, columns}, {Use::matvec, Use::matmul});
@@ -549,7 +549,7 @@ TEST(FuseLayer, IsCheckedAndDumped) {
   EXPECT_EQ(report.fusions.size(), 5u);
   EXPECT_EQ(report.commands, 8u);
   const backend::PlanCommand& command = plan.data().commands[1];
-  EXPECT_EQ(backend::title(plan.data(), command), "rms_norm+quantized_matmul*3+rms_norm*2+rope*2+kv_write");
+  EXPECT_EQ(backend::title(plan.data(), command), "rms_norm+matmul*3+rms_norm*2+rope*2+kv_write");
   // The checker sees through groups: without its edge to the embedding, the conflict has names.
   backend::PlanData cut = plan.data();
   cut.commands[1].deps.count = 0;

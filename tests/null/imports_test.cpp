@@ -11,6 +11,7 @@
 #include "refrain/backend/fault/fault_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/mapped_file.h"
+#include "refrain/format/plain.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -35,7 +36,8 @@ struct alignas(64) Block {
 constexpr backend::WeightLayout kAsStored[] = {
     {"as stored", [](const backend::WeightInfo&, Uses) { return true; },
      [](const backend::WeightInfo& info) { return static_cast<size_t>(info.shape.elements()) * 4; },
-     [](const TensorSource&, const backend::WeightInfo&, std::span<std::byte>) {}, nullptr, true}};
+     [](const TensorSource&, const backend::WeightInfo&, backend::RowRange, const backend::PackedBytes&) {},
+     nullptr, true}};
 
 class ImportMemory : public testing::Test {
  protected:
@@ -272,10 +274,8 @@ TEST_F(ImportMemory, AMappedFileIsOneImport) {
   const auto file = MappedFile::open(path);
   Device device(backend_, kAsStored, {});
   const auto source = [&](size_t first_bytes, int64_t elements) {
-    TensorSource result;
-    result.name = "w";
-    result.shape = {elements};
-    result.segments.push_back({DType::f32, {elements}, file->bytes().subspan(first_bytes, elements * 4)});
+    TensorSource result =
+        format::plain_tensor("w", DType::f32, {elements}, file->bytes().subspan(first_bytes, elements * 4));
     result.file = file;
     return result;
   };

@@ -1,11 +1,12 @@
 // A test tool: runs every CPU kernel of an op that this machine can run on tensors of a safetensors file and
 // writes the results, each under its kernel's name, for the Python tests.
 //
-// ops_probe matmul IN OUT                        x, w
-// ops_probe quantized_matmul IN OUT BITS GROUP   x, w (codes), scales, biases
-// ops_probe rms_norm IN OUT                      x, w; eps 1e-6
-// ops_probe silu_mul IN OUT                      x (gate), w (up)
-// ops_probe gelu_mul IN OUT                      x (gate), w (up)
+// ops_probe matmul IN OUT                     x, w
+// ops_probe matmul IN OUT affine BITS GROUP   x, w (codes), scales, biases
+// ops_probe matmul IN OUT q8_0|q4_0           x, w (blocks, u8 [rows, bytes])
+// ops_probe rms_norm IN OUT                   x, w; eps 1e-6
+// ops_probe silu_mul IN OUT                   x (gate), w (up)
+// ops_probe gelu_mul IN OUT                   x (gate), w (up)
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
@@ -16,12 +17,15 @@
 #include <vector>
 
 #include "refrain/backend/features.h"
+#include "refrain/format/mlx_affine.h"
+#include "refrain/format/plain.h"
+#include "refrain/format/q4_0.h"
+#include "refrain/format/q8_0.h"
 #include "refrain/format/safetensors.h"
 #include "refrain/ops/gelu_mul/gelu_mul.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 #include "refrain/ops/matmul/matmul.h"
-#include "refrain/ops/quantized_matmul/quantized_matmul.h"
 #include "refrain/ops/rms_norm/rms_norm.h"
 #include "refrain/ops/silu_mul/silu_mul.h"
 
@@ -53,8 +57,7 @@ struct Packed {
 };
 
 Packed pack(const TensorSource& source, const backend::WeightLayout& layout) {
-  Packed packed{
-      {source.format, source.dtype, source.shape, source.bits, source.group_size}, &layout, nullptr};
+  Packed packed{{source.format, source.shape}, &layout, nullptr};
   const size_t bytes = layout.packed_bytes(packed.info);
   packed.bytes = allocate(bytes);
   ops::pack_whole(layout, source, packed.info, {packed.bytes.get(), bytes});
@@ -99,7 +102,7 @@ int run(const std::vector<std::string>& arguments) {
 
   Shape y_shape = x_shape;
   std::map<std::string, std::vector<float>> results;
-  TensorSource source{"w", WeightFormat::plain, w.dtype, w.shape, 0, 0, {w}, nullptr};
+  TensorSource source = format::plain_tensor("w", w.dtype, w.shape, w.bytes);
   if (op == "silu_mul" || op == "gelu_mul") {
     const Bytes up = allocate(w.bytes.size());
     std::copy(w.bytes.begin(), w.bytes.end(), up.get());
@@ -111,27 +114,24 @@ int run(const std::vector<std::string>& arguments) {
     results = run_all(ops::rms_norm_schema, x_shape, x, {true, w.dtype, w.shape, &weight.info, weight.layout},
                       weight.bytes.get(), y_shape, ops::RmsNormConstants{rows, 1, columns, 1e-6f});
   } else if (op == "matmul") {
-    const Packed weight = pack(source, ops::rows());
-    const auto outputs = static_cast<uint32_t>(w.shape[0]);
-    y_shape = {rows, outputs};
-    results = run_all(ops::matmul_schema, x_shape, x, {true, w.dtype, w.shape, &weight.info, weight.layout},
-                      weight.bytes.get(), y_shape,
-                      ops::MatmulConstants{rows, outputs, columns, static_cast<uint32_t>(w.dtype)});
-  } else if (op == "quantized_matmul") {
-    source.format = WeightFormat::mlx_affine;
-    source.bits = static_cast<uint32_t>(std::stoul(arguments.at(3)));
-    source.group_size = static_cast<uint32_t>(std::stoul(arguments.at(4)));
-    source.segments = {w, in.segment("scales"), in.segment("biases")};
-    source.dtype = source.segments[1].dtype;
-    source.shape = {w.shape[0], x_shape[1]};
-    const Packed weight = pack(source, ops::mlx_affine_rows());
+    if (arguments.size() > 3) {
+      source.shape = {w.shape[0], x_shape[1]};
+      if (arguments[3] == "affine") {
+        source.segments = {w, in.segment("scales"), in.segment("biases")};
+        source.format = &format::mlx_affine({static_cast<uint32_t>(std::stoul(arguments.at(4))),
+                                             static_cast<uint32_t>(std::stoul(arguments.at(5)))},
+                                            source.segments[1].dtype);
+      } else {
+        source.format = arguments[3] == "q8_0" ? &format::q8_0() : &format::q4_0();
+      }
+    }
+    const Packed weight = pack(source, ops::matrix_layout(*source.format));
     const auto outputs = static_cast<uint32_t>(w.shape[0]);
     y_shape = {rows, outputs};
     results =
-        run_all(ops::quantized_matmul_schema, x_shape, x,
-                {true, source.dtype, source.shape, &weight.info, weight.layout}, weight.bytes.get(), y_shape,
-                ops::QuantizedMatmulConstants{rows, outputs, columns, source.bits, source.group_size,
-                                              static_cast<uint32_t>(source.dtype)});
+        run_all(ops::matmul_schema, x_shape, x,
+                {true, source.format->dtype, source.shape, &weight.info, weight.layout}, weight.bytes.get(),
+                y_shape, ops::MatmulConstants{rows, outputs, columns, source.format});
   } else {
     std::cerr << "unknown op " << op << "\n";
     return 2;

@@ -7,7 +7,6 @@
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
-#include "refrain/ops/affine_row.h"
 
 namespace refrain::ops {
 
@@ -23,14 +22,12 @@ struct Embedding {
 ///
 /// output[r] = weight[rows[r].token] * scale
 ///
-/// `weight`: Weight [V, K] packed for Use::gather: bf16, f16, f32, or MLX affine of 4 or 8 bits. `rows`: u32
-/// [R, 4], the StepRows. `status`: u32 [S + 1], words that are only OR-ed into. `output`: f32 [R, K]; only
-/// its live rows are written. Aliasing: `output` overlaps no other argument. Errors: InvalidArgument where
-/// shapes, dtypes or the weight's format do not fit. An idle row gives
-/// zeros; a token of V or more gives zeros and kTokenOutOfRange in its slot's status word; a slot of S or more
+/// `weight`: Weight [V, K] of any format, packed for Use::gather. `rows`: u32 [R, 4], the StepRows. `status`: u32
+/// [S + 1], words that are only OR-ed into. `output`: f32 [R, K]; only its live rows are written. Aliasing: `output`
+/// overlaps no other argument. Errors: InvalidArgument where shapes, dtypes or the weight's layout do not fit. An idle
+/// row gives zeros; a token of V or more gives zeros and kTokenOutOfRange in its slot's status word; a slot of S or more
 /// gives zeros and kSlotOutOfRange in the last word.
-/// Accuracy: plain weights exact; affine ones scale * code + bias in f32, each operation rounded; a scale other
-/// than 1 rounds once more.
+/// Accuracy: exactly what the weight's format decodes to; a scale other than 1 rounds once more.
 void embedding(CommandEncoder& encoder, const Embedding& args);
 
 struct EmbeddingConstants {
@@ -38,12 +35,10 @@ struct EmbeddingConstants {
   uint32_t slots = 0;  ///< S
   uint32_t vocabulary = 0;
   uint32_t columns = 0;
-  uint32_t dtype = 0;  ///< DType of elements, or of scales and biases
-  uint32_t bits = 0;   ///< 0: plain
-  uint32_t group_size = 0;
+  const WeightFormat* format = nullptr;
   float scale = 1;
 
-  AffineWeight affine() const { return {vocabulary, columns, bits, group_size, dtype}; }
+  backend::WeightInfo weight() const { return {format, Shape{vocabulary, columns}}; }
   /// Whole rows, about 16384 elements.
   uint32_t rows_per_tile() const { return std::clamp(16384 / columns, 1u, rows); }
 };

@@ -7,6 +7,8 @@
 
 namespace refrain::ops {
 
+inline bool embedding_accepts(const backend::OpCall& call) { return is_matrix(call.args[0]); }
+
 inline backend::Launch embedding_launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<EmbeddingConstants>();
   return {.rows = c.rows, .rows_per_block = c.rows_per_tile(), .tiles_per_block = 1, .scratch_bytes = 0};

@@ -16,7 +16,7 @@ void check(const backend::OpCall& call) {
   expect_call(call);
   expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 2, 2, "[rows, columns]");
-  expect_weight(call, 1, {WeightFormat::plain}, {backend::Use::matvec, backend::Use::matmul});
+  expect_weight(call, 1, {backend::Use::matvec, backend::Use::matmul});
   expect_rank(call, 1, 2, 2, "[outputs, columns]");
   const Shape& input = call.args[0].shape;
   const Shape& weight = call.args[1].shape;
@@ -26,7 +26,7 @@ void check(const backend::OpCall& call) {
   expect_constant(call, "rows", dimension(input, 0), c.rows);
   expect_constant(call, "outputs", dimension(weight, 0), c.outputs);
   expect_constant(call, "columns", dimension(input, 1), c.columns);
-  expect_constant(call, "dtype", static_cast<uint64_t>(call.args[1].weight->dtype), c.dtype);
+  expect_format(call, 1, c.format);
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -44,10 +44,12 @@ constinit const backend::OpSchema matmul_schema{
     .name = "matmul",
     .doc =
         "Multiplies rows by the transpose of a weight matrix. output[r, n] = sum over k of input[r, k] * "
-        "weight[n, "
-        "k]. input: f32 [R, K]; weight: Weight [N, K] of bf16, f16 or f32; output: f32 [R, N]. No aliasing. "
-        "Error "
-        "below (K / 8 + 6) * 2^-24 * sum over k of |input * weight|.",
+        "weight[n, k]. "
+        "input: f32 [R, K]; weight: Weight [N, K] of any format; output: f32 [R, N]. No aliasing. Error "
+        "below (K / 8 "
+        "+ 6) * 2^-24 * sum over k of |input * weight|; where scales are f32, more by 2^-24 * sum over k of "
+        "|input| * "
+        "(2 * |weight| + |scale * code|).",
     .args = kArgs,
     .constants_bytes = sizeof(MatmulConstants),
     .check = check,
@@ -59,12 +61,11 @@ constinit const backend::OpSchema matmul_schema{
 
 void matmul(CommandEncoder& encoder, const Matmul& args) {
   const Operand operands[] = {args.input, args.weight, args.output};
-  const backend::WeightInfo* weight = args.weight.weight_info();
   MatmulConstants constants;
   constants.rows = dimension(args.input.shape(), 0);
   constants.columns = dimension(args.input.shape(), 1);
   constants.outputs = dimension(args.weight.shape(), 0);
-  if (weight != nullptr) constants.dtype = static_cast<uint32_t>(weight->dtype);
+  constants.format = args.weight.format();
   dispatch(encoder, matmul_schema, operands, constants);
 }
 

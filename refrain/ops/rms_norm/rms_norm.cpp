@@ -28,7 +28,7 @@ void check(const backend::OpCall& call) {
   expect_rank(call, 0, 2, 3, "[rows, columns] or [rows, vectors, columns]");
   const Shape& shape = call.args[0].shape;
   if (call.args[1].bound) {
-    expect_weight(call, 1, {WeightFormat::plain}, {backend::Use::vector});
+    expect_weight(call, 1, {backend::Use::vector});
     expect_shape(call, 1, Shape{shape.back()});
   }
   expect_tensor(call, 2, DType::f32, shape);

@@ -27,7 +27,7 @@ void check(const backend::OpCall& call) {
   const Shape& input = call.args[kInput].shape;
   expect_dtype(call, kInput, DType::f32);
   expect_tensor(call, kRows, DType::u32, {input[0], 4});
-  expect_weight(call, kFrequencies, {WeightFormat::plain}, {backend::Use::vector});
+  expect_weight(call, kFrequencies, {backend::Use::vector});
   expect_rank(call, kFrequencies, 1, 1, "[pairs]");
   const Shape& frequencies = call.args[kFrequencies].shape;
   if (frequencies[0] > input[2] / 2) {

@@ -1,5 +1,5 @@
-// How products of rows with a weight matrix are cut into tiles; the same for every kernel of matmul and
-// quantized_matmul. Tiles do not decide any order of summation.
+// How products of rows with a weight matrix are cut into tiles; the same for every kernel of matmul. Tiles do not decide
+// any order of summation.
 #pragma once
 
 #include <algorithm>
@@ -8,6 +8,7 @@
 
 #include "refrain/backend/kernel.h"
 #include "refrain/core/checked.h"
+#include "refrain/ops/matmul/matmul.h"
 
 namespace refrain::ops {
 
@@ -26,12 +27,11 @@ constexpr uint32_t matmul_outputs_per_tile(uint32_t rows, uint32_t outputs, uint
       std::min<uint64_t>(wanted, ceil_div<uint64_t>(outputs, kMatmulOutputs) * kMatmulOutputs));
 }
 
-inline backend::Launch matmul_launch(uint32_t rows, uint32_t outputs, uint32_t columns,
-                                     size_t scratch_bytes) {
+inline backend::Launch matmul_launch(const MatmulConstants& c, size_t scratch_bytes) {
   backend::Launch launch;
-  launch.rows = rows;
-  launch.rows_per_block = std::min(rows, kMatmulRows);
-  launch.tiles_per_block = ceil_div(outputs, matmul_outputs_per_tile(rows, outputs, columns));
+  launch.rows = c.rows;
+  launch.rows_per_block = std::min(c.rows, kMatmulRows);
+  launch.tiles_per_block = ceil_div(c.outputs, matmul_outputs_per_tile(c.rows, c.outputs, c.columns));
   launch.scratch_bytes = align_up(scratch_bytes, 64);
   return launch;
 }
@@ -44,22 +44,19 @@ struct MatmulTile {
   uint32_t outputs = 0;
 };
 
-inline MatmulTile matmul_tile(uint32_t rows, uint32_t outputs, uint32_t columns, uint32_t live_rows,
-                              uint32_t tile) {
-  const uint32_t per_tile = matmul_outputs_per_tile(rows, outputs, columns);
-  const uint32_t tiles_per_block = ceil_div(outputs, per_tile);
-  const uint32_t row = tile / tiles_per_block * std::min(rows, kMatmulRows);
+inline MatmulTile matmul_tile(const MatmulConstants& c, uint32_t live_rows, uint32_t tile) {
+  const uint32_t per_tile = matmul_outputs_per_tile(c.rows, c.outputs, c.columns);
+  const uint32_t tiles_per_block = ceil_div(c.outputs, per_tile);
+  const uint32_t row = tile / tiles_per_block * std::min(c.rows, kMatmulRows);
   const uint32_t output = tile % tiles_per_block * per_tile;
-  return {row, std::min(kMatmulRows, live_rows - row), output, std::min(per_tile, outputs - output)};
+  return {row, std::min(kMatmulRows, live_rows - row), output, std::min(per_tile, c.outputs - output)};
 }
 
 /// The tile function of a kernel whose `Region` computes one MatmulTile.
-template <class Constants, void (*Region)(const backend::TileArgs&, const MatmulTile&)>
+template <void (*Region)(const backend::TileArgs&, const MatmulTile&)>
 void matmul_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
-  const auto& c = args.constants_as<Constants>();
-  for (uint32_t tile = begin; tile < end; ++tile) {
-    Region(args, matmul_tile(c.rows, c.outputs, c.columns, args.live_rows, tile));
-  }
+  const auto& c = args.constants_as<MatmulConstants>();
+  for (uint32_t tile = begin; tile < end; ++tile) Region(args, matmul_tile(c, args.live_rows, tile));
 }
 
 /// The region function of the same; its units are outputs.
@@ -70,8 +67,7 @@ void matmul_region(const backend::TileArgs& args, uint32_t row_begin, uint32_t r
 }
 
 /// Both, as a kernel's entry.
-template <class Constants, void (*Region)(const backend::TileArgs&, const MatmulTile&)>
-inline constexpr backend::TileKernel kMatmulEntry{nullptr, nullptr, matmul_tiles<Constants, Region>,
-                                                  matmul_region<Region>};
+template <void (*Region)(const backend::TileArgs&, const MatmulTile&)>
+inline constexpr backend::TileKernel kMatmulEntry{nullptr, nullptr, matmul_tiles<Region>, matmul_region<Region>};
 
 }  // namespace refrain::ops
