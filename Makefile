@@ -79,7 +79,7 @@ format:
 fuzz: setup-ci setup-test
 	@cmake --preset release -DREFRAIN_WERROR=$(WERROR) -DREFRAIN_FUZZERS=ON $(TEST_FLAGS)
 	@cmake --build $(RELEASE) -j $(JOBS)
-	@REFRAIN_FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run_tests.sh $(RELEASE) -L '^fuzz$$'
+	@REFRAIN_FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run_tests.sh $(RELEASE) -L '^fuzz$$' --timeout 604800
 
 # Figures as lines `name value unit`. Peers that cannot be installed are left out, and the output says which.
 bench-dispatch: setup

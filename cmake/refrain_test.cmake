@@ -3,7 +3,8 @@
 # Builds the program NAME from GoogleTest sources and registers it with ctest under that name. Every test carries the
 # labels `unit` and `asan`; LABELS adds others: `tsan` for what starts threads; `fuzz` for what, in `make fuzz`, goes on
 # for REFRAIN_FUZZ_SECONDS and is short without that variable. REMOTE: also registered as NAME_remote, which gets
-# REFRAIN_TEST_DEVICE=remote: the CPU with memory that the host cannot reach.
+# REFRAIN_TEST_DEVICE=remote: the CPU with memory that the host cannot reach. ctest reports a program as skipped when all
+# its tests are.
 # Tests run in the repository's root and get REFRAIN_BUILD and REFRAIN_MODELS in their environment.
 if(PROJECT_IS_TOP_LEVEL AND REFRAIN_TESTS)
   enable_testing()
@@ -26,12 +27,11 @@ if(REFRAIN_SANITIZE)
   endif()
 endif()
 
-# What every test gets: folder, environment, limits. Also for tests that are no GoogleTest program.
+# What every test gets: folder, environment, limits. Also for tests that are no GoogleTest program. How long a campaign
+# may take is for the caller of ctest to say (--timeout): `make fuzz` asks for a week.
 function(refrain_test_properties name)
   cmake_parse_arguments(PARSE_ARGV 1 ARG "" "TIMEOUT" "LABELS")
-  if(fuzz IN_LIST ARG_LABELS)
-    set(ARG_TIMEOUT 604800)
-  elseif(NOT ARG_TIMEOUT)
+  if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 600)
   endif()
   set(environment "REFRAIN_BUILD=${CMAKE_RUNTIME_OUTPUT_DIRECTORY}")
@@ -43,8 +43,10 @@ function(refrain_test_properties name)
   set_tests_properties(${name} PROPERTIES
     WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
     ENVIRONMENT "${environment}"
-    LABELS "${ARG_LABELS}"
-    TIMEOUT ${ARG_TIMEOUT})
+    LABELS "${ARG_LABELS}")
+  if(NOT fuzz IN_LIST ARG_LABELS)
+    set_tests_properties(${name} PROPERTIES TIMEOUT ${ARG_TIMEOUT})
+  endif()
 endfunction()
 
 function(refrain_add_test name)
@@ -53,12 +55,18 @@ function(refrain_add_test name)
     message(FATAL_ERROR "refrain_add_test(${name}): no SOURCES")
   endif()
   add_executable(${name} ${ARG_SOURCES})
-  target_link_libraries(${name} PRIVATE refrain GTest::gtest_main ${ARG_LIBRARIES})
+  if(NOT TARGET refrain_test_main)
+    add_library(refrain_test_main STATIC "${PROJECT_SOURCE_DIR}/tests/main.cpp")
+    target_link_libraries(refrain_test_main PUBLIC GTest::gtest)
+  endif()
+  target_link_libraries(${name} PRIVATE refrain refrain_test_main ${ARG_LIBRARIES})
   add_test(NAME ${name} COMMAND ${refrain_test_launcher} $<TARGET_FILE:${name}> --gtest_brief=1)
   refrain_test_properties(${name} LABELS unit asan ${ARG_LABELS} TIMEOUT ${ARG_TIMEOUT})
+  set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
   if(ARG_REMOTE)
     add_test(NAME ${name}_remote COMMAND ${refrain_test_launcher} $<TARGET_FILE:${name}> --gtest_brief=1)
     refrain_test_properties(${name}_remote LABELS unit asan TIMEOUT ${ARG_TIMEOUT})
     set_property(TEST ${name}_remote APPEND PROPERTY ENVIRONMENT "REFRAIN_TEST_DEVICE=remote")
+    set_tests_properties(${name}_remote PROPERTIES SKIP_RETURN_CODE 77)
   endif()
 endfunction()

@@ -5,7 +5,8 @@ set -uo pipefail
 folder=$1
 shift
 
-ctest --test-dir "$folder" --output-on-failure --no-tests=error -j "$(nproc)" "$@"
+# A campaign has no limit of its own; here it is short, and in `make fuzz` the arguments say another.
+ctest --test-dir "$folder" --output-on-failure --no-tests=error -j "$(nproc)" --timeout 600 "$@"
 status=$?
 
 found=$(sed -n 's/^FOUND /  /p' "$folder/Testing/Temporary/LastTest.log" 2>/dev/null)

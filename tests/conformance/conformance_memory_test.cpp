@@ -161,11 +161,45 @@ TEST_P(Conformance, DeviceImports) {
 }
 
 TEST_P(Conformance, Advise) {
-  const Allocation* allocation = allocate(size_t{4} << 20);
-  const BufferView part = view(allocation, 4100, 1 << 20);
-  for (const Advice advice : {Advice::will_need, Advice::resident, Advice::evictable})
+  constexpr size_t kBytes = size_t{4} << 20, kPart = size_t{1} << 20;
+  const Allocation* probe = allocate(1 << 16);
+  device_->write(view(probe), std::vector(probe->bytes, std::byte{1}));
+  const bool tells = device_->memory().resident_bytes > 0;  // else there is nothing to be seen of residency
+
+  const Allocation* allocation = allocate(kBytes);
+  const MemoryUsage before = device_->memory();
+  const BufferView part = view(allocation, 4100, kPart);
+  device_->advise({&part, 1}, Advice::will_need);
+  if (tells) {
+    EXPECT_GE(device_->memory().resident_bytes, before.resident_bytes + kPart);
+  }
+  EXPECT_EQ(device_->memory().locked_bytes, before.locked_bytes) << "needed, not kept";
+
+  std::vector<std::byte> content(kBytes);
+  for (size_t i = 0; i < kBytes; ++i) content[i] = static_cast<std::byte>(i * 7 + i / 251);
+  device_->write(view(allocation), content);
+  const std::vector<std::byte> written =
+      contents<std::byte>(allocation);  // nothing, where there is no memory
+  for (const Advice advice : {Advice::will_need, Advice::resident, Advice::evictable, Advice::resident}) {
     device_->advise({&part, 1}, advice);
+    const MemoryUsage now = device_->memory();
+    EXPECT_EQ(now.used_bytes, before.used_bytes);
+    EXPECT_LE(now.locked_bytes, before.locked_bytes + kPart) << "no more than was asked for";
+    if (advice != Advice::resident) {
+      EXPECT_EQ(now.locked_bytes, before.locked_bytes);
+    }
+    if (tells && advice != Advice::evictable) {
+      EXPECT_GE(now.resident_bytes, before.resident_bytes + kPart);
+    }
+    EXPECT_TRUE(contents<std::byte>(allocation) == written);
+  }
+  // What is kept goes with its allocation.
   device_->release(allocation);
+  EXPECT_EQ(device_->memory().locked_bytes, before.locked_bytes);
+  EXPECT_EQ(device_->memory().used_bytes, before.used_bytes - kBytes);
+  if (tells) {
+    EXPECT_LE(device_->memory().resident_bytes, before.resident_bytes);
+  }
 }
 
 }  // namespace

@@ -176,6 +176,38 @@ TEST(Replay, AWaitRaisesWhatAnyStepSinceTheLastOneMet) {
   EXPECT_NO_THROW(runner.wait());
 }
 
+TEST(Replay, WhatAStepThatGoesOnMetIsRaisedAtTheWait) {
+  const model::Model model = open_tales(1);
+  ModelRunner runner(model, small());
+  const std::vector<uint32_t> first = {5, 6};
+  submit_tokens(runner, 0, first);
+  submit_ahead(runner);
+  runner.wait();
+  const auto raised = [&] {
+    try {
+      runner.wait();
+    } catch (const InvalidArgument& error) {
+      return std::string(error.what());
+    }
+    return std::string();
+  };
+  const uint32_t vocab = model.config().vocab;
+  for (const auto& [token, said] :
+       {std::pair{vocab - 1, ""}, {vocab, "[step] slot 0: a token id outside the vocabulary"}}) {
+    runner.set_slot(0, {.length = 2, .last_token = token});
+    runner.submit_next();
+    EXPECT_EQ(raised(), said);
+    EXPECT_EQ(raised(), "") << "once";
+  }
+  // By whichever wait comes next.
+  runner.set_slot(0, {.length = 2, .last_token = vocab});
+  runner.submit_next();
+  runner.set_slot(0, {.length = 2, .last_token = 7});
+  runner.submit_next();
+  EXPECT_EQ(raised(), "[step] slot 0: a token id outside the vocabulary");
+  EXPECT_EQ(raised(), "");
+}
+
 TEST(Replay, BatchesThatDoNotFitAreRefused) {
   const model::Model model = open_tales(1);
   RunnerOptions options = small();

@@ -6,6 +6,7 @@
 #include <future>
 #include <thread>
 
+#include "tests/eventually.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 
@@ -59,7 +60,7 @@ class WhenReached : public testing::Test {
     return device.prepare(device.plan(encoder.finish("step")).first, {.queue = queue, .arena = {}});
   }
   void until_waiting(size_t count) {
-    while (backend_->waiters() != count) std::this_thread::yield();
+    test::eventually([&] { return backend_->waiters() == count; });
   }
 
   Calls calls_;
@@ -170,7 +171,9 @@ TEST_F(WhenReached, OneMaySubmitMoreAndAddAnother) {
     device.when_reached(device.submit(made), next);
   };
   device.when_reached(device.submit(made), next);
-  EXPECT_NE(last.get_future().get(), std::this_thread::get_id());
+  std::future<std::thread::id> caller = last.get_future();
+  ASSERT_EQ(caller.wait_for(20s), std::future_status::ready);
+  EXPECT_NE(caller.get(), std::this_thread::get_id());
   EXPECT_EQ(device.counters().submissions, 100u);
 }
 
@@ -197,20 +200,34 @@ TEST_F(WhenReached, OneMayDropTheLastHandle) {
   EXPECT_EQ(calls_.wait(4),
             (Texts{"dropped", "second reached", "point reached",
                    "never failed: [when_reached] the device was closed before host point 2 was signalled"}));
-  while (!watched.expired()) std::this_thread::yield();
+  test::eventually([&] { return watched.expired(); });
 }
 
-// The call may be the one that holds the last handle, whoever else lets go before it.
+// The call may be the one that holds the last handle, whoever else lets go before it: the device goes then, on the
+// thread of the call.
 TEST_F(WhenReached, TheLastHandleInTheCall) {
   for (int i = 0; i < 200; ++i) {
     const auto backend = std::make_shared<ControlledBackend>(kKernels);
+    std::atomic<uint32_t> calls{0}, reached{0};
+    std::atomic<bool> alone{false};
     {
       Device device(backend, {}, {});
+      const Buffer buffer = device.buffer(DType::u32, {16});
       const Point host = device.host_point();
-      device.when_reached(host, [device](const std::exception_ptr&) mutable { (void)device.info(); });
+      device.when_reached(host, [&, device, buffer](const std::exception_ptr& error) mutable {
+        ++calls;
+        // A device of which this is the last handle is whole.
+        reached += error == nullptr && device.info().backend == "controlled" && device.reached(host);
+        if (i % 2 == 0) test::eventually([&] { return alone.load(); });
+      });
       device.signal(host);
     }
-    while (backend.use_count() > 1) std::this_thread::yield();
+    alone = true;
+    // Of the backend nothing holds a share any more but this test.
+    ASSERT_TRUE(test::eventually([&] { return backend.use_count() == 1; })) << i;
+    EXPECT_EQ(calls, 1u);
+    EXPECT_EQ(reached, 1u);
+    EXPECT_EQ(backend->live_allocations(), 0u);
   }
 }
 
@@ -230,18 +247,17 @@ TEST_F(WhenReached, ThreadsAddWhileWorkCompletes) {
     });
     threads.emplace_back([&, queue] {
       for (uint64_t i = 1; i <= kEach; ++i) {
-        while (device.counters().submissions < i) std::this_thread::yield();
+        test::eventually([&] { return device.counters().submissions >= i; });
         backend_->complete(queue, i / 2);
       }
-      while (device.counters().submissions < 2 * kEach) std::this_thread::yield();
+      test::eventually([&] { return device.counters().submissions == 2 * kEach; });
       backend_->complete(queue, kEach);
       device.signal(device.host_point());
     });
   }
   for (std::thread& thread : threads) thread.join();
   device.signal(device.host_point());
-  while (called < 4 * kEach) std::this_thread::yield();
-  EXPECT_EQ(called, 4 * kEach);
+  test::eventually([&] { return called == 4 * kEach; });
 }
 
 TEST_F(WhenReached, Misuse) {

@@ -54,14 +54,17 @@ class ControlledBackend final : public backend::Backend {
   size_t live_programs() const { return static_cast<size_t>(*programs_); }
   size_t live_allocations() const { return memory_.size(); }
   std::vector<std::pair<backend::BufferView, std::vector<std::byte>>> updates;
-  std::vector<backend::Point> waits, after;  // of the last submission
+  std::vector<backend::Point> waits, after;     // of the last submission
   std::vector<const backend::Executable*> ran;  // of each submission
   backend::ExecutableOptions prepared;
   std::vector<std::pair<backend::Advice, backend::BufferView>> advised;
-  std::function<void()> before_completed;  ///< called by completed()
-  std::function<void()> at_poll;           ///< called by a wait() of no time, before it looks
-  std::function<void()> at_prepare;        ///< called by prepare(), once
-  std::function<void(uint32_t)> at_submit;  ///< called by submit(), with its queue
+  std::function<void()> before_completed;              ///< called by completed()
+  std::function<void()> at_poll;                       ///< called by a wait() of no time, before it looks
+  std::function<void(const backend::Point&)> at_wait;  ///< called by any other wait(), before it looks
+  std::function<void()> at_prepare;                    ///< called by prepare(), once
+  std::function<void(uint32_t)> at_submit;             ///< called by submit(), with its queue
+  /// The points and the times of wait(), those of no time left out. To be read while nobody waits.
+  std::vector<std::pair<backend::Point, std::chrono::nanoseconds>> timeouts;
 
   const backend::Allocation* allocate(const backend::BufferSpec& spec) override {
     if (spec.bytes > (size_t{1} << 40)) throw DeviceError("controlled: out of memory");
@@ -127,7 +130,9 @@ class ControlledBackend final : public backend::Backend {
   }
   bool wait(const backend::Point& point, std::chrono::nanoseconds timeout) override {
     if (timeout.count() == 0 && at_poll) at_poll();
+    if (timeout.count() != 0 && at_wait) at_wait(point);
     std::unique_lock lock(mutex_);
+    if (timeout.count() != 0) timeouts.emplace_back(point, timeout);
     const auto done = [&] { return lost_ || completed_[point.queue] >= point.value; };
     ++waiters_;
     const bool reached = changed_.wait_until(lock, std::chrono::system_clock::now() + timeout, done);
@@ -146,7 +151,8 @@ class ControlledBackend final : public backend::Backend {
   void end_host() noexcept override {
     const std::lock_guard lock(mutex_);
     for (const auto& [which, value] : host_waits_) {
-      if (value > completed_[backend::kHostQueue] && which.second > completed_[which.first]) failed_.insert(which);
+      if (value > completed_[backend::kHostQueue] && which.second > completed_[which.first])
+        failed_.insert(which);
     }
     for (const auto& [queue, last] : submitted_) completed_[queue] = last;
     changed_.notify_all();

@@ -5,7 +5,10 @@
 
 #include <thread>
 
+#include "refrain/core/mapped_file.h"
 #include "refrain/format/plain.h"
+#include "refrain/format/test_folder.h"
+#include "refrain/ops/layouts.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -95,6 +98,39 @@ TEST_F(DeviceTest, PackRefusesWhatNoLayoutServes) {
   EXPECT_EQ(refusal([&] { far.buffer(DType::u8, {1}, "x").host_span(); }),
             "[buffer] span: 'x' is memory of device controlled that the host cannot reach in place: expected "
             "Device::write and Device::read, or a buffer of MemoryKind::host");
+}
+
+// A file's bytes serve as they are when the layout takes them as stored, they lie in the file and are aligned; else they
+// are copied.
+TEST_F(DeviceTest, OnlyAlignedWeightsOfAFileAreUsedInPlace) {
+  const format::TestFolder folder;
+  std::string content(64, '\0');
+  for (size_t i = 0; i < content.size(); ++i) content[i] = static_cast<char>(i);
+  folder.write("weights", content);
+  const auto file = MappedFile::open(folder.path() / "weights");
+  const auto source = [&](std::span<const std::byte> bytes, const Shape& shape = {2, 3}) {
+    TensorSource made = format::plain_tensor("w", DType::f32, shape, bytes);
+    made.file = file;
+    return made;
+  };
+  Device device(backend_, ops::cpu_layouts(), {});
+  for (const size_t offset_bytes : {0u, 1u, 2u, 4u, 8u, 12u, 36u, 40u}) {
+    const Weight weight = device.pack(source(file->bytes().subspan(offset_bytes, 24)), {Use::gather});
+    EXPECT_EQ(weight.in_place(), offset_bytes % 8 == 0) << offset_bytes;
+    const Weight::State& state = *weight.state();
+    const auto* bytes = static_cast<const std::byte*>(state.memory->allocation().host) + state.offset_bytes;
+    EXPECT_EQ(std::memcmp(bytes, content.data() + offset_bytes, 24), 0) << offset_bytes;
+  }
+  EXPECT_FALSE(device.pack(source(file->bytes().subspan(8, 24), {6}), {Use::vector}).in_place())
+      << "its layout is another";
+  EXPECT_NE(refusal([&] { device.pack(source(file->bytes().subspan(8, 32)), {Use::gather}); }),
+            "nothing was thrown")
+      << "more bytes than the weight has";
+  // Not of the file, one before and one behind it where the system maps files between a program and its stack.
+  alignas(8) static const std::array<std::byte, 24> of_the_program{};
+  alignas(8) const std::array<std::byte, 24> of_the_stack{};
+  EXPECT_FALSE(device.pack(source(of_the_program), {Use::gather}).in_place());
+  EXPECT_FALSE(device.pack(source(of_the_stack), {Use::gather}).in_place());
 }
 
 TEST_F(DeviceTest, MisuseOfPrepare) {
@@ -200,6 +236,96 @@ TEST_F(DeviceTest, Points) {
   signaller.join();
   EXPECT_TRUE(device_.reached(host));
   EXPECT_GT(device_.host_point().value, host.value);
+}
+
+// A point that is given spares the one derived on the same queue only if it comes no earlier.
+TEST_F(DeviceTest, AnEarlierPointDoesNotStandForALaterOne) {
+  const Buffer c = device_.buffer(DType::u32, {16});
+  const auto mix = [&](const Buffer& from, const Buffer& to, uint32_t queue) {
+    CommandEncoder encoder = device_.encoder();
+    dispatch(encoder, kMix, std::array{Operand(from), Operand(), Operand(to)}, MixConstants{1, 16, 0, 16});
+    return device_.prepare(device_.plan(encoder.finish()).first, {.queue = queue, .arena = {}});
+  };
+  const Program writes = mix(a_, b_, 1), reads = mix(b_, c, 0), apart = mix(a_, a_, 1);
+  device_.submit(writes);
+  const Point first = device_.submit(writes), second = device_.submit(writes), later = device_.submit(apart);
+  std::vector<Point> many;
+  for (int i = 0; i < 40; ++i) many.push_back(device_.host_point());
+  const Point host = many.back();  // its value is greater than any of the queue's
+  const auto waits_of = [&](std::vector<Point> given) {
+    const uint64_t before = device_.counters().waits_derived;
+    device_.submit(reads, {}, given);
+    EXPECT_EQ(device_.counters().waits_derived - before, backend_->waits.size() - given.size());
+    std::vector<std::pair<uint32_t, uint64_t>> waits;
+    for (const backend::Point& point : backend_->waits) waits.emplace_back(point.queue, point.value);
+    return waits;
+  };
+  using Waits = std::vector<std::pair<uint32_t, uint64_t>>;
+  const Waits::value_type derived{1, second.value}, of_host{backend::kHostQueue, host.value};
+  EXPECT_EQ(waits_of({}), Waits{derived});
+  EXPECT_EQ(waits_of({first}), (Waits{{1, first.value}, derived}));
+  EXPECT_EQ(waits_of({second}), Waits{derived});
+  EXPECT_EQ(waits_of({first, second}), (Waits{{1, first.value}, derived}));
+  EXPECT_EQ(waits_of({later}), (Waits{{1, later.value}}));
+  EXPECT_EQ(waits_of({host}), (Waits{of_host, derived}));
+  // The last of more than are kept without an allocation.
+  const Waits waits = waits_of(many);
+  ASSERT_EQ(waits.size(), many.size() + 1);
+  for (size_t i = 0; i < many.size(); ++i) EXPECT_EQ(waits[i].second, many[i].value);
+  EXPECT_EQ(waits.back(), derived);
+  // What has completed is waited for no more, and what comes right behind it still is.
+  backend_->complete(1, first.value);
+  EXPECT_EQ(waits_of({}), Waits{derived});
+  backend_->complete(1, second.value);
+  EXPECT_EQ(waits_of({}), Waits{});
+}
+
+TEST_F(DeviceTest, SynchronizeHasOneTimeoutForAllQueues) {
+  const auto submit = [&](uint32_t queue) {
+    CommandEncoder encoder = device_.encoder();
+    dispatch(encoder, kMix, std::array{Operand(a_), Operand(), Operand(queue == 0 ? b_ : a_)},
+             MixConstants{1, 16, 0, 16});
+    return encoder.commit({.label = "uses a", .queue = queue});
+  };
+  for (const uint32_t queue : {0u, 1u}) submit(queue);
+  backend_->at_wait = [&](const backend::Point& point) {
+    std::this_thread::sleep_for(20ms);
+    backend_->complete(point.queue, point.value);
+  };
+  device_.synchronize(a_, 20s);
+  ASSERT_EQ(backend_->timeouts.size(), 2u);
+  for (const uint32_t queue : {0u, 1u}) {
+    EXPECT_EQ(backend_->timeouts[queue].first.queue, queue);
+    EXPECT_LE(backend_->timeouts[queue].second, 20s - queue * 20ms);
+  }
+}
+
+// What an update writes is written by its submission as what its program writes is.
+TEST_F(DeviceTest, AReaderOnAnotherQueueWaitsForAnUpdate) {
+  const auto mix = [&](const Buffer& from, const Buffer& to, uint32_t queue) {
+    CommandEncoder encoder = device_.encoder();
+    dispatch(encoder, kMix, std::array{Operand(from), Operand(), Operand(to)}, MixConstants{1, 16, 0, 16});
+    return device_.prepare(device_.plan(encoder.finish()).first, {.queue = queue, .arena = {}});
+  };
+  const Buffer c = device_.buffer(DType::u32, {16}), d = device_.buffer(DType::u32, {16}),
+               low = device_.buffer(DType::u32, {32}), high = low.slice(16, 16);
+  const Program apart = mix(a_, b_, 1), reads = mix(c, d, 0), reads_high = mix(high, d, 0);
+  const uint32_t value = 1;
+  const auto bytes = std::as_bytes(std::span(&value, 1));
+  const Update to_c{c.slice(3, 1), bytes}, to_last{low.slice(15, 1), bytes},
+      to_first{low.slice(16, 1), bytes};
+  device_.submit(apart, std::span(&to_c, 1));
+  device_.submit(apart, std::span(&to_last, 1));
+  device_.submit(reads_high);
+  EXPECT_EQ(backend_->waits.size(), 0u) << "its bytes end where those that are read begin";
+  device_.submit(reads);
+  ASSERT_EQ(backend_->waits.size(), 1u);
+  EXPECT_EQ(backend_->waits[0].queue, 1u);
+  EXPECT_EQ(backend_->waits[0].value, 1u);
+  device_.submit(apart, std::span(&to_first, 1));
+  device_.submit(reads_high);
+  ASSERT_EQ(backend_->waits.size(), 1u);
+  EXPECT_EQ(backend_->waits[0].value, 3u);
 }
 
 TEST_F(DeviceTest, AFailedSubmissionThrowsFromWait) {

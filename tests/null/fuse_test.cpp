@@ -333,6 +333,35 @@ TEST_F(Fuse, RowsAndLiveCountsAreTheSame) {
   expect_miss(shapes, "8 rows and 16 rows");
 }
 
+TEST_F(Fuse, LiveCountsAreTheSameWord) {
+  const Weight w = matrix(kWidth);
+  const Buffer counts = device_.buffer(DType::u32, {2});
+  counts.span<uint32_t>()[0] = 5;
+  counts.span<uint32_t>()[1] = 3;
+  const Buffer five = counts.slice(0, 1), three = counts.slice(1, 1), again = counts.slice(0, 1);
+  const Buffer x = filled({kRows, kWidth}), out = filled({kRows, kWidth}),
+               other_out = filled({kRows, kWidth});
+  const auto with = [](const Buffer& buffer, const Buffer& count) {
+    const Buffer all = buffer.slice(0, kRows);
+    return count ? all.with_live_rows(count) : all;
+  };
+  // Two products of one input, each of its own live rows.
+  const auto products = [&](const Buffer& first, const Buffer& second) {
+    return fused([&](CommandEncoder& e) {
+      ops::matmul(e, {with(x, first), w, with(out, first)});
+      ops::matmul(e, {with(x, second), w, with(other_out, second)});
+    });
+  };
+  EXPECT_EQ(products(five, again).fusions, Names{"matmul*2: #0 #1"});
+  EXPECT_EQ(products({}, {}).fusions, Names{"matmul*2: #0 #1"});
+  for (const auto& [first, second] :
+       {std::pair{five, three}, {three, five}, {five, Buffer()}, {Buffer(), five}}) {
+    const PlanReport report = products(first, second);
+    EXPECT_TRUE(report.fusions.empty());
+    expect_miss(report, "#1 matmul does not join matmul at #0: another live count");
+  }
+}
+
 TEST_F(Fuse, UnitsThatDoNotDivideAreLeft) {
   const Weight w = matrix(kWide), gain = weight({32}, {Use::vector}), gain_12 = weight({12}, {Use::vector});
   const Buffer out = filled({kRows, kWide});

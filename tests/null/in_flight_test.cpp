@@ -6,6 +6,7 @@
 
 #include "refrain/device/executor.h"
 #include "refrain/device/session.h"
+#include "tests/eventually.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -38,6 +39,13 @@ class InFlight : public testing::Test {
   }
   static Program program(Device& device, const std::string& label = "step", uint32_t queue = 0) {
     return program(device, device.buffer(DType::u32, {16}), device.buffer(DType::u32, {16}), label, queue);
+  }
+
+  /// A thread that does `act` as soon as somebody waits. It ends with its object, whatever has happened.
+  std::jthread once_waited_for(std::function<void()> act) {
+    return std::jthread([this, act = std::move(act)](const std::stop_token& stop) {
+      if (test::eventually([&] { return backend_->waiters() != 0; }, stop)) act();
+    });
   }
 
   std::shared_ptr<ControlledBackend> backend_ = std::make_shared<ControlledBackend>(kKernels);
@@ -82,29 +90,47 @@ TEST_F(InFlight, AFullQueueSaysWhatItWaitsFor) {
 }
 
 TEST_F(InFlight, AFullQueueWaitsForTheOldest) {
-  Device device(backend_, {}, limited(1, 60s));
+  Device device(backend_, {}, limited(1, 20s));
   const Program made = program(device);
   device.submit(made);
-  std::thread device_at_work([&] {
-    while (backend_->waiters() == 0) std::this_thread::yield();
-    backend_->complete(0, 1);
-  });
-  EXPECT_EQ(device.submit(made).value, 2u);
-  device_at_work.join();
+  {
+    const std::jthread device_at_work = once_waited_for([&] { backend_->complete(0, 1); });
+    EXPECT_EQ(device.submit(made).value, 2u);
+  }
   EXPECT_EQ(device.counters().throttled, 1u);
-  std::thread failing([&] {
-    while (backend_->waiters() == 0) std::this_thread::yield();
-    backend_->fail(0, 2);
-  });
-  EXPECT_EQ(device.submit(made).value, 3u) << "what has failed has ended";
-  failing.join();
+  {
+    const std::jthread failing = once_waited_for([&] { backend_->fail(0, 2); });
+    EXPECT_EQ(device.submit(made).value, 3u) << "what has failed has ended";
+  }
   EXPECT_EQ(device.counters().failures, 1u);
-  std::thread losing([&] {
-    while (backend_->waiters() == 0) std::this_thread::yield();
-    backend_->lose();
-  });
-  EXPECT_EQ(refusal<DeviceLost>([&] { device.submit(made); }), "controlled: lost");
-  losing.join();
+  {
+    const std::jthread losing = once_waited_for([&] { backend_->lose(); });
+    EXPECT_EQ(refusal<DeviceLost>([&] { device.submit(made); }), "controlled: lost");
+  }
+}
+
+// A place that came free may be taken by another before who waited for it has it: patience goes on from where it was.
+TEST_F(InFlight, PatienceIsOneForAllPlacesLost) {
+  Device device(backend_, {}, limited(1, 20s));
+  const Program made = program(device);
+  device.submit(made);
+  bool taken = false;
+  backend_->at_wait = [&](const backend::Point& point) {
+    std::this_thread::sleep_for(15ms);
+    backend_->complete(0, point.value);
+    taken = point.value < 3;
+  };
+  backend_->before_completed = [&] {
+    if (std::exchange(taken, false)) device.submit(made);
+  };
+  EXPECT_EQ(device.submit(made).value, 4u);
+  ASSERT_EQ(backend_->timeouts.size(), 3u);
+  for (const uint64_t i : {0u, 1u, 2u}) {
+    EXPECT_EQ(backend_->timeouts[i].first.value, i + 1);
+    EXPECT_LE(backend_->timeouts[i].second, 20s - i * 15ms);
+  }
+  EXPECT_EQ(device.counters().throttled, 3u);
+  backend_->complete(0, 4);
 }
 
 TEST_F(InFlight, AFullQueueLosesNoRecording) {
@@ -241,7 +267,7 @@ TEST_F(InFlight, NoBound) {
 }
 
 TEST_F(InFlight, ThreadsShareTheLimit) {
-  Device device(backend_, {}, limited(4, 60s));
+  Device device(backend_, {}, limited(4, 20s));
   const Program programs[] = {program(device), program(device), program(device)};
   constexpr uint64_t kEach = 300;
   std::vector<std::thread> threads;
@@ -296,6 +322,7 @@ TEST_F(InFlight, ASpanOfOtherBytesIsNot) {
   EXPECT_EQ(spans(32, 8), "nothing was thrown");
   EXPECT_EQ(spans(41, 23), "nothing was thrown");
   EXPECT_EQ(spans(20, 0), "nothing was thrown") << "no bytes";
+  device.synchronize(memory.slice(32, 8), 0ns);
   EXPECT_EQ(spans(31, 1), "[buffer] span: 'memory' is written by submission 2 of qu");
   EXPECT_EQ(spans(40, 1), "[buffer] span: 'memory' is written by submission 2 of qu");
   EXPECT_EQ(spans(0, 64), "[buffer] span: 'memory' is written by submission 2 of qu");
@@ -303,17 +330,28 @@ TEST_F(InFlight, ASpanOfOtherBytesIsNot) {
   EXPECT_EQ(spans(0, 64), "nothing was thrown");
 }
 
+TEST_F(InFlight, WhatHasEndedOnOneQueueIsFreeWhileAnotherRuns) {
+  Device device(backend_, {}, {});
+  const Buffer in = device.buffer(DType::u32, {16}), out = device.buffer(DType::u32, {16});
+  const Program made = program(device, in, out), other = program(device, "other", 1);
+  for (int i = 0; i < 2; ++i) device.submit(made);
+  device.submit(other);
+  backend_->complete(0, 1);
+  EXPECT_NE(refusal([&] { (void)out.span<uint32_t>(); }), "nothing was thrown")
+      << "the second still writes it";
+  backend_->complete(0, 2);
+  EXPECT_EQ(out.span<uint32_t>().size(), 16u);
+  device.synchronize(out, 0ns);
+  backend_->complete(1, 1);
+}
+
 TEST_F(InFlight, SynchronizeMakesASpanPossible) {
   Device device(backend_, {}, {});
   const Buffer in = device.buffer(DType::u32, {16}), out = device.buffer(DType::u32, {16});
   device.submit(program(device, in, out));
-  std::thread at_work([&] {
-    while (backend_->waiters() == 0) std::this_thread::yield();
-    backend_->complete(0, 1);
-  });
+  const std::jthread at_work = once_waited_for([&] { backend_->complete(0, 1); });
   device.synchronize(out);
   EXPECT_EQ(out.span<uint32_t>().size(), 16u);
-  at_work.join();
 }
 
 TEST_F(InFlight, AnUpdateOfTheArenaIsRefused) {
@@ -324,15 +362,19 @@ TEST_F(InFlight, AnUpdateOfTheArenaIsRefused) {
   dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(t)}, MixConstants{1, 16, 0, 16});
   dispatch(encoder, kMix, std::array{Operand(t), Operand(), Operand(a)}, MixConstants{1, 16, 0, 16});
   const Program made =
-      device.prepare(device.plan(encoder.finish()).first, {.queue = 0, .arena = arena.slice(0, 128)});
+      device.prepare(device.plan(encoder.finish()).first, {.queue = 0, .arena = arena.slice(64, 128)});
   const uint32_t value = 1;
   const auto submit = [&](int64_t at) {
     const Update update{arena.slice(at, 4), std::as_bytes(std::span(&value, 1))};
     return refusal([&] { device.submit(made, std::span(&update, 1)); });
   };
-  EXPECT_EQ(submit(124), "[submit] update 0: expected memory outside of the program's arena");
-  EXPECT_EQ(submit(128), "nothing was thrown");
-  backend_->complete(0, 1);
+  const std::string inside = "[submit] update 0: expected memory outside of the program's arena";
+  EXPECT_EQ(submit(60), "nothing was thrown");
+  EXPECT_EQ(submit(61), inside);
+  EXPECT_EQ(submit(64), inside);
+  EXPECT_EQ(submit(191), inside);
+  EXPECT_EQ(submit(192), "nothing was thrown");
+  backend_->complete(0, 2);
 }
 
 TEST_F(InFlight, FailuresAreCountedOnceEach) {
@@ -354,6 +396,10 @@ TEST_F(InFlight, FailuresAreCountedOnceEach) {
     if (round == 0) device.submit(made);  // lets go of them
   }
   EXPECT_EQ(told[1], "[submission] 'step', 3 of queue 0: controlled: submission failed");
+  // The latest are remembered, the others in the words of the backend alone.
+  const auto said = [&](const Point& point) { return refusal<DeviceError>([&] { device.wait(point); }); };
+  EXPECT_EQ(said(points.back()), "[submission] 'step', 3000 of queue 0: controlled: submission failed");
+  EXPECT_EQ(said(points[1]), "[submission] 2 of queue 0: controlled: submission failed");
 }
 
 // A wait that meets the failure while another thread lets go of the submission still names it.
@@ -367,8 +413,8 @@ TEST_F(InFlight, TheFirstToSeeAFailureNamesIt) {
     looking = true;
     std::this_thread::sleep_for(20ms);  // the wait below comes in between
   };
-  std::thread submits([&] { device.submit(other); });
-  while (!looking) std::this_thread::yield();
+  std::jthread submits([&] { device.submit(other); });
+  test::eventually([&] { return looking.load(); });
   EXPECT_EQ(refusal<DeviceError>([&] { device.wait(point, 10s); }),
             "[submission] 'step', 1 of queue 0: controlled: submission failed");
   submits.join();

@@ -12,6 +12,7 @@
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/checked.h"
 #include "refrain/device/residency.h"
+#include "tests/eventually.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -194,26 +195,34 @@ TEST(Pool, PatienceWaitsForSubmissions) {
   BufferPool pool(device, {.limit_bytes = 64, .patience = 10s});
   const Point host = device.host_point();
   use(device, pool.buffer(DType::u32, {16}), {host});
-  std::thread signaller([&] {
+  const std::jthread signaller([&] {
     std::this_thread::sleep_for(5ms);
     device.signal(host);
   });
   EXPECT_EQ(pool.buffer(DType::u32, {16}).bytes(), 64u);
-  signaller.join();
   EXPECT_EQ(pool.usage().fresh, 1u);
 }
 
 TEST(Pool, PatienceMayHaveNoEnd) {
   Device device = cpu();
-  BufferPool pool(device, {.limit_bytes = 64, .patience = std::chrono::nanoseconds::max()});
+  BufferPool pool(device, {.limit_bytes = 128, .patience = std::chrono::nanoseconds::max()});
   const Point host = device.host_point();
-  use(device, pool.buffer(DType::u32, {16}), {host});
-  std::thread signaller([&] {
-    std::this_thread::sleep_for(5ms);
-    device.signal(host);
-  });
-  EXPECT_EQ(pool.buffer(DType::u32, {16}).bytes(), 64u);
-  signaller.join();
+  uint64_t used = 0;
+  {
+    const Buffer buffer = pool.buffer(DType::u32, {16});
+    used = id(buffer);
+    use(device, buffer, {host});
+  }
+  Buffer spare = pool.buffer(DType::u32, {16});
+  {
+    const std::jthread signaller([&](const std::stop_token& stop) {
+      std::this_thread::sleep_for(5ms);
+      device.signal(host);
+      // Ends a wait that would have no end indeed.
+      if (!test::eventually([&] { return stop.stop_requested(); })) spare = {};
+    });
+    EXPECT_EQ(id(pool.buffer(DType::u32, {16})), used);
+  }
   BufferPool hasty(device, {.limit_bytes = 64, .patience = std::chrono::nanoseconds::min()});
   const Buffer all = hasty.buffer(DType::u32, {16});
   EXPECT_NE(refusal<DeviceError>([&] { hasty.buffer(DType::u32, {1}); }), "nothing was thrown");
@@ -271,14 +280,29 @@ TEST(Pool, MemoryIsUsedOnSeveralQueuesUntilTheLastHasCompleted) {
 }
 
 TEST(Pool, BuffersMayOutliveThePoolAndTheDevice) {
+  auto backend = std::make_shared<ControlledBackend>(kKernels);
+  const std::weak_ptr<ControlledBackend> watched = backend;
   Buffer buffer;
   {
-    Device device = cpu();
-    BufferPool pool(device), copy = pool;
-    buffer = copy.buffer(DType::u32, {16});
-    { const Buffer freed = pool.buffer(DType::u32, {64}); }
+    Device device(std::move(backend), {}, {});
+    {
+      BufferPool pool(device), copy = pool;
+      buffer = copy.buffer(DType::u32, {16}, "kept");
+      { const Buffer freed = pool.buffer(DType::u32, {64}); }
+      EXPECT_EQ(watched.lock()->live_allocations(), 2u);
+    }
+    EXPECT_EQ(watched.lock()->live_allocations(), 2u) << "what is out holds the pool, and so what is free";
   }
-  buffer.span<uint32_t>()[3] = 1;
+  ASSERT_FALSE(watched.expired());
+  for (const uint32_t value : buffer.span<uint32_t>()) EXPECT_EQ(value, 0u);
+  for (uint32_t& value : buffer.span<uint32_t>()) value = 7;
+  Buffer part = buffer.slice(3, 4);
+  buffer = {};
+  ASSERT_FALSE(watched.expired());
+  for (const uint32_t value : part.span<const uint32_t>()) EXPECT_EQ(value, 7u);
+  part = {};
+  EXPECT_TRUE(watched.expired())
+      << "with the last view all of it goes, and the backend sees that none is left";
 }
 
 TEST(Pool, ManyThreadsShareOne) {

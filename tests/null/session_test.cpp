@@ -11,6 +11,7 @@
 #include "refrain/backend/fault/fault_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/format/json.h"
+#include "tests/eventually.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -646,7 +647,7 @@ TEST_F(Faults, AnUnobservedFailureIsToldToTheLogAndToLaterWaits) {
   plan.command = 1;
   Device device(backend(plan), {}, options);
   const Point failed = device.submit(program(device));
-  while (!device.reached(failed)) std::this_thread::yield();
+  test::eventually([&] { return device.reached(failed); });
   CommandEncoder other = device.encoder();
   other.commit({.label = "other", .queue = 1});
   ASSERT_EQ(told.size(), 1u);

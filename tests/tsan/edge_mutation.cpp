@@ -43,10 +43,11 @@ PlanData without(const PlanData& plan, const Edge& edge) {
 // What the child does. Returns when the plan has run.
 void run(const MutationInput& input, const PlanData& plan) {
   CpuOptions options;
-  options.threads = static_cast<uint32_t>(plan.commands.size());
+  const auto count = static_cast<uint32_t>(plan.commands.size());
+  options.threads = input.sharing_workers != 0 ? input.sharing_workers : count;
   options.spin = kSpinForever;
   const std::unique_ptr<Backend> device = make_cpu(options, input.kernels);
-  std::vector<uint32_t> placement(plan.commands.size());
+  std::vector<uint32_t> placement(input.sharing_workers != 0 ? 0 : count);
   std::iota(placement.begin(), placement.end(), 0u);
   ExecutableOptions prepare;
   prepare.placement = placement;

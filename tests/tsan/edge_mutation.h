@@ -36,6 +36,9 @@ struct MutationInput {
   /// Replays of a run. ThreadSanitizer remembers four accesses of each 8 bytes and forgets one at random, so
   /// that a single replay may miss a race where several commands read the same bytes.
   uint32_t submissions = 10;
+  /// 0: each command is bound to a worker of its own. Else any of so many workers, which share a command's tiles;
+  /// whole plans alone: what one worker runs is ordered without any edge.
+  uint32_t sharing_workers = 0;
 };
 
 struct RunResult {

@@ -24,10 +24,14 @@ class EdgeMutation : public ::testing::Test {
     return {arena_view(index * kBytes, kBytes), access, false};
   }
 
-  void command(const Kernel& kernel, std::initializer_list<Argument> args, bool live = false) {
+  /// `delay_us`: what a tile rests for, so that others come for the next.
+  void command(const Kernel& kernel, std::initializer_list<Argument> args, bool live = false,
+               uint32_t delay_us = 0) {
     PlanBuilder::Options options;
     options.launch = {kRows, 1, 1, 0};
     options.constants.value = 1;
+    options.constants.delay_us = delay_us;
+    options.constants.seed = delay_us == 0 ? 0 : static_cast<uint32_t>(builder_.plan.commands.size()) + 1;
     if (live) options.live = in(view(live_));
     builder_.add(kernel, args, options);
   }
@@ -58,6 +62,24 @@ class EdgeMutation : public ::testing::Test {
                                      << " without " << edge.dep << "\n"
                                      << result.output;
       }
+    }
+  }
+
+  /// Workers that share tiles order all of a command's before what follows it, and each replay before the next.
+  void expect_no_report_of_shared_tiles() {
+    builder_.plan.arena_bytes = 8 * kBytes;
+    builder_.derive_deps();
+    const uint32_t rows = kRows;
+    const UpdateData update{view(live_), std::as_bytes(std::span(&rows, 1))};
+    MutationInput input;
+    input.plan = &builder_.plan;
+    input.updates = {&update, 1};
+    input.kernels = test_kernels();
+    for (const uint32_t workers : {2u, 3u}) {
+      input.sharing_workers = workers;
+      const RunResult whole = run_with_edge_dropped(input, nullptr);
+      EXPECT_FALSE(whole.failed) << whole.output;
+      EXPECT_FALSE(whole.reported) << whole.output;
     }
   }
 
@@ -103,6 +125,27 @@ TEST_F(EdgeMutation, Scratch) {
   builder_.add(kRecord, {cells(Access::inout, 0)}, options);
   builder_.add(kRecord, {cells(Access::inout, 1)}, options);
   expect_each_edge_reported(1);
+}
+
+TEST_F(EdgeMutation, TilesThatWorkersShareAreAllBeforeWhatFollows) {
+  constexpr uint32_t kDelayUs = 100;
+  command(kFill, {cells(Access::out, 0)}, false, kDelayUs);
+  command(kCopy, {cells(Access::in, 0), cells(Access::out, 1)}, false, kDelayUs);
+  command(kIncrement, {cells(Access::inout, 0)}, false, kDelayUs);
+  command(kAdd, {cells(Access::in, 0), cells(Access::in, 1), cells(Access::out, 2)}, false, kDelayUs);
+  expect_no_report_of_shared_tiles();
+}
+
+TEST_F(EdgeMutation, TilesOfALiveCountAreSharedToo) {
+  constexpr uint32_t kDelayUs = 100;
+  const Argument count = out(view(live_, 0, 4));
+  PlanBuilder::Options one;
+  one.constants.value = kRows;
+  builder_.add(kFill, {count}, one);
+  command(kFill, {cells(Access::out, 0)}, true, kDelayUs);
+  command(kIncrement, {cells(Access::inout, 0)}, true, kDelayUs);
+  builder_.add(kFill, {count}, one);
+  expect_no_report_of_shared_tiles();
 }
 
 }  // namespace

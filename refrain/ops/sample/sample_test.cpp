@@ -223,6 +223,46 @@ TEST(Sample, TopPKeepsTheShortestBeginning) {
   EXPECT_EQ(histogram(draws(logits, settings(1, 0, 1), 300)).size(), 4u);
 }
 
+// A bound that the running share reaches exactly is reached: no further id is kept. All figures are exact.
+TEST(Sample, TopPIsReachedByAnEqualShare) {
+  expect_always(0, {1, 1}, settings(1, 0, 0.5f));
+  expect_always(0, {1, 1, 1}, settings(1, 2, 0.5f));
+  EXPECT_EQ(histogram(draws({2, 2, 2, 2}, settings(1, 0, 0.5f), 300)).size(), 2u);
+  EXPECT_EQ(histogram(draws({2, 2, 2, 2}, settings(1, 0, 0.75f), 300)).size(), 3u);
+  EXPECT_EQ(histogram(draws({2, 2, 2, 2, 2}, settings(1, 4, 0.75f), 300)).size(), 3u);
+  const float above = std::nextafter(0.5f, 1.0f);
+  EXPECT_EQ(histogram(draws({1, 1}, settings(1, 0, above), 300)).size(), 2u);
+  EXPECT_EQ(histogram(draws({1, 1, 1}, settings(1, 2, above), 300)).size(), 2u);
+}
+
+// The draw u takes the first id whose running sum exceeds u times the total: of equals, a sum that it meets exactly
+// is that of the id before.
+TEST(Sample, ASumThatTheDrawMeetsBelongsToTheIdBefore) {
+  constexpr uint32_t kEqual = 1u << 14;
+  const auto word = [](uint32_t position) { return philox4x32_10({position, 0, 0, 0}, {0, 0})[0]; };
+  std::vector<uint32_t> positions;
+  for (uint32_t position = 0; positions.size() < 4; ++position) {
+    if ((word(position) & 0x3FFFFu) == 0) positions.push_back(position);  // 2^14 u is a whole number
+  }
+  for (const StepSequence& sequence : {settings(1), settings(1, kEqual), settings(1, 0, 0.5f)}) {
+    const uint32_t vocabulary = sequence.top_k != 0 ? kEqual + 1 : sequence.top_p < 1 ? 2 * kEqual : kEqual;
+    Data data(static_cast<uint32_t>(positions.size()), vocabulary);
+    for (size_t o = 0; o < positions.size(); ++o) {
+      data.rows[o].position = positions[o];
+      data.sequences[o] = sequence;
+    }
+    Data reference = data;
+    reference.call().reference(static_cast<uint32_t>(positions.size()));
+    for (const backend::Kernel* kernel : kernels()) {
+      data.call().run(*kernel, static_cast<uint32_t>(positions.size()));
+      for (size_t o = 0; o < positions.size(); ++o) {
+        EXPECT_EQ(data.rows[o].sampled, word(positions[o]) >> 18) << kernel->name;
+        EXPECT_EQ(reference.rows[o].sampled, word(positions[o]) >> 18);
+      }
+    }
+  }
+}
+
 TEST(Sample, OffMeansOff) {
   Random random(33);
   std::vector<float> logits(300);
