@@ -12,10 +12,13 @@
 
 namespace {
 
+using refrain::backend::Effect;
 using refrain::graph::AccessList;
 using refrain::graph::RangeAccess;
 
 constexpr uint32_t kRanges = 8;
+
+Effect effect(bool write) { return write ? Effect::write : Effect::read; }
 
 /// Median and least time of derive_order.
 void measure(const char* name, const AccessList& list) {
@@ -44,19 +47,19 @@ void add(AccessList& list, const std::vector<RangeAccess>& ranges) {
 AccessList model(uint32_t commands) {
   AccessList list;
   for (uint32_t i = 0; i < commands; ++i) {
-    const auto slot = [&](uint32_t back, bool write) {
+    const auto slot = [&](uint32_t back, Effect effect) {
       const size_t at = (i + 24 - back) % 24 * 4096;
-      return RangeAccess{0, at, at + 4096, write};
+      return RangeAccess{0, at, at + 4096, effect};
     };
     const size_t cache = size_t{i / 16} * 65536;
-    add(list, {slot(1, false),
-               slot(2 + i % 3, false),
-               {1, size_t{i} * 1024, size_t{i} * 1024 + 1024, false},
-               {1, size_t{i} * 1024 + 512, size_t{i} * 1024 + 1024, false},
-               {2, cache, cache + 65536, i % 16 == 3},
-               {3, 0, 16, false},
-               {3, 16, 4096, false},
-               slot(0, true)});
+    add(list, {slot(1, Effect::read),
+               slot(2 + i % 3, Effect::read),
+               {1, size_t{i} * 1024, size_t{i} * 1024 + 1024, Effect::read},
+               {1, size_t{i} * 1024 + 512, size_t{i} * 1024 + 1024, Effect::read},
+               {2, cache, cache + 65536, effect(i % 16 == 3)},
+               {3, 0, 16, Effect::read},
+               {3, 16, 4096, Effect::read},
+               slot(0, Effect::write)});
   }
   return list;
 }
@@ -67,7 +70,7 @@ AccessList buffers(uint32_t commands, uint32_t memories) {
   AccessList list;
   for (uint32_t i = 0; i < commands; ++i) {
     std::vector<RangeAccess> ranges;
-    for (uint32_t r = 0; r < kRanges; ++r) ranges.push_back({1 + rng() % memories, 0, 4096, r == 0});
+    for (uint32_t r = 0; r < kRanges; ++r) ranges.push_back({1 + rng() % memories, 0, 4096, effect(r == 0)});
     add(list, ranges);
   }
   return list;
@@ -82,7 +85,7 @@ AccessList views(uint32_t commands) {
     std::vector<RangeAccess> ranges;
     for (uint32_t r = 0; r < kRanges; ++r) {
       const size_t begin = rng() % 1024;
-      ranges.push_back({1 + rng() % 4, begin, begin + 1 + rng() % 16, rng() % 4 == 0});
+      ranges.push_back({1 + rng() % 4, begin, begin + 1 + rng() % 16, effect(rng() % 4 == 0)});
     }
     add(list, ranges);
   }
@@ -94,7 +97,8 @@ AccessList chain(uint32_t commands) {
   AccessList list;
   for (uint32_t i = 0; i < commands; ++i) {
     std::vector<RangeAccess> ranges;
-    for (uint32_t r = 0; r < kRanges; ++r) ranges.push_back({1, r * 64, r * 64 + 64, (r + i) % 2 == 0});
+    for (uint32_t r = 0; r < kRanges; ++r)
+      ranges.push_back({1, r * 64, r * 64 + 64, effect((r + i) % 2 == 0)});
     add(list, ranges);
   }
   return list;

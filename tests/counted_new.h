@@ -83,6 +83,8 @@ REFRAIN_NOINLINE void operator delete[](void* memory, const std::nothrow_t&) noe
 REFRAIN_NOINLINE void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
 REFRAIN_NOINLINE void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
 REFRAIN_NOINLINE void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete[](void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete[](void* memory, size_t, std::align_val_t) noexcept {
+  std::free(memory);
+}
 #undef REFRAIN_NOINLINE
 #endif

@@ -26,8 +26,8 @@ class RefrainRunner final : public Runner {
     backend::CpuOptions options;
     options.threads = threads;
     device_ = backend::make_cpu(options, {&kernel_, 1});
-    const backend::Allocation* memory =
-        device_->allocate({cells.size() * sizeof(Cell), "cells", MemoryKind::import_host, cells.data()});
+    const backend::Allocation* memory = device_->allocate(
+        {cells.size() * sizeof(Cell), "cells", backend::MemoryKind::import_host, cells.data()});
     for (uint32_t i = 0; i < graph.deps.size(); ++i) {
       backend::PlanCommand command;
       command.kernel = &kernel_;

@@ -138,8 +138,8 @@ void Callbacks::close() noexcept {
     const std::lock_guard lock(calls_->mutex);
     for (Entry& entry : host_pending_) {
       try {
-        throw DeviceError(fmt::format("[when_reached] the device was closed before host point {} was signalled",
-                                      entry.value));
+        throw DeviceError(fmt::format(
+            "[when_reached] the device was closed before host point {} was signalled", entry.value));
       } catch (...) {
         entry.error = std::current_exception();  // or that there was no memory to say it
       }

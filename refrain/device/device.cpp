@@ -119,8 +119,8 @@ void Device::synchronize(const Buffer& buffer, std::chrono::nanoseconds timeout)
 void Device::recover(uint32_t queue) {
   DeviceState& state = live();
   if (queue >= state.submissions.queues()) {
-    throw InvalidArgument(fmt::format("[recover] queue: expected less than {}, got {}",
-                                      state.submissions.queues(), queue));
+    throw InvalidArgument(
+        fmt::format("[recover] queue: expected less than {}, got {}", state.submissions.queues(), queue));
   }
   state.backend->recover(queue);
 }

@@ -72,8 +72,7 @@ void DeviceState::check(const Point& point, const char* call) const {
     throw InvalidArgument(fmt::format("[{}] point: queue: expected less than {}, got {}", call,
                                       submissions.queues(), point.queue));
   }
-  const uint64_t last =
-      host ? host_value.load(std::memory_order_acquire) : submissions.last(point.queue);
+  const uint64_t last = host ? host_value.load(std::memory_order_acquire) : submissions.last(point.queue);
   if (point.value > last) {
     throw InvalidArgument(
         fmt::format("[{}] point: expected one that submit or host_point returned, got value {} of {}", call,
@@ -111,7 +110,8 @@ std::shared_ptr<const AllocationHandle> DeviceState::allocate(const backend::Buf
   const backend::Allocation* allocation = guarded([&] { return backend->allocate(spec); });
   std::shared_ptr<const AllocationHandle> handle;
   try {
-    handle = std::make_shared<const AllocationHandle>(backend, allocation, nullptr, nullptr, link(), spec.label);
+    handle =
+        std::make_shared<const AllocationHandle>(backend, allocation, nullptr, nullptr, link(), spec.label);
   } catch (...) {
     backend->release(allocation);
     throw;

@@ -26,7 +26,7 @@ struct Program::State {
   std::vector<const void*> kept;  // by address: the handles that the program itself keeps alive
   graph::AccessSummary touches;   // the arena included
   std::unique_ptr<const graph::ValueSummary> values;  // of Submissions, which makes it when it is needed
-  uint64_t commands = 0;          // fences excluded
+  uint64_t commands = 0;                              // fences excluded
   uint64_t fences = 0;
   bool timestamps = false;
   std::string label;

@@ -64,7 +64,8 @@ Report GraphSession::finish(const FinishOptions& options) {
   for (const Plan& part : plans) {
     report.parts.push_back(state.prepare(part, prepare, false));
     report.prepare_time += watch.lap();
-    submitted_ = report.point = state.submit(report.parts.back(), {}, options.waits, Submissions::Limit::checked);
+    submitted_ = report.point =
+        state.submit(report.parts.back(), {}, options.waits, Submissions::Limit::checked);
     report.submit_time += watch.lap();
   }
   encoder.state_ = EncoderState::committed;

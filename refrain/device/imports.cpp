@@ -33,7 +33,7 @@ ImportedMemory Imports::get(DeviceState& device, std::span<const std::byte> byte
                                       quoted(label, begin, bytes.size())));
   }
   DeviceLink link = device.link();
-  link.born = 0;  // a kernel may have known the memory of the host before
+  link.born = 0;                                  // a kernel may have known the memory of the host before
   std::shared_ptr<const AllocationHandle> known;  // may be the last share: given up after the lock
   std::unique_lock lock(mutex_);
   for (;;) {

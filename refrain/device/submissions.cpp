@@ -159,8 +159,8 @@ const Submissions::InFlight* Submissions::latest_conflict(uint32_t queue,
   return nullptr;
 }
 
-void Submissions::check_host_access(const char* call, const AllocationHandle& memory, size_t begin, size_t end,
-                                    bool write) {
+void Submissions::check_host_access(const char* call, const AllocationHandle& memory, size_t begin,
+                                    size_t end, bool write) {
   bool idle = true;
   for (uint32_t queue = 0; queue < queues(); ++queue) {
     const uint64_t value = last(queue);
@@ -174,8 +174,9 @@ void Submissions::check_host_access(const char* call, const AllocationHandle& me
       const InFlight* other = latest_conflict(queue, nullptr, {&range, 1}, memory.born());
       if (other == nullptr) continue;
       throw InvalidArgument(fmt::format(
-          "{} '{}' is {} by submission {} of queue {}{}, which is in flight: wait for it, or synchronize", call,
-          memory.label(), write ? "used" : "written", other->value, queue, in_quotes(other->program->label)));
+          "{} '{}' is {} by submission {} of queue {}{}, which is in flight: wait for it, or synchronize",
+          call, memory.label(), write ? "used" : "written", other->value, queue,
+          in_quotes(other->program->label)));
     }
   }
   settle();

@@ -77,18 +77,20 @@ class Submissions {
     std::shared_ptr<Program::State> program;
     std::vector<std::shared_ptr<const AllocationHandle>> updated;  // that the program does not keep
     std::vector<Touch> update_ranges;
-    std::array<Awaited, 4> awaited{};  // the latest of each timeline, of the first few: to explain a full queue
-    Undefined::Failure doom;           // it reads what this one left undefined, and so does not run
-    bool submitting = false;           // the backend has not accepted it yet
+    std::array<Awaited, 4>
+        awaited{};            // the latest of each timeline, of the first few: to explain a full queue
+    Undefined::Failure doom;  // it reads what this one left undefined, and so does not run
+    bool submitting = false;  // the backend has not accepted it yet
     bool settled = false;
   };
   struct Queue {
     std::mutex turn;  // held while one is submitted
     std::atomic<uint64_t> submitted{0};
     std::atomic<uint64_t> settled{0};  // the last whose verdict has been found
-    Ring<InFlight> entries{64};        // room for what a steady loop keeps in flight, so that it allocates nothing
-    size_t settled_entries = 0;        // the first ones
-    std::unique_ptr<backend::Executable> nothing;  // runs in place of what is doomed; made when a failure is there
+    Ring<InFlight> entries{64};  // room for what a steady loop keeps in flight, so that it allocates nothing
+    size_t settled_entries = 0;  // the first ones
+    std::unique_ptr<backend::Executable>
+        nothing;  // runs in place of what is doomed; made when a failure is there
   };
   struct After;
 

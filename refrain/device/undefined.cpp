@@ -81,7 +81,8 @@ Undefined::First Undefined::find(const Range& range, uint64_t place) const noexc
   if (all_) return {unsaid_, 0};
   const Mark* found = nullptr;
   for (auto mark = first_behind(marks_, range.allocation, range.begin);
-       mark != marks_.end() && mark->first.first == range.allocation && mark->first.second < range.end; ++mark) {
+       mark != marks_.end() && mark->first.first == range.allocation && mark->first.second < range.end;
+       ++mark) {
     if (mark->second.first < place && (found == nullptr || mark->second.first < found->first))
       found = &mark->second;
   }

@@ -19,7 +19,8 @@ void each_outside(const Touch& range, std::span<const Touch> updates, const Each
   if (range.begin >= range.end) return;
   for (size_t i = 0; i < updates.size(); ++i) {
     const Touch& update = updates[i];
-    if (update.allocation != range.allocation || update.begin >= range.end || update.end <= range.begin) continue;
+    if (update.allocation != range.allocation || update.begin >= range.end || update.end <= range.begin)
+      continue;
     Touch before = range, behind = range;
     before.end = std::max(range.begin, update.begin);
     behind.begin = std::min(range.end, update.end);
@@ -52,8 +53,8 @@ void Submissions::each_read(const InFlight& entry, const Each& each) {
 // True when what has no verdict yet may write `range`. With the mutex held.
 bool Submissions::may_be_written(const Touch& range) const {
   const auto reaches = [&](const Touch& other) {
-    return other.effect == backend::Effect::write && other.allocation == range.allocation && other.begin < range.end &&
-           range.begin < other.end;
+    return other.effect == backend::Effect::write && other.allocation == range.allocation &&
+           other.begin < range.end && range.begin < other.end;
   };
   for (const Queue& queue : queues_) {
     for (size_t i = queue.settled_entries; i < queue.entries.size(); ++i) {
@@ -120,8 +121,9 @@ void Submissions::settle(InFlight& entry, uint32_t queue, std::vector<std::strin
   }
   if (!what.empty()) {
     const std::string& label = entry.program->label;
-    std::string message = fmt::format("[submission] {}{} of queue {}: {}",
-                                      label.empty() ? "" : fmt::format("'{}', ", label), entry.value, queue, what);
+    std::string message =
+        fmt::format("[submission] {}{} of queue {}: {}", label.empty() ? "" : fmt::format("'{}', ", label),
+                    entry.value, queue, what);
     const Undefined::Failure cause =
         first.failure != nullptr ? first.failure : std::make_shared<const std::string>(message);
     for (const Touch& touch : entry.program->touches.entries) {

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "refrain/core/error.h"
+#include "refrain/format/encoded.h"
+#include "refrain/format/mlx_affine.h"
 #include "refrain/format/model_folder.h"
 #include "refrain/format/plain.h"
 #include "refrain/format/test_folder.h"
@@ -187,18 +189,18 @@ TEST_F(QuantizeModelTest, ALargeMatrixIsPackedInBlocksOfRows) {
 
   const SafetensorsFile in = SafetensorsFile::open(in_ / "model.safetensors");
   const SafetensorsFile out = SafetensorsFile::open(out_ / "model.safetensors");
-  std::vector<uint32_t> codes(affine_words(kColumns, options.affine));
-  std::vector<std::byte> scales(kColumns / options.affine.group_size * sizeof(float)), biases(scales.size());
+  const WeightFormat& format = mlx_affine(options.affine, DType::f32);
+  std::vector<float> values(kColumns);
   for (size_t row = 0; row < kRows; ++row) {
-    ASSERT_TRUE(affine_quantize(DType::f32, in.segment("a.weight").bytes.subspan(row * kRowBytes, kRowBytes),
-                                options.affine, codes, scales, biases));
+    std::memcpy(values.data(), in.segment("a.weight").bytes.data() + row * kRowBytes, kRowBytes);
+    const EncodedTensor encoded = encode(format, {1, kColumns}, values);
     const auto expect = [&](std::string_view name, std::span<const std::byte> expected) {
       const auto found = out.segment(name).bytes.subspan(row * expected.size(), expected.size());
       EXPECT_TRUE(std::ranges::equal(found, expected)) << name << ", row " << row;
     };
-    expect("a.weight", std::as_bytes(std::span(codes)));
-    expect("a.scales", scales);
-    expect("a.biases", biases);
+    expect("a.weight", encoded.parts[0]);
+    expect("a.scales", encoded.parts[1]);
+    expect("a.biases", encoded.parts[2]);
   }
 }
 

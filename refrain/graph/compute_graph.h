@@ -69,7 +69,7 @@ struct ComputeGraph {
   std::vector<std::byte> constants;
   std::vector<std::string> labels;                     ///< [0] is empty
   std::vector<std::shared_ptr<const void>> resources;  ///< keeps the bound memory alive
-  uint64_t owner = 0;                                  ///< id of the backend whose memory is bound; 0: none said
+  uint64_t owner = 0;  ///< id of the backend whose memory is bound; 0: none said
 };
 
 /// Empties a graph; the next recording may use its storage.

@@ -139,8 +139,8 @@ TEST(Prefetching, WhatPrefetchThrowsFailsTheSubmission) {
   const Allocation* weight = device->allocate({64, "weight"});
   const Allocation* data = device->allocate({64, "data"});
   PlanBuilder builder;
-  const uint32_t slow = builder.add(kIncrement, {inout(view(data))},
-                                    {.launch = {1, 1, 1, 0}, .constants = {1, 5000, 0, 0}});
+  const uint32_t slow =
+      builder.add(kIncrement, {inout(view(data))}, {.launch = {1, 1, 1, 0}, .constants = {1, 5000, 0, 0}});
   builder.add(hasty, {sealed(view(weight)), inout(view(data))},
               {.launch = {16, 1, 1, 0}, .deps = {slow}, .label = "layer 2"});
   const auto program = device->prepare(builder.plan, {});

@@ -115,7 +115,7 @@ class Layer {
     const model::StepBlock step(device_, {kRows, 1, kRows});
     const Buffer logits = device_.buffer(DType::f32, {kRows, config.vocab}).with_live_rows(step.live_outputs);
     CommandEncoder encoder = device_.encoder();
-    record_begin(encoder, {step, slots, cache, logits}, 64);
+    model::record_begin(encoder, {step, slots, cache, logits}, 64);
     architecture_->record(encoder, {step, slots, cache, logits});
     PlanOptions options;
     options.reuse_memory = false;

@@ -51,11 +51,8 @@ class World {
       uint32_t elements[kElements];
     };
     const auto imported = std::make_shared<Block>();
-    const backend::Allocation* allocation =
-        backend->allocate({sizeof(Block), "imported", MemoryKind::import_host, imported->elements});
-    const auto handle = std::make_shared<AllocationHandle>(backend, allocation, imported);
-    const Buffer all(handle, 0, DType::u32, {kElements}), low(handle, 0, DType::u32, {64}),
-        high(handle, 32 * sizeof(uint32_t), DType::u32, {64});
+    const Buffer all = device->import_memory(imported->elements, DType::u32, {kElements}, imported);
+    const Buffer low = all.slice(0, 64), high = all.slice(32, 64);
     aliases = {{own, 0, 0, kElements}, {all, 1, 0, kElements}, {low, 1, 0, 64}, {high, 1, 32, 64}};
     for (size_t i = 0; i < counts.size(); ++i) {
       counts[i] = device->buffer(DType::u32, {1});

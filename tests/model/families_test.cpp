@@ -163,7 +163,7 @@ TEST(LayerStates, AWindowNeedsNoMorePagesThanARingOfThem) {
   std::vector<uint32_t> pages(ring.cache().pages_per_slot());
   for (uint32_t i = 0; i < pages.size(); ++i) pages[i] = i % 2;
   ring.set_pages(0, 0, 0, pages);
-  const std::vector<uint32_t> ids = some_ids(300);
+  const std::vector<uint32_t> ids = some_ids(250);
   const std::vector<float> expected = all_logits(all, ids), logits = all_logits(ring, ids);
   ASSERT_EQ(logits.size(), expected.size());
   EXPECT_EQ(std::memcmp(logits.data(), expected.data(), logits.size() * sizeof(float)), 0);

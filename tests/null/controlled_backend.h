@@ -74,9 +74,9 @@ class ControlledBackend final : public backend::Backend {
     const std::lock_guard lock(mutex_);
     allocation->id = ++last_id_;
     if (lost_) throw DeviceLost("controlled: lost");
-    const bool import = spec.kind == MemoryKind::import_host;
+    const bool import = spec.kind == backend::MemoryKind::import_host;
     if (import && !host_memory_) throw DeviceError("controlled: no imports");
-    if (host_memory_ || spec.kind == MemoryKind::host)
+    if (host_memory_ || spec.kind == backend::MemoryKind::host)
       allocation->host = import ? spec.host : allocation->storage.data();
     const backend::Allocation* key = allocation.get();
     memory_.emplace(key, std::move(allocation));

@@ -255,9 +255,12 @@ TEST_F(DeviceTest, AnEarlierPointDoesNotStandForALaterOne) {
   const auto waits_of = [&](std::vector<Point> given) {
     const uint64_t before = device_.counters().waits_derived;
     device_.submit(reads, {}, given);
-    EXPECT_EQ(device_.counters().waits_derived - before, backend_->waits.size() - given.size());
+    EXPECT_EQ(device_.counters().waits_derived - before, backend_->after.size());
+    EXPECT_EQ(backend_->waits.size(), given.size());
     std::vector<std::pair<uint32_t, uint64_t>> waits;
-    for (const backend::Point& point : backend_->waits) waits.emplace_back(point.queue, point.value);
+    for (const auto* points : {&backend_->waits, &backend_->after}) {
+      for (const backend::Point& point : *points) waits.emplace_back(point.queue, point.value);
+    }
     return waits;
   };
   using Waits = std::vector<std::pair<uint32_t, uint64_t>>;
@@ -317,15 +320,15 @@ TEST_F(DeviceTest, AReaderOnAnotherQueueWaitsForAnUpdate) {
   device_.submit(apart, std::span(&to_c, 1));
   device_.submit(apart, std::span(&to_last, 1));
   device_.submit(reads_high);
-  EXPECT_EQ(backend_->waits.size(), 0u) << "its bytes end where those that are read begin";
+  EXPECT_EQ(backend_->after.size(), 0u) << "its bytes end where those that are read begin";
   device_.submit(reads);
-  ASSERT_EQ(backend_->waits.size(), 1u);
-  EXPECT_EQ(backend_->waits[0].queue, 1u);
-  EXPECT_EQ(backend_->waits[0].value, 1u);
+  ASSERT_EQ(backend_->after.size(), 1u);
+  EXPECT_EQ(backend_->after[0].queue, 1u);
+  EXPECT_EQ(backend_->after[0].value, 1u);
   device_.submit(apart, std::span(&to_first, 1));
   device_.submit(reads_high);
-  ASSERT_EQ(backend_->waits.size(), 1u);
-  EXPECT_EQ(backend_->waits[0].value, 3u);
+  ASSERT_EQ(backend_->after.size(), 1u);
+  EXPECT_EQ(backend_->after[0].value, 3u);
 }
 
 TEST_F(DeviceTest, AFailedSubmissionThrowsFromWait) {

@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 
+#include "refrain/format/plain.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
 
@@ -97,8 +98,8 @@ TEST_F(Encoder, RowArgumentsHaveEquallyManyRows) {
   const Temp temp = encoder_.temp(DType::u32, {3, 4});
   EXPECT_EQ(refusal([&] {
               dispatch(encoder_, kFour,
-                       std::array{Operand(memory.view(DType::u32, {4, 4})), Operand(other.view(DType::u32, {2})),
-                                  Operand(), Operand(temp)},
+                       std::array{Operand(memory.view(DType::u32, {4, 4})),
+                                  Operand(other.view(DType::u32, {2})), Operand(), Operand(temp)},
                        MixConstants{});
             }),
             "[four] residual: expected a buffer, temp or weight, got nothing");
@@ -246,7 +247,7 @@ TEST_F(Encoder, ARefusedWeightIsForgotten) {
   // Another may come to lie at its address, with another shape: what was known of the first is gone with it.
   const auto weight = [&](Shape shape) {
     auto state = std::make_shared<Weight::State>();
-    state->info.dtype = DType::u32;
+    state->info.format = &format::plain(DType::u32);
     state->info.shape = shape;
     state->memory = a_.memory();
     state->bytes = a_.bytes();

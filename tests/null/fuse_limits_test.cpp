@@ -286,9 +286,9 @@ void halve(const Region& region) {
   });
 }
 std::span<const backend::Kernel> free_kernels() {
-  static const backend::Kernel kTable[] = {row_kernel<project>("project", kFreeProject),
-                                           row_kernel<blend>("blend", kFreeBlend),
-                                           row_kernel<halve>("halve", kHalve), row_kernel<project>("project", kProject)};
+  static const backend::Kernel kTable[] = {
+      row_kernel<project>("project", kFreeProject), row_kernel<blend>("blend", kFreeBlend),
+      row_kernel<halve>("halve", kHalve), row_kernel<project>("project", kProject)};
   return kTable;
 }
 
@@ -303,7 +303,8 @@ TEST(FuseCosts, AGroupOfOpsWithoutCostIsCutAsWell) {
     dispatch(e, kFreeProject, std::array{Operand(x), Operand(weight), Operand(value)},
              RowConstants{7, kUnits, kUnits, 16});
   }
-  dispatch(e, kFreeBlend, std::array{Operand(y), Operand(z), Operand(sum)}, RowConstants{7, kUnits, kUnits, 0});
+  dispatch(e, kFreeBlend, std::array{Operand(y), Operand(z), Operand(sum)},
+           RowConstants{7, kUnits, kUnits, 0});
   const auto [plan, report] = device.plan(e.finish());
   ASSERT_EQ(report.fusions, std::vector<std::string>{"project*2+blend: #0 #1 #2"});
   ASSERT_EQ(plan.data().components.size(), 1u);
@@ -327,7 +328,8 @@ TEST(FuseCosts, APrologueThatIsNotInPlaceOfItsInputMayBeNarrower) {
     PlanOptions plan_options;
     plan_options.fuse = fuse;
     const auto [plan, report] = device.plan(e.finish(), plan_options);
-    EXPECT_EQ(report.fusions, fuse ? std::vector<std::string>{"halve+project: #0 #1"} : std::vector<std::string>{});
+    EXPECT_EQ(report.fusions,
+              fuse ? std::vector<std::string>{"halve+project: #0 #1"} : std::vector<std::string>{});
     device.wait(device.submit(device.prepare(plan)));
     results[fuse].assign(y.span<uint32_t>().begin(), y.span<uint32_t>().end());
   }

@@ -229,7 +229,7 @@ TEST_F(FuseSets, AreCheckedBelowTheFront) {
   refused("constants: expected", [](auto& p) { --p.placed[3].constants.count; });
   refused("access is not", [](auto& p) { p.args[p.placed[0].args.first].access = Access::inout; });
   refused("scratch argument do not agree", [](auto& p) { p.commands[0].scratch_arg = backend::kNone; });
-  refused("expected 292 bytes",
+  refused("expected 3 times 64 and 100 bytes, got 291",
           [](auto& p) { p.args[p.commands[0].args.first + p.commands[0].scratch_arg].view.bytes = 291; });
   refused("bytes of counters", [](auto& p) { p.ticket_bytes = 0; });
   refused("bytes of counters", [](auto& p) { p.commands[0].ticket_offset_bytes = 8; });

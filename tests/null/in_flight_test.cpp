@@ -396,10 +396,10 @@ TEST_F(InFlight, FailuresAreCountedOnceEach) {
     if (round == 0) device.submit(made);  // lets go of them
   }
   EXPECT_EQ(told[1], "[submission] 'step', 3 of queue 0: controlled: submission failed");
-  // The latest are remembered, the others in the words of the backend alone.
+  // The latest are remembered in words, of the others that they failed.
   const auto said = [&](const Point& point) { return refusal<DeviceError>([&] { device.wait(point); }); };
   EXPECT_EQ(said(points.back()), "[submission] 'step', 3000 of queue 0: controlled: submission failed");
-  EXPECT_EQ(said(points[1]), "[submission] 2 of queue 0: controlled: submission failed");
+  EXPECT_EQ(said(points[1]), "[submission] 2 of queue 0: failed, before 1024 others");
 }
 
 // A wait that meets the failure while another thread lets go of the submission still names it.

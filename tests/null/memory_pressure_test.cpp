@@ -76,7 +76,9 @@ class Road {
     });
     step([&] { device_.emplace(backend_, std::span<const backend::WeightLayout>(), DeviceOptions()); });
     for (Buffer* buffer : {&a_, &b_, &c_, &d_})
-      step([&] { *buffer = device_->buffer(DType::u32, {16}, "a label that is too long to be kept in place"); });
+      step([&] {
+        *buffer = device_->buffer(DType::u32, {16}, "a label that is too long to be kept in place");
+      });
     step([&] { pool_.emplace(*device_); });
     step([&] { pooled_ = pool_->buffer(DType::u32, {16}, "pooled"); });
     step([&] { set_.emplace(*device_, ResidencyOptions{.lock = false}); });
@@ -190,7 +192,8 @@ class Road {
     record(encoder, op, from, to);
     PrepareOptions options;
     options.queue = queue;
-    return device_->prepare(device_->plan(encoder.finish("a label that is too long to be kept")).first, options);
+    return device_->prepare(device_->plan(encoder.finish("a label that is too long to be kept")).first,
+                            options);
   }
   Point commit(const OpSchema& op, const Buffer& from, const Buffer& to, uint32_t queue) {
     CommandEncoder encoder = device_->encoder();

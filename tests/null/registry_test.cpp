@@ -336,7 +336,8 @@ TEST_F(UnknownAccess, CannotKnowMemoryThatIsMadeLater) {
   EXPECT_NE(refusal([&] { (void)imported.span<float>(); }), "nothing was thrown") << "it may have known it";
   EXPECT_NE(refusal([&] { (void)z_.span<float>(); }), "nothing was thrown");
   device_.submit(names);
-  EXPECT_NE(refusal([&] { (void)young.span<float>(); }), "nothing was thrown") << "submitted after it was made";
+  EXPECT_NE(refusal([&] { (void)young.span<float>(); }), "nothing was thrown")
+      << "submitted after it was made";
   device_.signal(host);
   device_.synchronize(young, std::chrono::seconds(10));
 }

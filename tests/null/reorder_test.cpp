@@ -29,8 +29,9 @@ AccessList list_of(const std::vector<Touches>& commands) {
   AccessList list;
   for (const Touches& command : commands) {
     const auto first = static_cast<uint32_t>(list.ranges.size());
-    for (const uint64_t memory : command.reads) list.ranges.push_back({memory, 0, 1, false});
-    for (const uint64_t memory : command.writes) list.ranges.push_back({memory, 0, 1, true});
+    for (const uint64_t memory : command.reads) list.ranges.push_back({memory, 0, 1});
+    for (const uint64_t memory : command.writes)
+      list.ranges.push_back({memory, 0, 1, backend::Effect::write});
     const auto count = static_cast<uint32_t>(list.ranges.size()) - first;
     list.commands.push_back({{first, count}, count == 0});
   }

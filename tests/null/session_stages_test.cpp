@@ -108,7 +108,8 @@ TEST_F(SessionStages, ALossThatTheNextFindsIsALoss) {
   stage(0);
   session_.commit_stage();
   backend_->lose();
-  const std::string said = "[session] stage 'stage' failed: controlled: lost";
+  const std::string said =
+      "[session] stage 'stage' failed: [submission] 'stage', 1 of queue 0: controlled: lost";
   EXPECT_EQ(refusal<DeviceLost>([&] { session_.begin_stage("next"); }), said);
   EXPECT_EQ(refusal<DeviceLost>([&] { session_.wait(10s); }), said);
 }

@@ -109,10 +109,10 @@ TEST(Summary, RandomPlansAgreeWithTheDefinition) {
 }
 
 constexpr backend::ArgumentSpec kSpecs[] = {{"rows", Access::in, true},
-                                           {"whole", Access::out},
-                                           {"live", Access::out, true},
-                                           {"both", Access::inout, true},
-                                           {"status", Access::accumulate}};
+                                            {"whole", Access::out},
+                                            {"live", Access::out, true},
+                                            {"both", Access::inout, true},
+                                            {"status", Access::accumulate}};
 constexpr backend::OpSchema kOp{"op", "", kSpecs};
 
 // Byte by byte: what is read before it has been written whole, and what has been in the end.
@@ -181,8 +181,8 @@ TEST(Summary, ValuesOfRandomPlansAgreeWithTheDefinition) {
     }
     const bool arena = rng() % 2 == 0;
     const Allocation elsewhere{99};
-    const graph::ValueSummary found =
-        graph::summarize_values(plan, arena ? backend::BufferView{&elsewhere, 64, 128} : backend::BufferView{});
+    const graph::ValueSummary found = graph::summarize_values(
+        plan, arena ? backend::BufferView{&elsewhere, 64, 128} : backend::BufferView{});
     Bytes found_read{}, found_whole{};
     for (const AccessSummary::Entry& entry : found.reads) {
       for (size_t b = entry.begin; b < entry.end; ++b) found_read.at(entry.allocation - 10).at(b) = 1;

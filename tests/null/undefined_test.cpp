@@ -74,7 +74,8 @@ TEST(UndefinedBytes, HeardInTheirOrderAgreeWithTheDefinition) {
       }
       // A range has the first failure of its bytes.
       uint64_t first = UINT64_MAX;
-      for (size_t byte = 3; byte < 17; ++byte) first = std::min(first, first_failure(events, 1, byte, UINT64_MAX));
+      for (size_t byte = 3; byte < 17; ++byte)
+        first = std::min(first, first_failure(events, 1, byte, UINT64_MAX));
       ASSERT_EQ(undefined.find({1, 3, 17}).place, first);
     }
     EXPECT_EQ(undefined.find({1, 5, 5}).failure, nullptr) << "no bytes";

@@ -128,8 +128,9 @@ TEST(Embedding, AScaleIsOneMoreProduct) {
       EXPECT_TRUE(same_bits(reference, scaled)) << kernel->name;
     }
   }
-  Array<float> output(kRows * 27);
-  EXPECT_EQ(call_of(weights(11, random)[0], rows, status, output, INFINITY).check_error(),
+  const PackedWeight weight = weights(11, random)[0];
+  Array<float> output(kRows * static_cast<size_t>(weight.info.shape[1]));
+  EXPECT_EQ(call_of(weight, rows, status, output, INFINITY).check_error(),
             "[embedding] scale: expected a finite number, got inf");
 }
 

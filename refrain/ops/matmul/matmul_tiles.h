@@ -68,6 +68,7 @@ void matmul_region(const backend::TileArgs& args, uint32_t row_begin, uint32_t r
 
 /// Both, as a kernel's entry.
 template <void (*Region)(const backend::TileArgs&, const MatmulTile&)>
-inline constexpr backend::TileKernel kMatmulEntry{nullptr, nullptr, matmul_tiles<Region>, matmul_region<Region>};
+inline constexpr backend::TileKernel kMatmulEntry{nullptr, nullptr, matmul_tiles<Region>,
+                                                  matmul_region<Region>};
 
 }  // namespace refrain::ops

@@ -244,12 +244,12 @@ TEST(Sample, ASumThatTheDrawMeetsBelongsToTheIdBefore) {
   for (uint32_t position = 0; positions.size() < 4; ++position) {
     if ((word(position) & 0x3FFFFu) == 0) positions.push_back(position);  // 2^14 u is a whole number
   }
-  for (const StepSequence& sequence : {settings(1), settings(1, kEqual), settings(1, 0, 0.5f)}) {
-    const uint32_t vocabulary = sequence.top_k != 0 ? kEqual + 1 : sequence.top_p < 1 ? 2 * kEqual : kEqual;
+  for (const Slot& slot : {settings(1), settings(1, kEqual), settings(1, 0, 0.5f)}) {
+    const uint32_t vocabulary = slot.top_k != 0 ? kEqual + 1 : slot.top_p < 1 ? 2 * kEqual : kEqual;
     Data data(static_cast<uint32_t>(positions.size()), vocabulary);
     for (size_t o = 0; o < positions.size(); ++o) {
       data.rows[o].position = positions[o];
-      data.sequences[o] = sequence;
+      data.slots[o] = slot;
     }
     Data reference = data;
     reference.call().reference(static_cast<uint32_t>(positions.size()));
