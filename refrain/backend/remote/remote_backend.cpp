@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <mutex>
 #include <string>
@@ -82,6 +83,24 @@ class Staging {
  private:
   Backend& device_;
   const Allocation* memory_;
+};
+
+/// What a submission names, to be changed: a few without an allocation.
+template <class T>
+class Copy {
+ public:
+  explicit Copy(std::span<const T> from) : count_(from.size()) {
+    if (count_ > few_.size())
+      many_.assign(from.begin(), from.end());
+    else
+      std::ranges::copy(from, few_.begin());
+  }
+  std::span<T> all() { return many_.empty() ? std::span(few_).first(count_) : std::span(many_); }
+
+ private:
+  size_t count_;
+  std::array<T, 16> few_{};
+  std::vector<T> many_;
 };
 
 class RemoteBackend final : public Backend {
@@ -164,18 +183,17 @@ class RemoteBackend final : public Backend {
   }
 
   Point submit(const Submission& submission) override {
-    std::vector<UpdateData> updates(submission.updates.begin(), submission.updates.end());
-    for (UpdateData& update : updates) {
+    Copy<UpdateData> updates(submission.updates);
+    for (UpdateData& update : updates.all()) {
       update.to = inner_view(update.to);
       ++updates_;
       update_bytes_ += update.from.size();
     }
-    std::vector<Point> waits(submission.waits.begin(), submission.waits.end());
-    std::vector<Point> after(submission.after.begin(), submission.after.end());
-    for (Point& point : waits) point.backend = inner_->id;
-    for (Point& point : after) point.backend = inner_->id;
+    Copy<Point> waits(submission.waits), after(submission.after);
+    for (Point& point : waits.all()) point.backend = inner_->id;
+    for (Point& point : after.all()) point.backend = inner_->id;
     const auto& program = *static_cast<const RemoteExecutable*>(submission.program);
-    const Point point = inner_->submit({program.inner.get(), updates, waits, after});
+    const Point point = inner_->submit({program.inner.get(), updates.all(), waits.all(), after.all()});
     return {id, point.queue, point.value};
   }
 
