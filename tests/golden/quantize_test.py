@@ -1,6 +1,7 @@
 """The safetensors files and the formats of weights, judged by mlx, gguf, safetensors and numpy."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
@@ -284,6 +285,32 @@ def test_refusals(run, model, tmp_path):
     (out / "mine.txt").write_text("")
     refused(folder, out, "--force", says="mine.txt")
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("bits", WIDTHS)
+def test_logits_are_those_of_the_weights_that_mlx_decodes(run, logits, models, tmp_path, bits):
+    """A quantized folder gives the bits of a plain one in float32 with the weights that mlx decodes from it: scales of
+    bf16 times codes are exact, so that one rounding or two are the same."""
+    source = models / "tales-qwen3"
+    if not source.is_dir():
+        pytest.skip(f"{source} is not there")
+    packed, plain = tmp_path / "packed", tmp_path / "plain"
+    run("quantize", source, packed, "--bits", bits, "--group-size", 32)
+    plain.mkdir()
+    tensors = mx.load(str(packed / "model.safetensors"))
+    decoded = {}
+    for name, value in tensors.items():
+        module = name.rpartition(".")[0]
+        if name.endswith(".weight") and f"{module}.scales" in tensors:
+            parts = [tensors[f"{module}.{part}"].astype(mx.float32) for part in ("scales", "biases")]
+            decoded[name] = mx.dequantize(value, *parts, group_size=32, bits=bits, stream=mx.cpu)
+        elif not name.endswith((".scales", ".biases")):
+            decoded[name] = value
+    mx.save_safetensors(str(plain / "model.safetensors"), decoded)
+    shutil.copyfile(source / "config.json", plain / "config.json")
+    shutil.copyfile(source / "tokenizer.json", plain / "tokenizer.json")
+    ids = [*range(5, 75)]
+    assert logits(packed, ids, len(ids), raw=True) == logits(plain, ids, len(ids), raw=True)
 
 
 def test_the_embedded_model_is_what_the_command_makes(run, root, models, tmp_path):

@@ -12,8 +12,6 @@ namespace refrain::ops {
 namespace avx2 {
 namespace {
 
-/// Up to so many rows read packed weights directly: below it, widening would not pay for its stores.
-inline constexpr uint32_t kDirectRows = 4;
 /// Outputs of a panel and of a block of registers: 4 rows x 3 outputs are 12 of the 16 registers.
 inline constexpr uint32_t kPanelOutputs = 3;
 /// Rows of a block of registers.
@@ -125,7 +123,7 @@ struct Region {
     const float* x = args.arg<const float>(0) + size_t{t.row} * c.columns;
     float* y = args.arg<float>(2) + size_t{t.row} * c.outputs + t.output;
     const Product product{x, c.columns, y, c.outputs, t.output, t.outputs, c.outputs};
-    switch (t.rows) {
+    switch (t.rows) {  // of few rows, widening would not pay for its stores
       case 1:
         return direct_rows<1, 4>(weights, product);
       case 2:
