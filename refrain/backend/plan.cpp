@@ -1,6 +1,10 @@
 // The names of a plan's commands, for people: traces, dumps and errors.
 #include "refrain/backend/plan.h"
 
+#include <optional>
+
+#include "refrain/core/checked.h"
+
 namespace refrain::backend {
 
 std::string joined(const std::vector<std::string_view>& names) {
@@ -18,7 +22,9 @@ std::string joined(const std::vector<std::string_view>& names) {
 
 size_t scratch_bytes(const Launch& launch, const DeviceInfo& info) {
   const size_t walkers = launch.walkers != 0 ? launch.walkers : info.compute_units;
-  return launch.scratch_bytes * walkers + launch.workspace_bytes;
+  // What is too large for a number is more than any memory, not less.
+  const std::optional<size_t> scratch = checked_mul(launch.scratch_bytes, walkers);
+  return (scratch ? checked_add(*scratch, launch.workspace_bytes) : scratch).value_or(SIZE_MAX);
 }
 
 std::string title(const PlanData& plan, const PlanCommand& command) {
