@@ -142,10 +142,10 @@ struct CacheGeometry {
   uint32_t head_dim = 0;
 
   /// Elements from the start of the layer to the unit of (kind: 0 keys, 1 values; page; kv_head).
-  size_t unit_offset(uint32_t kind, uint32_t page, uint32_t kv_head) const {
+  constexpr size_t unit_offset(uint32_t kind, uint32_t page, uint32_t kv_head) const {
     return ((static_cast<size_t>(kind) * pages + page) * kv_heads + kv_head) * kPagePositions * head_dim;
   }
-  size_t elements() const { return size_t{2} * pages * kv_heads * kPagePositions * head_dim; }
+  constexpr size_t elements() const { return size_t{2} * pages * kv_heads * kPagePositions * head_dim; }
 };
 
 }  // namespace refrain::ops

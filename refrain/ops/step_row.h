@@ -5,13 +5,19 @@
 #include <atomic>
 #include <cstdint>
 
+#include "refrain/core/host_device.h"
 #include "refrain/ops/step_block.h"
 
 namespace refrain::ops {
 
 /// ORs `bits` into a status word; other workers may do so at the same time.
-inline void raise_status(uint32_t* status, uint32_t word, uint32_t bits) {
-  if (bits != 0) std::atomic_ref<uint32_t>(status[word]).fetch_or(bits, std::memory_order_relaxed);
+REFRAIN_HD inline void raise_status(uint32_t* status, uint32_t word, uint32_t bits) {
+  if (bits == 0) return;
+#if defined(__CUDA_ARCH__)
+  atomicOr(status + word, bits);
+#else
+  std::atomic_ref<uint32_t>(status[word]).fetch_or(bits, std::memory_order_relaxed);
+#endif
 }
 
 /// The pages of a cache group that slots may name.
@@ -31,7 +37,7 @@ struct CheckedRow {
 };
 
 /// Checks slot and position of a row, and the page ids of positions from `first_position` to its own.
-inline CheckedRow check_row(const StepRow& row, const PageTable& table, uint32_t first_position) {
+REFRAIN_HD inline CheckedRow check_row(const StepRow& row, const PageTable& table, uint32_t first_position) {
   CheckedRow checked;
   checked.position = row.position;
   if (row.slot == kIdle) return checked;

@@ -53,7 +53,7 @@ struct AttentionConstants {
   uint32_t window = 0;  ///< 0: all positions
 
   /// The first position that a row at `position` attends to.
-  uint32_t first_position(uint32_t position) const {
+  constexpr uint32_t first_position(uint32_t position) const {
     return window != 0 && position >= window ? position - window + 1 : 0;
   }
 };

@@ -15,7 +15,8 @@ inline backend::Launch embedding_launch(const backend::OpCall& call, const backe
 }
 
 /// True when the row may be fetched; false: it is idle, or its status has been raised.
-inline bool embedding_row_valid(const EmbeddingConstants& c, const StepRow& row, uint32_t* status) {
+REFRAIN_HD inline bool embedding_row_valid(const EmbeddingConstants& c, const StepRow& row,
+                                           uint32_t* status) {
   if (row.slot == kIdle) return false;
   if (row.slot >= c.slots) {
     raise_status(status, c.slots, kSlotOutOfRange);
