@@ -4,6 +4,7 @@
 #   make lint     format, includes, sizes, laws    make tsan     tests under ThreadSanitizer
 #   make format   rewrites the C++ files           make fuzz     slow random campaigns
 #   make install   library, public headers and program under PREFIX (default /usr/local); installs no packages
+#   make cuda     the CUDA plugin, where nvcc is    make test-cuda    its tests, on a machine with a GPU
 #   make bench-dispatch   what the library costs beside the work, with oneTBB and OpenMP on the same graphs
 # MODELS=folder   the larger test models (default: ../shared/models, if it exists)    JOBS=n    WERROR=ON
 
@@ -16,12 +17,12 @@ RELEASE := build/release
 VENV := build/venv
 MODELS_FLAG := $(if $(MODELS),-DREFRAIN_MODELS=$(abspath $(MODELS)),-DREFRAIN_MODELS=)
 TEST_FLAGS := -DREFRAIN_TESTS=ON -DREFRAIN_PYTHON=$(abspath $(VENV))/bin/python $(MODELS_FLAG)
-CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard -- '*.h' '*.cpp'))
+CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard -- '*.h' '*.cpp' '*.cu' '*.cuh'))
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: all setup setup-test setup-ci build demo test asan tsan clang lint format fuzz bench-dispatch clean install
+.PHONY: all setup setup-test setup-ci build demo test asan tsan clang cuda cuda-carry test-cuda lint format fuzz bench-dispatch clean install
 all: build
 
 setup:
@@ -63,6 +64,22 @@ asan tsan: setup-ci setup-test
 clang: setup-ci
 	@cmake --preset clang -DREFRAIN_TESTS=ON
 	@cmake --build build/clang -j $(JOBS)
+
+# Builds for every GPU and runs on none: nvcc is enough.
+cuda: setup
+	@cmake --preset release -DREFRAIN_CUDA=ON -DREFRAIN_WERROR=$(WERROR)
+	@cmake --build $(RELEASE) -j $(JOBS) --target refrain_cuda
+
+# What the tests on a GPU need, in one folder, to be carried to a machine that has one.
+cuda-carry: setup-test
+	@cmake --preset release -DREFRAIN_CUDA=ON $(TEST_FLAGS)
+	@cmake --build $(RELEASE) -j $(JOBS) --target refrain_cuda refrain_cuda_test refrain_cli ops_test conformance_test \
+	  cuda_lost_test same_bits_test families_test replay_test step_test
+	@tools/cuda_carry.sh $(RELEASE) build/cuda-carry
+
+# On a machine that has what cuda-carry made: tools/test_cuda.sh build/cuda-carry
+test-cuda: cuda-carry
+	@tools/test_cuda.sh build/cuda-carry
 
 lint:
 	@tools/setup.sh lint

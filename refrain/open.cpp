@@ -1,10 +1,12 @@
 // Device::open: the one place that knows every backend, and hands each its kernels.
 #include <fmt/format.h>
 
+#include <charconv>
 #include <memory>
 #include <vector>
 
 #include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/cuda/loader.h"
 #include "refrain/backend/null/null_backend.h"
 #include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
@@ -28,23 +30,58 @@ struct OpenBackend {
   std::unique_ptr<backend::Backend> backend;
 };
 
+void open_cpu(OpenBackend& opened, const DeviceOptions& options) {
+  opened.kernels = ops::cpu_kernels();
+  backend::CpuOptions cpu;
+  cpu.threads = options.threads;
+  cpu.queue_priorities = options.queue_priorities;
+  if (options.portable_kernels) cpu.features = 0;
+  opened.backend = backend::make_cpu(cpu, opened.kernels);
+}
+
+void open_cuda(OpenBackend& opened, uint32_t ordinal, const DeviceOptions& options) {
+  const backend::cuda::Plugin& plugin = backend::cuda::open_plugin({}, fmt::format("cuda:{}", ordinal));
+  opened.kernels = backend::cuda::bind_kernels(plugin, ops::all_schemas());
+  backend::cuda::CudaOptions cuda;
+  cuda.ordinal = ordinal;
+  cuda.queue_priorities = options.queue_priorities;
+  opened.backend = plugin.open(cuda, {opened.kernels, plugin.group_kernels});
+}
+
+/// N of "cuda:N", 0 of "cuda".
+uint32_t cuda_ordinal(std::string_view name) {
+  uint32_t ordinal = 0;
+  if (name == "cuda") return ordinal;
+  const std::string_view digits = name.substr(5);
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
+  if (error != std::errc() || end != digits.data() + digits.size())
+    throw InvalidArgument(fmt::format("device: expected cuda:N, N a number from 0, got {}", name));
+  return ordinal;
+}
+
+/// The first GPU where there is one that can be used, else the CPU.
+void open_best(OpenBackend& opened, const DeviceOptions& options) {
+  try {
+    open_cuda(opened, 0, options);
+  } catch (const DeviceError&) {
+    open_cpu(opened, options);
+  }
+}
+
 }  // namespace
 
 Device Device::open(std::string_view name, const DeviceOptions& options) {
   auto opened = std::make_shared<OpenBackend>();
-  if (name == "auto" || name == "cpu" || name == "remote") {
-    opened->kernels = ops::cpu_kernels();
-    backend::CpuOptions cpu;
-    cpu.threads = options.threads;
-    cpu.queue_priorities = options.queue_priorities;
-    if (options.portable_kernels) cpu.features = 0;
-    opened->backend = backend::make_cpu(cpu, opened->kernels);
+  if (name == "auto") {
+    open_best(*opened, options);
+  } else if (name == "cpu" || name == "remote") {
+    open_cpu(*opened, options);
     if (name == "remote") opened->backend = backend::make_remote(std::move(opened->backend));
   } else if (name == "null") {
     opened->kernels = ops::null_kernels();
     opened->backend = backend::make_null(opened->kernels);
   } else if (name == "cuda" || name.starts_with("cuda:")) {
-    throw DeviceError(fmt::format("device {}: this build has no CUDA backend; expected auto or cpu", name));
+    open_cuda(*opened, cuda_ordinal(name), options);
   } else {
     throw InvalidArgument(fmt::format("device: expected auto, cpu, cuda:N, null or remote, got {}", name));
   }

@@ -2,8 +2,8 @@
 """Checks that includes go one way: top -> model -> ops -> device -> graph -> backend -> core.
 
 Top is cli, python, examples, bench, refrain/refrain.h and refrain/open.cpp; `format` and `text` use core only. A
-backend's folder (backend/NAME) is included by itself, by refrain/open.cpp, by tests and by benchmarks. Tests and
-benchmarks may include all of it, test headers too.
+backend's folder (backend/NAME) is included by itself, by refrain/open.cpp, by tests and by benchmarks; that of CUDA also
+by the CUDA kernels of ops, which its plugin holds. Tests and benchmarks may include all of it, test headers too.
 Usage: check_includes.py [ROOT]. Prints one line per violation; exit status 1 if there is any.
 """
 
@@ -27,6 +27,7 @@ ALLOWED = {
 }
 TOP_FOLDERS = ("cli", "python", "examples", "bench")
 TEST_FILE = re.compile(r"(_test\.(cpp|cu|h)|^test_.*\.(cpp|h)|^testing\.h)$")
+CUDA_KERNEL = re.compile(r"^refrain/ops/.*(_cuda\.(cu|cpp|h)|\.cuh)$")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]')
 # Other people's libraries: whoever includes an installed header must not need them.
 PRIVATE_HEADER = re.compile(r"^(fmt/|simdjson|pcre2|utf8proc|CLI/)")
@@ -86,6 +87,8 @@ def violations_of(path, text, exists):
             yield number, f'"{name}" belongs to tests'
         elif target_layer != own_layer and target_layer not in ALLOWED[own_layer]:
             yield number, f'{own_layer} may not include "{name}" ({target_layer})'
+        elif target_backend == "cuda" and CUDA_KERNEL.search(path.as_posix()):
+            pass
         elif target_backend not in (None, own_backend) and path.as_posix() != "refrain/open.cpp":
             yield number, f'"{name}" belongs to the backend {target_backend}'
 

@@ -1,0 +1,31 @@
+// The edges of a plan's CUDA graph, and which of them are programmatic. Needs no CUDA.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "refrain/backend/plan.h"
+
+namespace refrain::backend::cuda {
+
+/// Command `to` begins after `from`: when that has completed or, by a programmatic edge, as early as `from` allows; `to`
+/// then waits inside for the completion of `from`.
+struct Edge {
+  uint32_t from = 0;
+  uint32_t to = 0;
+  bool programmatic = false;
+};
+
+/// The edges of a plan, those into one command together and commands ascending: its deps, and for fences what makes them
+/// one. `waits[i]`: command i runs a kernel of which every thread waits for the completion of what a programmatic edge
+/// leads from, on every path, before it touches memory that is not sealed.
+///
+/// A command's latest dep leads in by a programmatic edge where both ends wait so; all other edges are full. Then, when a
+/// command has completed, all its ancestors have.
+std::vector<Edge> make_edges(const PlanData& plan, const std::vector<bool>& waits, bool all_full = false);
+
+/// Throws DeviceError unless each command has at most one programmatic edge in, these lead between commands that wait, and
+/// what the plan orders (by deps and by fences) is ordered by paths of edges. Written without make_edges.
+void check_edges(const PlanData& plan, const std::vector<bool>& waits, const std::vector<Edge>& edges);
+
+}  // namespace refrain::backend::cuda

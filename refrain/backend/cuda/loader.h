@@ -1,0 +1,26 @@
+// Finds and opens the CUDA plugin. Part of the library, which links nothing of CUDA.
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "refrain/backend/cuda/plugin.h"
+
+namespace refrain::backend::cuda {
+
+/// The file name of the plugin.
+inline constexpr const char* kPluginFile = "librefrain_cuda.so";
+
+/// Opens the plugin at `path`, a file or the folder that holds it; empty: beside the library, beside the program, and in
+/// the folder `lib` next to that. It is never closed. Throws DeviceError, which begins with `device`, when there is none, it
+/// cannot be loaded or is not of this build's ABI.
+const Plugin& open_plugin(const std::string& path, std::string_view device = "cuda");
+
+/// The plugin's kernels with their ops, found by name in `schemas`. Throws DeviceError naming the kernel and the op that
+/// does not exist.
+std::vector<Kernel> bind_kernels(const Plugin& plugin, std::span<const OpSchema* const> schemas);
+
+}  // namespace refrain::backend::cuda

@@ -1,0 +1,52 @@
+// Gathering of rows, CUDA kernel: a block a row.
+#include "refrain/backend/cuda/device.cuh"
+#include "refrain/ops/gather_rows/gather_rows.h"
+#include "refrain/ops/kernel_tables_cuda.h"
+#include "refrain/ops/step_row.h"
+
+namespace refrain::ops {
+namespace {
+
+using namespace backend::cuda;
+
+constexpr uint32_t kThreads = 256;
+using GatherRowsParameters = Parameters<GatherRowsConstants, 5>;
+
+__global__ void __launch_bounds__(kThreads)
+    gather_rows_kernel(const __grid_constant__ GatherRowsParameters p) {
+  const Running run(p.state);
+  const GatherRowsConstants& c = p.constants;
+  if (blockIdx.x >= run.rows) return;
+  const uint32_t live = *p.arg<const uint32_t>(2);
+  const uint32_t row = p.arg<const uint32_t>(1)[blockIdx.x];
+  const bool valid = row < live && row < c.input_rows;
+  if (!valid && row != kIdle && threadIdx.x == 0)
+    raise_status(p.arg<uint32_t>(3), c.status_word, kOutputOutOfRange);
+  const float* from = p.arg<const float>(0) + (valid ? size_t{row} * c.columns : 0);
+  float* to = p.arg<float>(4) + size_t{blockIdx.x} * c.columns;
+  for (uint32_t i = threadIdx.x; i < c.columns; i += kThreads) to[i] = valid ? from[i] : 0.0f;
+}
+
+GridShape shape(const BoundCommand& command) {
+  return {.blocks = command.members[0].constants_as<GatherRowsConstants>().output_rows, .threads = kThreads};
+}
+
+}  // namespace
+
+std::span<const PluginKernel> gather_rows_cuda_kernels() {
+  static const KernelEntry kEntry = plain_entry(gather_rows_kernel, shape);
+  static const PluginKernel kKernels[] = {
+      {.op = "gather_rows",
+       .kernel = {.name = "gather_rows_f32_cuda",
+                  .numerics = "exact, copy",
+                  .accepts = [](const backend::OpCall&) { return true; },
+                  .launch =
+                      [](const backend::OpCall& call, const backend::DeviceInfo&) {
+                        return backend::Launch{.rows = call.constants_as<GatherRowsConstants>().output_rows};
+                      },
+                  .entry = &kEntry}},
+  };
+  return kKernels;
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,27 @@
+// gelu_mul: CUDA kernel. The exponential is taken in double, so that it is all but always the nearest float.
+#include "refrain/ops/elementwise.cuh"
+#include "refrain/ops/gelu_mul/gelu_mul.h"
+#include "refrain/ops/kernel_tables_cuda.h"
+
+namespace refrain::ops {
+namespace {
+
+struct Gated {
+  __device__ float operator()(float gate, float up) const {
+    const double x = static_cast<double>(gate);
+    const auto power = static_cast<float>(exp(-x * (kGeluLinear + kGeluCubic * x * x)));
+    return gate / (1.0f + power) * up;
+  }
+};
+
+}  // namespace
+
+std::span<const backend::cuda::PluginKernel> gelu_mul_cuda_kernels() {
+  static const backend::cuda::PluginKernel kKernels[] = {
+      elementwise_cuda_kernel<Gated>("gelu_mul", "gelu_mul_f32_cuda",
+                                     "exact, f32, elementwise, exp of CUDA in f64"),
+  };
+  return kKernels;
+}
+
+}  // namespace refrain::ops

@@ -1,0 +1,242 @@
+// Sampling, CUDA kernel: a block a row. Sums run in the order that the op names, by one thread; all else is shared by the
+// block. The operations are those of the CPU's kernels, so it draws the same tokens.
+#include <limits>
+
+#include "refrain/backend/cuda/device.cuh"
+#include "refrain/core/checked.h"
+#include "refrain/ops/kernel_tables_cuda.h"
+#include "refrain/ops/order_key.cuh"
+#include "refrain/ops/sample/exponential.h"
+#include "refrain/ops/sample/philox.h"
+#include "refrain/ops/sample/sample.h"
+#include "refrain/ops/step_row.h"
+
+namespace refrain::ops {
+namespace {
+
+using namespace backend::cuda;
+
+constexpr uint32_t kThreads = 1024;
+constexpr uint32_t kWalkers = 16;  // rows at a time; each has memory to sort all ids in
+using SampleParameters = Parameters<SampleConstants, 6>;
+
+/// Memory of the block.
+struct Shared {
+  OrderKey keys[kThreads / kWarp];
+  uint32_t counts[kThreads / kWarp];
+  double weights[kThreads];
+  double total;
+  uint32_t count;
+  bool stop;
+};
+
+struct Logits {
+  const float* values;
+  const uint32_t* allowed;  ///< null: all
+  uint32_t vocabulary;
+
+  __device__ bool admitted(uint32_t id) const {
+    return allowed == nullptr || (allowed[id / 32] >> id % 32 & 1) != 0;
+  }
+  __device__ bool candidate(uint32_t id) const {
+    return admitted(id) && values[id] > -std::numeric_limits<float>::infinity();
+  }
+};
+
+/// Calls visit(i, weight(i)) in one thread for i = 0, 1, ... below `count`, until it gives true. Weights are computed by all.
+template <class Weight, class Visit>
+__device__ void in_order(uint32_t count, Shared& shared, Weight weight, Visit visit) {
+  for (uint32_t first = 0; first < count; first += kThreads) {
+    const uint32_t i = first + threadIdx.x;
+    shared.weights[threadIdx.x] = i < count ? weight(i) : 0.0;
+    __syncthreads();
+    if (threadIdx.x == 0) {
+      const uint32_t size = min(kThreads, count - first);
+      shared.stop = false;
+      for (uint32_t k = 0; k < size && !shared.stop; ++k) shared.stop = visit(first + k, shared.weights[k]);
+    }
+    __syncthreads();
+    if (shared.stop) return;
+  }
+}
+
+/// Sorts `size` keys, a power of two, in descending order.
+__device__ void sort_descending(OrderKey* keys, uint32_t size) {
+  for (uint32_t run = 2; run <= size; run *= 2) {
+    for (uint32_t stride = run / 2; stride > 0; stride /= 2) {
+      __syncthreads();
+      for (uint32_t pair = threadIdx.x; pair < size / 2; pair += kThreads) {
+        const uint32_t low = pair / stride * stride * 2 + pair % stride;
+        const OrderKey a = keys[low], b = keys[low + stride];
+        const bool descending = (low & run) == 0;
+        if ((a < b) == descending) {
+          keys[low] = b;
+          keys[low + stride] = a;
+        }
+      }
+    }
+  }
+  __syncthreads();
+}
+
+constexpr uint32_t sorted_size(uint32_t vocabulary) {
+  uint32_t size = 1;
+  while (size < vocabulary) size *= 2;
+  return size;
+}
+
+/// The token of one row, in every thread.
+__device__ uint32_t draw(const Logits& logits, const Slot& slot, uint32_t position, OrderKey* list,
+                         Shared& shared) {
+  OrderKey best = 0;
+  uint32_t count = 0;
+  for (uint32_t id = threadIdx.x; id < logits.vocabulary; id += kThreads) {
+    if (!logits.admitted(id)) continue;
+    best = max(best, order_key(logits.values[id], id));
+    count += logits.candidate(id) ? 1 : 0;
+  }
+  best = block_join<kThreads>(best, shared.keys, [](OrderKey a, OrderKey b) { return max(a, b); });
+  count = block_join<kThreads>(count, shared.counts, [](uint32_t a, uint32_t b) { return a + b; });
+  if (best == 0) return 0;  // nothing is admitted
+  const float greatest = logits.values[id_of(best)];
+  if (!(slot.temperature > 0) || count == 0 || !isfinite(greatest)) return id_of(best);
+
+  const double temperature = static_cast<double>(slot.temperature);
+  const auto weigh = [&](float logit) {
+    return sampling::exp_of_negative((static_cast<double>(logit) - static_cast<double>(greatest)) /
+                                     temperature);
+  };
+  const auto by_id = [&](uint32_t id) { return logits.candidate(id) ? weigh(logits.values[id]) : 0.0; };
+  const std::array<uint32_t, 4> words = philox4x32_10(
+      {position, 0, 0, 0}, {static_cast<uint32_t>(slot.seed), static_cast<uint32_t>(slot.seed >> 32)});
+  const double uniform = static_cast<double>(words[0]) * 0x1p-32;
+  const bool top_k = slot.top_k > 0 && slot.top_k < count;
+  const bool top_p = slot.top_p < 1;
+
+  double sum = 0;  // of thread 0, until it is shared
+  const auto share_total = [&] {
+    __syncthreads();
+    if (threadIdx.x == 0) shared.total = sum;
+    __syncthreads();
+    return shared.total;
+  };
+  const auto add = [&](uint32_t, double weight) {
+    sum += weight;
+    return false;
+  };
+  uint32_t chosen = 0;  // of thread 0
+  // The first at which the running sum exceeds the threshold; failing that the last.
+  const auto choose = [&](double threshold) {
+    return [&, threshold](uint32_t i, double weight) {
+      sum += weight;
+      chosen = i;
+      return sum > threshold;
+    };
+  };
+  const auto share_chosen = [&] {
+    __syncthreads();
+    if (threadIdx.x == 0) shared.count = chosen;
+    __syncthreads();
+    return shared.count;
+  };
+
+  if (!top_k && !top_p) {
+    in_order(logits.vocabulary, shared, by_id, add);
+    const double total = share_total();
+    sum = 0;
+    in_order(logits.vocabulary, shared, by_id, choose(uniform * total));
+    return share_chosen();
+  }
+
+  const uint32_t size = sorted_size(logits.vocabulary);
+  for (uint32_t id = threadIdx.x; id < size; id += kThreads)
+    list[id] = id < logits.vocabulary && logits.candidate(id) ? order_key(logits.values[id], id) : 0;
+  sort_descending(list, size);
+  const auto by_rank = [&](uint32_t i) { return weigh(logits.values[id_of(list[i])]); };
+  uint32_t kept = top_k ? slot.top_k : count;
+  if (top_k) {
+    in_order(kept, shared, by_rank, add);
+  } else {
+    in_order(logits.vocabulary, shared, by_id, add);
+  }
+  double total = share_total();
+  if (top_p) {
+    const double wanted = static_cast<double>(slot.top_p) * total;
+    sum = 0;
+    in_order(kept, shared, by_rank, [&](uint32_t i, double weight) {
+      sum += weight;
+      chosen = i + 1;
+      return !(sum < wanted);
+    });
+    kept = share_chosen();
+    total = share_total();
+  }
+  sum = 0;
+  in_order(kept, shared, by_rank, choose(uniform * total));
+  return id_of(list[share_chosen()]);
+}
+
+__global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant__ SampleParameters p) {
+  const Running run(p.state);
+  const SampleConstants& c = p.constants;
+  __shared__ Shared shared;
+  auto* list = reinterpret_cast<OrderKey*>(p.state.scratch + blockIdx.x * p.state.scratch_bytes);
+  const Slot* slots = p.arg<const Slot>(3);
+  uint32_t* status = p.arg<uint32_t>(5);
+  for (uint32_t o = blockIdx.x; o < run.rows; o += gridDim.x) {
+    const uint32_t index = p.arg<const uint32_t>(1)[o];
+    if (index >= c.step_rows) {
+      if (index != kIdle && threadIdx.x == 0) raise_status(status, c.slots, kOutputOutOfRange);
+      continue;
+    }
+    StepRow& row = p.arg<StepRow>(2)[index];
+    const bool in_table = row.slot < c.slots;
+    const uint32_t mask = in_table ? slots[row.slot].mask : kNoTable;
+    if (!in_table || (mask != kNoTable && mask >= c.masks)) {
+      if (threadIdx.x == 0) {
+        if (row.slot != kIdle)
+          raise_status(status, in_table ? row.slot : c.slots, in_table ? kTableOutOfRange : kSlotOutOfRange);
+        atomicExch(&row.sampled, kNoToken);
+      }
+      continue;
+    }
+    const uint32_t* masks = p.arg<const uint32_t>(4);
+    const Logits logits = {p.arg<const float>(0) + size_t{o} * c.vocabulary,
+                           mask == kNoTable ? nullptr : masks + mask * ((c.vocabulary + size_t{31}) / 32),
+                           c.vocabulary};
+    const uint32_t token = draw(logits, slots[row.slot], row.position, list, shared);
+    if (threadIdx.x == 0) {
+      if (!isfinite(logits.values[token])) raise_status(status, row.slot, kNotFinite);
+      atomicExch(&row.sampled, token);  // an index may be given twice
+    }
+    __syncthreads();
+  }
+}
+
+GridShape shape(const BoundCommand& command) {
+  return {.blocks = command.state.walkers, .threads = kThreads};
+}
+
+backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
+  const auto& c = call.constants_as<SampleConstants>();
+  return {.rows = c.rows,
+          .scratch_bytes = align_up(sorted_size(c.vocabulary) * sizeof(OrderKey), 64),
+          .walkers = c.rows < kWalkers ? c.rows : kWalkers};
+}
+
+}  // namespace
+
+std::span<const PluginKernel> sample_cuda_kernels() {
+  static const KernelEntry kEntry = plain_entry(sample_kernel, shape);
+  static const PluginKernel kKernels[] = {
+      {.op = "sample",
+       .kernel = {.name = "sample_f32_cuda",
+                  .numerics = "exact, f64 without FMA",
+                  .accepts = [](const backend::OpCall&) { return true; },
+                  .launch = launch,
+                  .entry = &kEntry}},
+  };
+  return kKernels;
+}
+
+}  // namespace refrain::ops
