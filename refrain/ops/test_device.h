@@ -14,23 +14,45 @@
 
 #include "refrain/backend/backend.h"
 #include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/cuda/loader.h"
 #include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/checked.h"
+#include "refrain/ops/kernel_tables.h"
 
 namespace refrain::ops::harness {
 
-/// The device that REFRAIN_TEST_DEVICE names: calls then run there. None: tests walk tiles themselves.
-inline backend::Backend* test_device() {
-  static const std::unique_ptr<backend::Backend> device = []() -> std::unique_ptr<backend::Backend> {
-    const char* name = std::getenv("REFRAIN_TEST_DEVICE");
-    if (name == nullptr) return nullptr;
-    if (std::string_view(name) != "remote") throw InvalidArgument("REFRAIN_TEST_DEVICE: expected remote");
+/// A device that tests of ops run on.
+struct TestDevice {
+  std::vector<backend::Kernel> kernels;  ///< its own, tested in place of the host's; none: it runs the host's
+  std::unique_ptr<backend::Backend> backend;
+};
+
+inline TestDevice open_test_device(std::string_view name) {
+  TestDevice device;
+  if (name == "remote") {
     backend::CpuOptions options;
     options.threads = 2;
-    return backend::make_validate(backend::make_remote(backend::make_cpu(options, {})));
+    device.backend = backend::make_validate(backend::make_remote(backend::make_cpu(options, {})));
+  } else if (name.starts_with("cuda:")) {
+    const backend::cuda::Plugin& plugin = backend::cuda::open_plugin({});
+    device.kernels = backend::cuda::bind_kernels(plugin, all_schemas());
+    backend::cuda::CudaOptions options;
+    options.ordinal = static_cast<uint32_t>(std::stoul(std::string(name.substr(5))));
+    device.backend = backend::make_validate(plugin.open(options, device.kernels));
+  } else {
+    throw InvalidArgument("REFRAIN_TEST_DEVICE: expected remote or cuda:N");
+  }
+  return device;
+}
+
+/// The device that REFRAIN_TEST_DEVICE names: calls then run there. None: tests walk tiles themselves.
+inline const TestDevice* test_device() {
+  static const TestDevice device = [] {
+    const char* name = std::getenv("REFRAIN_TEST_DEVICE");
+    return name == nullptr ? TestDevice() : open_test_device(name);
   }();
-  return device.get();
+  return device.backend != nullptr ? &device : nullptr;
 }
 
 /// Memory of the host that a call is bound to.
@@ -94,13 +116,13 @@ inline void run_on(backend::Backend& device, const backend::Kernel& kernel, cons
   device.write({live, 0, sizeof(live_rows)}, std::as_bytes(std::span(&live_rows, 1)));
   plan.args.push_back({{live, 0, sizeof(live_rows)}, Access::in, false});
   const backend::Allocation* scratch = nullptr;
-  if (command.launch.scratch_bytes != 0) {
-    const size_t bytes = device.info.compute_units * command.launch.scratch_bytes;
+  if (const size_t bytes = scratch_bytes(command.launch, device.info); bytes != 0) {
     scratch = device.allocate({bytes, "scratch"});
     device.write({scratch, 0, bytes}, std::vector(bytes, std::byte{0xA5}));
     command.scratch_arg = static_cast<uint32_t>(plan.args.size());
     plan.args.push_back({{scratch, 0, bytes}, Access::inout, false});
   }
+  plan.ticket_bytes = command.launch.ticket_bytes;
   command.args = {0, static_cast<uint32_t>(plan.args.size())};
   plan.constants.assign(call.constants.begin(), call.constants.end());
   plan.constants.resize(align_up(plan.constants.size(), 16));

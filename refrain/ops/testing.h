@@ -47,12 +47,35 @@ inline backend::DeviceInfo machine(uint32_t workers = 2) {
   return info;
 }
 
-/// Kernels of a table that this machine can run.
+/// Kernels of an op's table that this machine can run; the device's of that op, where one with its own is tested.
 inline void append_runnable(std::vector<const backend::Kernel*>& list,
                             std::span<const backend::Kernel> kernels) {
+  if (const TestDevice* device = test_device(); device != nullptr && !device->kernels.empty()) {
+    for (const backend::Kernel& kernel : device->kernels) {
+      if (kernel.op == kernels.front().op && std::ranges::find(list, &kernel) == list.end())
+        list.push_back(&kernel);
+    }
+    return;
+  }
   for (const backend::Kernel& kernel : kernels) {
     if ((kernel.needs & ~machine_features()) == 0) list.push_back(&kernel);
   }
+}
+
+/// How many kernels append_runnable() finds of an op with a portable and an AVX2 one; on a device of its own: one.
+inline size_t expected_kernels() {
+  const TestDevice* device = test_device();
+  const bool own = device != nullptr && !device->kernels.empty();
+  return own || machine_features() == 0 ? 1 : 2;
+}
+
+/// The kernel of an op that has one.
+inline const backend::Kernel& kernel_of(std::span<const backend::Kernel> kernels) {
+  std::vector<const backend::Kernel*> list;
+  append_runnable(list, kernels);
+  if (list.size() != 1)
+    throw InvalidArgument("kernel_of: expected one kernel, got " + std::to_string(list.size()));
+  return *list.front();
 }
 
 /// How the tiles of a command are walked: in pieces of `piece` tiles, backwards or not, dealt to workers in
@@ -131,12 +154,14 @@ class Call {
     check();
     ASSERT_EQ(kernel.op, schema_);
     ASSERT_TRUE(accepted_by(kernel)) << kernel.name;
-    const backend::Launch launch = kernel.launch(op_call(), machine(walk.workers));
+    const TestDevice* const device = test_device();
+    const backend::Launch launch =
+        kernel.launch(op_call(), device != nullptr ? device->backend->info : machine(walk.workers));
     EXPECT_EQ(launch.scratch_bytes % 64, 0u) << kernel.name;
     ASSERT_GT(launch.rows_per_block, 0u);
     ASSERT_GT(launch.tiles_per_block, 0u);
-    if (backend::Backend* device = test_device()) {
-      run_on(*device, kernel, op_call(), bound_bytes(), live_rows);
+    if (device != nullptr) {
+      run_on(*device->backend, kernel, op_call(), bound_bytes(), live_rows);
       return;
     }
     const uint32_t live = std::min(live_rows, launch.rows);

@@ -6,6 +6,7 @@
 #include "refrain/backend/null/null_backend.h"
 #include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
+#include "tests/conformance/cuda_device.h"
 #include "tests/conformance/test_kernels.h"
 
 namespace refrain::backend::testing {
@@ -64,12 +65,29 @@ std::vector<Exception> exceptions() {
   result.push_back({"cpu_1", "TimedCommandsOverlap", "one worker runs one command at a time"});
   for (const char* device : {"remote_cpu", "validate_remote_cpu", "validate_fault_remote_cpu"})
     result.push_back({device, "DeviceImports", "nobody else has memory where it allocates"});
+  for (const char* device : {"cuda", "cuda_full_edges", "validate_cuda"}) {
+    result.push_back({device, "Placement", "the hardware places blocks"});
+    result.push_back({device, "Prefetch", "kernels load ahead themselves; no host counts it"});
+    result.push_back({device, "DeviceImports", "an array of the host is no memory of the GPU"});
+  }
   return result;
+}
+
+/// Where a GPU is to be tested, the others have been elsewhere.
+std::vector<DeviceCase> cuda_devices() {
+  return {
+      {"cuda", [] { return cuda_device(); }},
+      {"cuda_full_edges", [] { return cuda_device(true); }},
+      {"validate_cuda", [] { return make_validate(cuda_device()); }},
+  };
 }
 
 }  // namespace
 
 const std::vector<DeviceCase>& devices() {
+  static const std::vector<DeviceCase> kCuda =
+      cuda_under_test().empty() ? std::vector<DeviceCase>() : cuda_devices();
+  if (!kCuda.empty()) return kCuda;
   static const std::vector<DeviceCase> kDevices = {
       {"null", [] { return make_null(test_kernels()); }},
       {"cpu_1", [] { return cpu(1); }},

@@ -9,7 +9,7 @@ namespace {
 
 using namespace harness;
 
-const backend::Kernel& kernel() { return gather_rows_cpu_kernels()[0]; }
+const backend::Kernel& kernel() { return kernel_of(gather_rows_cpu_kernels()); }
 
 struct Data {
   Data(uint32_t input_rows, uint32_t outputs, uint32_t columns)

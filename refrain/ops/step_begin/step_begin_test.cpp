@@ -9,7 +9,7 @@ namespace {
 
 using namespace harness;
 
-const backend::Kernel& kernel() { return step_begin_cpu_kernels()[0]; }
+const backend::Kernel& kernel() { return kernel_of(step_begin_cpu_kernels()); }
 
 struct Data {
   Data(uint32_t row_capacity, uint32_t segment_capacity, uint32_t output_capacity, uint32_t slot_count)
