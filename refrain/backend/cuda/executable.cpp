@@ -148,8 +148,12 @@ CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector
 void CudaExecutable::prepare_function(const Node& node) {
   constexpr size_t kWithoutAsking = size_t{48} << 10;
   if (node.shared_bytes > kWithoutAsking) {
+    cudaFuncAttributes attributes{};
+    health_.check(cudaFuncGetAttributes(&attributes, node.function), "kernel attributes");
+    // All that the kernel's own leaves: other launches of it may want more.
+    const size_t most = traits_.shared_bytes_per_block - attributes.sharedSizeBytes;
     health_.check(cudaFuncSetAttribute(node.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(traits_.shared_bytes_per_block)),
+                                       static_cast<int>(most)),
                   "shared memory of a kernel");
   }
   constexpr uint32_t kPortableCluster = 8;
