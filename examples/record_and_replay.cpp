@@ -25,11 +25,12 @@ format::EncodedTensor matrix() {
 int main() {
   const format::EncodedTensor encoded = matrix();
   const std::vector<float> ones(kWidth, 1.0f);
+  const TensorSource norm_source =
+      format::plain_tensor("norm", DType::f32, {kWidth}, std::as_bytes(std::span(ones)));
 
   Device device = Device::open("auto");
   Weight wq = device.pack(encoded.source("wq"), {Use::matvec, Use::matmul});
-  Weight norm = device.pack(
-      format::plain_tensor("norm", DType::f32, {kWidth}, std::as_bytes(std::span(ones))), {Use::vector});
+  Weight norm = device.pack(norm_source, {Use::vector});
   Buffer x = device.buffer(DType::f32, {1, kWidth}), q = device.buffer(DType::f32, {1, kWidth});
   std::vector<float> input(kWidth);
   for (size_t i = 0; i < input.size(); ++i) input[i] = static_cast<float>(i % 7) - 3;
