@@ -214,7 +214,7 @@ TEST_F(WhenReached, TheLastHandleInTheCall) {
       Device device(backend, {}, {});
       const Buffer buffer = device.buffer(DType::u32, {16});
       const Point host = device.host_point();
-      device.when_reached(host, [&, device, buffer](const std::exception_ptr& error) mutable {
+      device.when_reached(host, [&, device, buffer, host](const std::exception_ptr& error) mutable {
         ++calls;
         // A device of which this is the last handle is whole.
         reached += error == nullptr && device.info().backend == "controlled" && device.reached(host);

@@ -111,10 +111,10 @@ TEST_F(InFlight, AFullQueueWaitsForTheOldest) {
 
 // A place that came free may be taken by another before who waited for it has it: patience goes on from where it was.
 TEST_F(InFlight, PatienceIsOneForAllPlacesLost) {
+  bool taken = false;  // looked at until the device is gone
   Device device(backend_, {}, limited(1, 20s));
   const Program made = program(device);
   device.submit(made);
-  bool taken = false;
   backend_->at_wait = [&](const backend::Point& point) {
     std::this_thread::sleep_for(15ms);
     backend_->complete(0, point.value);
