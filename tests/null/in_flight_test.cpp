@@ -419,6 +419,8 @@ TEST_F(InFlight, TheFirstToSeeAFailureNamesIt) {
             "[submission] 'step', 1 of queue 0: controlled: submission failed");
   submits.join();
   EXPECT_EQ(device.counters().failures, 1u);
+  backend_->at_wait = nullptr;
+  backend_->before_completed = nullptr;
 }
 
 TEST_F(InFlight, MemoryOfALostDeviceIsNotAskedFor) {
