@@ -404,11 +404,11 @@ TEST_F(InFlight, FailuresAreCountedOnceEach) {
 
 // A wait that meets the failure while another thread lets go of the submission still names it.
 TEST_F(InFlight, TheFirstToSeeAFailureNamesIt) {
+  std::atomic<bool> looking{false};  // set until the device is gone
   Device device(backend_, {}, {});
   const Program made = program(device), other = program(device, "other", 1);
   const Point point = device.submit(made);
   backend_->fail(0, 1);
-  std::atomic<bool> looking{false};
   backend_->at_poll = [&] {
     looking = true;
     std::this_thread::sleep_for(20ms);  // the wait below comes in between
@@ -419,8 +419,6 @@ TEST_F(InFlight, TheFirstToSeeAFailureNamesIt) {
             "[submission] 'step', 1 of queue 0: controlled: submission failed");
   submits.join();
   EXPECT_EQ(device.counters().failures, 1u);
-  backend_->at_wait = nullptr;
-  backend_->before_completed = nullptr;
 }
 
 TEST_F(InFlight, MemoryOfALostDeviceIsNotAskedFor) {
