@@ -52,7 +52,10 @@ class ControlledBackend final : public backend::Backend {
     return waiters_;
   }
   size_t live_programs() const { return static_cast<size_t>(*programs_); }
-  size_t live_allocations() const { return memory_.size(); }
+  size_t live_allocations() const {
+    const std::lock_guard lock(mutex_);
+    return memory_.size();
+  }
   std::vector<std::pair<backend::BufferView, std::vector<std::byte>>> updates;
   std::vector<backend::Point> waits, after;     // of the last submission
   std::vector<const backend::Executable*> ran;  // of each submission
