@@ -197,6 +197,24 @@ TEST_F(Fuse, TwoViewsOfOneArenaAreNotOneValue) {
   EXPECT_EQ(report.fusions, Names{"matmul+add: #0 #1"});
 }
 
+TEST_F(Fuse, ViewsThatMeetDoNotOverlap) {
+  const Weight w = matrix(kWidth);
+  const Buffer all = filled({2 * kRows, kWidth});
+  const Buffer low = all.slice(0, kRows).with_live_rows(count_),
+               high = all.slice(kRows, kRows).with_live_rows(count_),
+               over = all.slice(kRows - 1, kRows).with_live_rows(count_);
+  const auto products = [&](const Buffer& first, const Buffer& second) {
+    return fused([&](CommandEncoder& e) {
+      ops::matmul(e, {x_, w, first});
+      ops::matmul(e, {x_, w, second});
+    });
+  };
+  EXPECT_EQ(products(low, high).fusions, Names{"matmul*2: #0 #1"});
+  EXPECT_EQ(products(high, low).fusions, Names{"matmul*2: #0 #1"});
+  EXPECT_TRUE(products(low, over).fusions.empty());
+  EXPECT_TRUE(products(over, low).fusions.empty());
+}
+
 TEST_F(Fuse, BothOperandsMayBeTheSameValue) {
   const Weight w = matrix(kWidth);
   const Buffer out = filled({kRows, kWidth});
@@ -355,7 +373,7 @@ TEST_F(Fuse, LiveCountsAreTheSameWord) {
   EXPECT_EQ(products(five, again).fusions, Names{"matmul*2: #0 #1"});
   EXPECT_EQ(products({}, {}).fusions, Names{"matmul*2: #0 #1"});
   for (const auto& [first, second] :
-       {std::pair{five, three}, {three, five}, {five, Buffer()}, {Buffer(), five}}) {
+       {std::pair{five, three}, {three, five}, {five, other_count_}, {five, Buffer()}, {Buffer(), five}}) {
     const PlanReport report = products(first, second);
     EXPECT_TRUE(report.fusions.empty());
     expect_miss(report, "#1 matmul does not join matmul at #0: another live count");

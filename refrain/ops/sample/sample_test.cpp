@@ -295,6 +295,20 @@ TEST(Sample, InfiniteAndMissingLogits) {
   }
 }
 
+TEST(Sample, ALogitThatIsNotFiniteIsSaidOfItsSlot) {
+  const float values[] = {1, kInf, -kInf, kNan, 3.4e38f};
+  for (const backend::Kernel* kernel : kernels()) {
+    Data data(5, 3);
+    for (size_t o = 0; o < 5; ++o) std::fill_n(data.logits.data() + 3 * o, 3, values[o]);
+    Data reference = data;
+    data.call().run(*kernel, 5);
+    reference.call().reference(5);
+    for (size_t o = 0; o < 6; ++o)
+      EXPECT_EQ(data.status[o], o >= 1 && o <= 3 ? uint32_t{kNotFinite} : 0u) << kernel->name << " " << o;
+    EXPECT_TRUE(same_bits(data.status, reference.status));
+  }
+}
+
 TEST(Sample, OnlyAdmittedIdsAreDrawn) {
   std::vector<float> logits(70, 5.0f);
   for (const Slot& slot : {settings(0), settings(2), settings(2, 60), settings(2, 0, 0.9f)}) {
