@@ -215,8 +215,8 @@ class Device {
   /// Queues one run of `program` after `updates`, once all `waits` have been reached, and once what other
   /// queues have in flight on the same bytes has completed (reads share). It fails without running when one of
   /// `waits` has failed, its queue has stopped, or it is known to read undefined bytes; where that turns out
-  /// later, it may have run on them. What throws has submitted nothing. Returns at once. In steady state allocates nothing (with up to 8 updates, of
-  /// memory that the program is bound to, and 16 waits).
+  /// later, it may have run on them. What throws has submitted nothing. Returns at once. In steady state
+  /// allocates nothing (with up to 8 updates, of memory that the program is bound to, and 16 waits).
   Point submit(const Program& program, std::span<const Update> updates = {},
                std::span<const Point> waits = {});
   /// Returns once `point` has been reached; throws TimeoutError when `timeout` passes first (nothing is freed

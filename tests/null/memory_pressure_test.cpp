@@ -69,7 +69,7 @@ class Road {
   void run() {
     step([&] {
       backend::CpuOptions options;
-      options.threads = 2;
+      options.threads = 1;  // made anew for each allocation
       std::unique_ptr<backend::Backend> made = backend::make_cpu(options, kernels());
       if (validate_) made = backend::make_validate(std::move(made));
       backend_ = std::move(made);
