@@ -5,6 +5,7 @@
 #   make format   rewrites the C++ files           make fuzz     slow random campaigns
 #   make install   library, public headers and program under PREFIX (default /usr/local); installs no packages
 #   make cuda     the CUDA plugin, where nvcc is    make test-cuda    its tests, on a machine with a GPU
+#   make mutants   small bugs that no test notices, in changed files, or FOLDER=refrain/graph (SECONDS=600, BASE=revision)
 #   make bench-dispatch   what the library costs beside the work, with oneTBB and OpenMP on the same graphs
 # MODELS=folder   the larger test models (default: ../shared/models, if it exists)    JOBS=n    WERROR=ON
 
@@ -12,9 +13,11 @@ JOBS ?= $(shell nproc)
 WERROR ?= OFF
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 600
+SECONDS ?= 600
 
 RELEASE := build/release
 VENV := build/venv
+MUTANTS_VENV := build/venv_mutants
 MODELS_FLAG := $(if $(MODELS),-DREFRAIN_MODELS=$(abspath $(MODELS)),-DREFRAIN_MODELS=)
 TEST_FLAGS := -DREFRAIN_TESTS=ON -DREFRAIN_PYTHON=$(abspath $(VENV))/bin/python $(MODELS_FLAG)
 CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard -- '*.h' '*.cpp' '*.cu' '*.cuh'))
@@ -22,7 +25,7 @@ CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: all setup setup-test setup-ci build demo test asan tsan clang cuda cuda-carry test-cuda lint format fuzz bench-dispatch clean install
+.PHONY: all setup setup-test setup-ci build demo test asan tsan clang cuda cuda-carry test-cuda lint format fuzz mutants bench-dispatch clean install
 all: build
 
 setup:
@@ -31,6 +34,7 @@ setup:
 setup-test: setup
 	@tools/setup.sh test
 	@tools/venv.sh $(VENV) tests/requirements.txt
+	@tools/venv.sh $(MUTANTS_VENV) tools/mutants_requirements.txt
 
 setup-ci:
 	@tools/setup.sh build test lint ci bench
@@ -97,6 +101,11 @@ fuzz: setup-ci setup-test
 	@cmake --preset release -DREFRAIN_WERROR=$(WERROR) -DREFRAIN_FUZZERS=ON $(TEST_FLAGS)
 	@cmake --build $(RELEASE) -j $(JOBS)
 	@REFRAIN_FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run_tests.sh $(RELEASE) -L '^fuzz$$' --timeout 604800
+
+# Mutants in copies of the tree; what survives is printed and kept in build/mutants/report.txt.
+mutants: setup-test
+	@$(MUTANTS_VENV)/bin/python tools/mutants.py --seconds $(SECONDS) --jobs $(JOBS) $(if $(BASE),--base $(BASE)) \
+	  $(patsubst %,--cmake=%,$(TEST_FLAGS)) $(FOLDER)
 
 # Figures as lines `name value unit`. Peers that cannot be installed are left out, and the output says which.
 bench-dispatch: setup

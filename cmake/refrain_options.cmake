@@ -8,6 +8,7 @@ option(REFRAIN_CLI "Build the command line program" ${PROJECT_IS_TOP_LEVEL})
 option(REFRAIN_WERROR "Treat warnings as errors" OFF)
 option(REFRAIN_FUZZERS "Build the libFuzzer targets and run them among the tests (needs Clang)" OFF)
 option(REFRAIN_INSTALL "Generate the install target" ${PROJECT_IS_TOP_LEVEL})
+option(REFRAIN_SHARED "Make the library a shared one, so that test programs need no new link (make mutants)" OFF)
 set(REFRAIN_SANITIZE "" CACHE STRING "Sanitizer of every target: address (with undefined), thread, or empty")
 set_property(CACHE REFRAIN_SANITIZE PROPERTY STRINGS "" address thread)
 
@@ -28,6 +29,7 @@ if(PROJECT_IS_TOP_LEVEL)
   # The program and all test programs lie in one folder, which tests get as REFRAIN_BUILD.
   set(CMAKE_RUNTIME_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/bin")
   set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
+  set(CMAKE_LIBRARY_OUTPUT_DIRECTORY "${PROJECT_BINARY_DIR}/lib")
 endif()
 
 set(CMAKE_CXX_STANDARD 20)

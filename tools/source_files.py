@@ -5,7 +5,7 @@ import subprocess
 
 
 def source_files(root, suffixes):
-    """Paths relative to `root`, sorted, of files with one of the suffixes; a folder without git is walked."""
+    """Paths relative to `root`, sorted, of files with one of the suffixes (None: any); a folder without git is walked."""
     listing = subprocess.run(
         ["git", "-C", str(root), "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         capture_output=True,
@@ -17,4 +17,4 @@ def source_files(root, suffixes):
     else:
         paths = [pathlib.PurePosixPath(p.relative_to(root).as_posix()) for p in root.rglob("*")]
         paths = [p for p in paths if p.parts[0] not in ("build", ".git")]
-    return sorted(p for p in set(paths) if p.suffix in suffixes and (root / p).is_file())
+    return sorted(p for p in set(paths) if (suffixes is None or p.suffix in suffixes) and (root / p).is_file())
