@@ -11,13 +11,14 @@ mutant costs one object, one link and the tests. One that does not compile, or g
 A test that takes much longer than on the unchanged tree has noticed. The same seed gives the same mutants.
 
 Prints a line for each survivor, `file:line: before -> after`, and a score for each folder, and writes both to
-build/mutants/report.txt. Exit status 1: the unchanged tree does not build or pass, or an entry of the list of equivalent
-mutants matches nothing.
+build/mutants/report.txt, every mutant that was tried to build/mutants/tried.txt. Exit status 1: the unchanged tree does not
+build or pass, or an entry of the list of equivalent mutants matches nothing; 130: interrupted, with a report so far.
 """
 
 import argparse
 import collections
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -45,6 +46,7 @@ FLAGS = [
     "-DREFRAIN_INSTALL=OFF",
 ]
 BUILD_SECONDS = 900  # then a mutant counts as one that does not compile
+WAIT_SECONDS = 0.5
 GIB = 1 << 30
 LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: GIB, resource.RLIMIT_DATA: 6 * GIB}
 
@@ -72,29 +74,48 @@ class Processes:
                 )
                 self.running.add(process)
             try:
-                return process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                return None
+                return self.wait(process, timeout)
             finally:
+                self.end(process)
                 with self.lock:
                     self.running.discard(process)
-                    self.kill(process)
-                process.wait()
                 if self.stopped:
                     raise KeyboardInterrupt
 
     @staticmethod
-    def kill(process):
+    def wait(process, timeout):
+        """Counts its own waits, not the clock: a machine that was suspended makes no test hang."""
+        waits = itertools.count() if timeout is None else range(int(timeout / WAIT_SECONDS) + 1)
+        for _ in waits:
+            try:
+                return process.wait(WAIT_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+        return None
+
+    @staticmethod
+    def signal(process, number):
         try:
-            os.killpg(process.pid, signal.SIGKILL)
+            os.killpg(process.pid, number)
         except ProcessLookupError:
             pass
+
+    def end(self, process):
+        """Ninja ends its compilers, which are no part of its group, when it is asked to."""
+        try:
+            if process.poll() is None:
+                self.signal(process, signal.SIGTERM)
+                process.wait(5)
+        except subprocess.TimeoutExpired:
+            pass
+        self.signal(process, signal.SIGKILL)
+        process.wait()
 
     def stop(self):
         with self.lock:
             self.stopped = True
             for process in self.running:
-                self.kill(process)
+                self.signal(process, signal.SIGTERM)
 
 
 def write(path, data):
@@ -262,8 +283,8 @@ class Worker:
 class Campaign:
     """What workers share: the mutants to try and what became of them."""
 
-    def __init__(self, table, workers, grace):
-        self.table, self.workers, self.grace = table, workers, grace
+    def __init__(self, table, workers, grace, tried):
+        self.table, self.workers, self.grace, self.tried = table, workers, grace, tried
         self.lock = threading.Lock()
         self.seconds = {}  # of a test on the unchanged tree
         self.runs, self.kills = collections.Counter(), collections.Counter()
@@ -314,6 +335,7 @@ class Campaign:
                 write(worker.source / path, original)
             with self.lock:
                 self.found.append((path, mutant, result))
+                print(f"{result}: {line_of(path, mutant)}", file=self.tried, flush=True)
                 if result == "survived":
                     print(line_of(path, mutant), flush=True)
 
@@ -339,7 +361,7 @@ class Campaign:
             self.workers[0].processes.stop()
             for thread in threads:
                 thread.join()
-            print("interrupted", file=sys.stderr)
+            print("mutants.py: interrupted", file=sys.stderr)
         if errors:
             raise errors[0]
 
@@ -401,7 +423,8 @@ def campaign_of(options):
         folder.mkdir(exist_ok=True)
         workers.append(Worker(root, folder, processes, FLAGS + options.cmake))
 
-    campaign = Campaign(table, workers, options.grace)
+    tried = open(results / "tried.txt", "w", encoding="utf-8")
+    campaign = Campaign(table, workers, options.grace, tried)
     listed = []
     if order:
         tests = sorted({test for path in paths for test in table.tests[table.folder(path)]})
@@ -416,7 +439,7 @@ def campaign_of(options):
     (results / "report.txt").write_text("".join(line + "\n" for line in report), encoding="utf-8")
     known = sum(result == "survived" for _, _, result in campaign.found)
     print("\n".join(report[known:]))  # survivors were printed when they were found
-    return 1 if stale else 0
+    return 130 if processes.stopped else 1 if stale else 0
 
 
 def main():
@@ -436,7 +459,7 @@ def main():
     try:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         return campaign_of(options)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the first mutant
         return 130
     except Failure as failure:
         print(f"mutants.py: {failure}", file=sys.stderr)
