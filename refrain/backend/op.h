@@ -107,6 +107,9 @@ inline size_t row_count(const Shape& shape) {
 /// Bytes [offset_bytes, +bytes) of a packed form, to be filled before the next are asked for.
 using PackedBytes = std::function<std::span<std::byte>(size_t offset_bytes, size_t bytes)>;
 
+/// Among the features that kernels and layouts need: granted where the arithmetic of the mode `fast` is asked for.
+inline constexpr uint64_t kFeatureFast = uint64_t{1} << 62;
+
 /// How the bytes of a weight are arranged for the kernels that read it. A value in ops/.
 struct WeightLayout {
   std::string_view name;
@@ -124,7 +127,7 @@ struct WeightLayout {
   /// True when the packed form is the source's only segment unchanged, so that it can be used in place.
   bool as_stored = false;
   uint32_t pack_rows = 1;  ///< ranges to pack begin at multiples of this
-  uint64_t needs = 0;      ///< features that its kernels require
+  uint64_t needs = 0;      ///< features required, as of a Kernel
 };
 
 /// What is known of a bound argument before there is an address.

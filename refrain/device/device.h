@@ -133,6 +133,11 @@ concept Elements = requires(const T& values) {
 /// Told how much of a weight is packed, after each part. What it throws ends the packing.
 using PackProgress = std::function<void(size_t done_bytes, size_t packed_bytes)>;
 
+struct PackOptions {
+  graph::Mode mode = graph::Mode::exact;  ///< of the plans that read it
+  PackProgress progress = {};
+};
+
 /// A handle; copies are the same device. Any thread may use it; encoders and programs are for one thread at a
 /// time. Every call throws InvalidArgument for a moved-from Device, and for what belongs to another device;
 /// every call but info and counters throws DeviceLost once the device has been lost.
@@ -200,11 +205,11 @@ class Device {
   Buffer import_memory(const void* memory, DType dtype, const Shape& shape, std::shared_ptr<const void> owner,
                        std::string_view label = {});
 
-  /// The weight in the first layout that serves all `uses`; the file's own bytes in place where the layout,
+  /// The weight in the first layout that serves all `uses` in the mode; the file's own bytes in place where the layout,
   /// the device and their alignment (8 bytes) allow. Otherwise a part after the other is packed, to where the
   /// host reaches the memory or through staging. Throws InvalidArgument when no layout does or the source
   /// contradicts itself, DeviceError when the device refuses.
-  Weight pack(const TensorSource& source, Uses uses, const PackProgress& progress = {});
+  Weight pack(const TensorSource& source, Uses uses, const PackOptions& options = {});
 
   CommandEncoder encoder();
 

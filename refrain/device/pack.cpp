@@ -120,7 +120,9 @@ class Packing {
 
 }  // namespace
 
-Weight Device::pack(const TensorSource& source, Uses uses, const PackProgress& progress) {
+Weight Device::pack(const TensorSource& source, Uses uses, const PackOptions& options) {
+  const PackProgress& progress = options.progress;
+  const uint64_t features = info().features | (options.mode == graph::Mode::fast ? backend::kFeatureFast : 0);
   DeviceState& device = live();
   auto state = std::make_shared<Weight::State>();
   state->name = source.name;
@@ -128,7 +130,7 @@ Weight Device::pack(const TensorSource& source, Uses uses, const PackProgress& p
   if (source.format == nullptr)
     throw InvalidArgument(fmt::format("[pack] {}: expected a format, got none", source.name));
   for (const backend::WeightLayout& layout : device.layouts) {
-    if ((layout.needs & ~info().features) == 0 && layout.accepts(state->info, uses)) {
+    if ((layout.needs & ~features) == 0 && layout.accepts(state->info, uses)) {
       state->layout = &layout;
       break;
     }

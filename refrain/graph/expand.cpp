@@ -3,7 +3,7 @@
 namespace refrain::graph {
 
 void expand(ComputeGraph& graph, Mode mode) {
-  // Mode::exact is the only mode: activations are f32.
+  // In both modes activations are f32.
   (void)mode;
   const auto resolve = [](DType& dtype) {
     if (dtype == DType::activation) dtype = DType::f32;

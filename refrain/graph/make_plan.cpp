@@ -68,9 +68,11 @@ void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder
 }  // namespace
 
 std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const backend::KernelTables& tables,
-                                                   const backend::DeviceInfo& info,
+                                                   const backend::DeviceInfo& device,
                                                    const PlanOptions& options) {
   PlanReport report;
+  backend::DeviceInfo info = device;
+  if (options.mode == Mode::fast) info.features |= backend::kFeatureFast;
   Stopwatch watch(report.passes);
   expand(graph, options.mode);
   report.recorded_commands = static_cast<size_t>(

@@ -11,7 +11,8 @@ namespace refrain::graph {
 
 /// Arithmetic of a model, chosen once: it decides the dtype of activations and caches.
 enum class Mode : uint8_t {
-  exact,  ///< f32 activations, f32 cache
+  exact,  ///< f32 activations, f32 cache; what references are judged by
+  fast,   ///< kernels may round what they multiply to 16 bits where a device has such; else as exact
 };
 
 /// In which of the orders that the edges allow commands stand. Edges and bits are the same in all.

@@ -27,5 +27,7 @@ struct Config {
 /// architecture, naming those that are known, for a missing, mistyped or contradictory field, and for a
 /// feature that would be ignored otherwise.
 Config read_config(const std::filesystem::path& folder, const format::Json& config);
+/// The same of config.json alone.
+Config read_config(const format::Json& config);
 
 }  // namespace refrain::model

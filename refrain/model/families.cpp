@@ -62,11 +62,16 @@ const Family& family_of(const Json& config) {
   return **found;
 }
 
-Config read_config(const std::filesystem::path& folder, const Json& json) {
+Config read_config(const Json& json) {
   const Family& family = family_of(json);
   Config config = family.read(json);
   config.model_type = family.model_type;
   if (auto ids = read_ids(json, "eos_token_id")) config.eos_ids = std::move(*ids);
+  return config;
+}
+
+Config read_config(const std::filesystem::path& folder, const Json& json) {
+  Config config = read_config(json);
   const std::filesystem::path generation = folder / "generation_config.json";
   std::error_code ignored;
   if (std::filesystem::exists(generation, ignored)) {

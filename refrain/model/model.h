@@ -12,6 +12,7 @@
 namespace refrain::model {
 
 struct LoadOptions {
+  graph::Mode mode = graph::Mode::exact;  ///< of all programs of the model
   ProgressCallback progress;
   LogCallback log;
 };
@@ -23,10 +24,15 @@ class Model {
   /// Cancelled, DeviceError.
   static Model load(const Device& device, const std::filesystem::path& path, const LoadOptions& options = {});
 
+  /// The model that `config` (a config.json) describes, with weights from anywhere. Throws as load.
+  static Model make(const Device& device, const format::Json& config, const WeightSource& weights,
+                    const LoadOptions& options = {});
+
   const Config& config() const { return state_->config; }
   const WeightTotals& weights() const { return state_->totals; }
   const Architecture& architecture() const { return *state_->architecture; }
   const Device& device() const { return state_->device; }
+  graph::Mode mode() const { return state_->mode; }
 
  private:
   struct State {
@@ -34,7 +40,10 @@ class Model {
     Config config;
     WeightTotals totals;
     std::unique_ptr<Architecture> architecture;
+    graph::Mode mode;
   };
+  static Model make(const Device& device, Config config, const format::Json& json,
+                    const WeightSource& weights, const LoadOptions& options);
   explicit Model(std::shared_ptr<const State> state) : state_(std::move(state)) {}
   std::shared_ptr<const State> state_;
 };

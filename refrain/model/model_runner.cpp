@@ -102,7 +102,9 @@ ModelRunner::Member ModelRunner::record(const RunnerOptions& options, const Step
   record_begin(encoder, forward, context_tokens_);
   model_.architecture().record(encoder, forward);
   record_end(encoder, forward, context_tokens_);
-  std::tie(member.plan, member.report) = device_.plan(encoder.finish(), options.plan);
+  PlanOptions plan = options.plan;
+  plan.mode = model_.mode();
+  std::tie(member.plan, member.report) = device_.plan(encoder.finish(), plan);
   return member;
 }
 

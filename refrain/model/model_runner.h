@@ -22,7 +22,7 @@ struct RunnerOptions {
   uint32_t outputs = 0;    ///< rows of one submission whose logits are wanted; 0: as many as slots
   uint32_t masks = 0;      ///< of ids that may be drawn; all admit all, until set_mask
   uint32_t stop_sets = 1;  ///< of ids that stop a slot; all empty, until set_stop_set
-  PlanOptions plan = {};
+  PlanOptions plan = {};   ///< but for the mode, which is the model's
 };
 
 /// Records the model once for each capacity; afterwards nothing is recorded or allocated. One thread at a

@@ -19,15 +19,21 @@ uint64_t bytes_of(const TensorSource& source) {
 
 }  // namespace
 
-WeightLoader::WeightLoader(Device& device, const format::ModelFolder& folder, ProgressCallback progress)
-    : device_(device), folder_(folder), progress_(std::move(progress)), total_bytes_(folder.totals().bytes) {}
+WeightLoader::WeightLoader(Device& device, const WeightSource& source, ProgressCallback progress,
+                           graph::Mode mode)
+    : device_(device),
+      source_(source),
+      progress_(std::move(progress)),
+      mode_(mode),
+      total_bytes_(source.bytes()) {}
 
 Weight WeightLoader::pack(const TensorSource& source, Uses uses) {
   const uint64_t source_bytes = bytes_of(source);
-  Weight weight = device_.pack(source, uses, [&](size_t done_bytes, size_t packed_bytes) {
+  const PackProgress progress = [&](size_t done_bytes, size_t packed_bytes) {
     const double share = static_cast<double>(done_bytes) / static_cast<double>(packed_bytes);
     tell(done_bytes_ + static_cast<uint64_t>(static_cast<double>(source_bytes) * share));
-  });
+  };
+  Weight weight = device_.pack(source, uses, {mode_, progress});
   done_bytes_ += source_bytes;
   ++totals_.weights;
   totals_.bytes += weight.bytes();
@@ -41,12 +47,12 @@ void WeightLoader::tell(uint64_t done_bytes) const {
 
 Weight WeightLoader::matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses) {
   skip(module);
-  return pack(folder_.weight(module, rows, columns), uses);
+  return pack(source_.weight(module, rows, columns), uses);
 }
 
 Weight WeightLoader::vector(const std::string& name, uint32_t elements, float plus) {
   taken_.insert(name);
-  const TensorSource source = folder_.tensor(name, {elements});
+  const TensorSource source = source_.tensor(name, {elements});
   if (plus == 0) return pack(source, {Use::vector});
   std::vector<float> values = format::decode(source);
   for (float& value : values) value += plus;
@@ -65,10 +71,10 @@ void WeightLoader::skip(const std::string& module) {
 }
 
 void WeightLoader::expect_all_taken(const std::string& what) const {
-  for (const std::string& name : folder_.tensor_names()) {
+  for (const std::string& name : source_.tensor_names()) {
     // Older files store what follows from rope_theta.
     if (taken_.contains(name) || name.ends_with(".rotary_emb.inv_freq")) continue;
-    throw FileError(fmt::format("{}: tensor {}: expected tensors of {} only", folder_.path().string(),
+    throw FileError(fmt::format("{}: tensor {}: expected tensors of {} only", source_.origin(),
                                 format::in_quotes(name), what));
   }
 }

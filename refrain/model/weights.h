@@ -1,4 +1,4 @@
-// Loading: takes tensors of a model folder to a device and keeps count of what was taken.
+// Loading: takes tensors of a source to a device and keeps count of what was taken.
 #pragma once
 
 #include <cstdint>
@@ -27,9 +27,41 @@ struct WeightTotals {
   uint64_t in_place_bytes = 0;  ///< of these, the file's own pages
 };
 
+/// Where weights come from.
+class WeightSource {
+ public:
+  virtual ~WeightSource() = default;
+  /// The matrix [rows, columns] of a module, plain or quantized. Throws FileError when there is none such.
+  virtual TensorSource weight(const std::string& module, int64_t rows, int64_t columns) const = 0;
+  /// A tensor of floats. Throws FileError when there is none such.
+  virtual TensorSource tensor(const std::string& name, const Shape& shape) const = 0;
+  virtual std::vector<std::string> tensor_names() const = 0;
+  virtual uint64_t bytes() const = 0;      ///< of all tensors
+  virtual std::string origin() const = 0;  ///< for messages
+};
+
+/// The tensors of a folder, which outlives this.
+class FolderWeights final : public WeightSource {
+ public:
+  explicit FolderWeights(const format::ModelFolder& folder) : folder_(folder) {}
+  TensorSource weight(const std::string& module, int64_t rows, int64_t columns) const override {
+    return folder_.weight(module, rows, columns);
+  }
+  TensorSource tensor(const std::string& name, const Shape& shape) const override {
+    return folder_.tensor(name, shape);
+  }
+  std::vector<std::string> tensor_names() const override { return folder_.tensor_names(); }
+  uint64_t bytes() const override { return folder_.totals().bytes; }
+  std::string origin() const override { return folder_.path().string(); }
+
+ private:
+  const format::ModelFolder& folder_;
+};
+
 class WeightLoader {
  public:
-  WeightLoader(Device& device, const format::ModelFolder& folder, ProgressCallback progress);
+  WeightLoader(Device& device, const WeightSource& source, ProgressCallback progress,
+               graph::Mode mode = graph::Mode::exact);
 
   /// The matrix `module`.weight, plain or quantized.
   Weight matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses);
@@ -41,7 +73,7 @@ class WeightLoader {
   void skip(const std::string& module);
 
   const WeightTotals& totals() const { return totals_; }
-  /// Throws FileError naming the first tensor of the folder that nothing has taken.
+  /// Throws FileError naming the first tensor of the source that nothing has taken.
   void expect_all_taken(const std::string& what) const;
 
  private:
@@ -50,8 +82,9 @@ class WeightLoader {
   void tell(uint64_t done_bytes) const;
 
   Device& device_;
-  const format::ModelFolder& folder_;
+  const WeightSource& source_;
   ProgressCallback progress_;
+  graph::Mode mode_;
   std::set<std::string> taken_;
   WeightTotals totals_;
   uint64_t done_bytes_ = 0;

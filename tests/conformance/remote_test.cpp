@@ -207,10 +207,11 @@ TEST_F(RemoteDevice, PackingCopiesEachPackedByteOnce) {
     const backend::WeightLayout& layout = ops::grouped();
     const RemoteCounters before = copied();
     std::vector<size_t> seen;
-    const Weight weight = device_.pack(affine.source("w"), {Use::matvec}, [&](size_t done, size_t packed) {
-      EXPECT_EQ(packed, layout.packed_bytes({affine.format, affine.shape}));
-      seen.push_back(done);
-    });
+    const Weight weight =
+        device_.pack(affine.source("w"), {Use::matvec}, {.progress = [&](size_t done, size_t packed) {
+                       EXPECT_EQ(packed, layout.packed_bytes({affine.format, affine.shape}));
+                       seen.push_back(done);
+                     }});
     EXPECT_EQ(copied().write_bytes - before.write_bytes, weight.bytes());
     EXPECT_TRUE(std::ranges::is_sorted(seen));
     EXPECT_EQ(seen.back(), weight.bytes());
@@ -232,7 +233,7 @@ TEST_F(RemoteDevice, APackingThatIsRefusedOrCancelledLeavesNothing) {
   set_faults(*inner_, {});
   EXPECT_EQ(refusal<FileError>([&] {
               device_.pack(affine.source("w"), {Use::matvec},
-                           [](size_t, size_t) { throw FileError("enough"); });
+                           {.progress = [](size_t, size_t) { throw FileError("enough"); }});
             }),
             "enough");
   EXPECT_EQ(device_.memory().used_bytes, used);

@@ -14,7 +14,7 @@ void Checker::check_set(uint32_t index) {
   const std::string where = "prepare: " + name(index) + ": ";
   const GroupKernel* kernel = command.group_kernel;
   if (kernel == nullptr || kernel->entry == nullptr) fail(where + "no kernel, or one without its entry");
-  if ((kernel->needs & ~check_.info.features) != 0)
+  if ((kernel->needs & ~(check_.info.features | kFeatureFast)) != 0)
     fail(where + "the kernel needs features that the device lacks");
   if (command.placed.count == 0 || !in_array(command.placed, plan_.placed))
     fail(where + "its members leave PlanData::placed");

@@ -110,7 +110,7 @@ void Checker::check_kernel(uint32_t index, const Kernel* kernel) const {
   if (kernel->op == nullptr || kernel->entry == nullptr) {
     fail("prepare: " + name(index) + ": the kernel lacks its op or its entry");
   }
-  if ((kernel->needs & ~check_.info.features) != 0) {
+  if ((kernel->needs & ~(check_.info.features | kFeatureFast)) != 0) {
     fail("prepare: " + name(index) + ": the kernel needs features that the device lacks");
   }
 }
