@@ -12,6 +12,7 @@
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/error.h"
 #include "refrain/device/device.h"
+#include "refrain/ops/decode_sets/tiles.h"
 #include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/layouts.h"
 
@@ -93,7 +94,8 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
   if (options.validate.value_or(kValidateUnlessTold))
     opened->backend = backend::make_validate(std::move(opened->backend));
   backend::Backend* backend = opened->backend.get();
-  return Device(std::shared_ptr<backend::Backend>(std::move(opened), backend), ops::cpu_layouts(), options);
+  return Device(std::shared_ptr<backend::Backend>(std::move(opened), backend),
+                backend->info.backend == "cuda" ? ops::cuda_layouts() : ops::cpu_layouts(), options);
 }
 
 }  // namespace refrain

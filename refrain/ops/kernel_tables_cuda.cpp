@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "refrain/backend/cuda/kernel_tables.h"
+#include "refrain/ops/decode_sets/tables_cuda.h"
 #include "refrain/ops/kernel_tables_cuda.h"
 
 namespace refrain::backend::cuda {
@@ -12,6 +13,8 @@ std::span<const PluginKernel> plugin_kernels() {
     const auto append = [&](std::span<const PluginKernel> kernels) {
       table.insert(table.end(), kernels.begin(), kernels.end());
     };
+    append(ops::tiles_cuda_kernels());
+    append(ops::embedding_tiles_cuda_kernels());
 #define OP(name) append(ops::name##_cuda_kernels());
     REFRAIN_CUDA_OPS
 #undef OP
@@ -20,6 +23,14 @@ std::span<const PluginKernel> plugin_kernels() {
   return kTable;
 }
 
-std::span<const GroupKernel> plugin_group_kernels() { return {}; }
+std::span<const GroupKernel> plugin_group_kernels() {
+  static const std::vector<GroupKernel> kTable = [] {
+    std::vector<GroupKernel> table;
+    for (const std::span<const GroupKernel> kernels : {ops::product_sets_cuda(), ops::attention_sets_cuda()})
+      table.insert(table.end(), kernels.begin(), kernels.end());
+    return table;
+  }();
+  return kTable;
+}
 
 }  // namespace refrain::backend::cuda

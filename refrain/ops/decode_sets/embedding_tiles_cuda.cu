@@ -1,0 +1,67 @@
+// embedding of a weight in tiles_4x1024: a block a row. Values as all layouts give them: product and sum rounded.
+#include "refrain/ops/decode_sets/product.cuh"
+#include "refrain/ops/decode_sets/tables_cuda.h"
+#include "refrain/ops/embedding/embedding_row.h"
+
+namespace refrain::ops {
+namespace {
+
+using namespace decode;
+
+constexpr uint32_t kThreads = 256;
+using EmbeddingParameters = Parameters<EmbeddingConstants, 4>;
+
+__global__ void __launch_bounds__(kThreads)
+    embedding_tiles_kernel(const __grid_constant__ EmbeddingParameters p) {
+  const Running run(p.state);
+  if (blockIdx.x >= run.rows) return;
+  const EmbeddingConstants& c = p.constants;
+  const StepRow row = p.arg<const StepRow>(1)[blockIdx.x];
+  const bool valid = embedding_row_valid(c, row, p.arg<uint32_t>(2));
+  const uint32_t chunks = tile_chunks(c.columns), within = row.token % kTileRows;
+  const std::byte* tile =
+      p.arg<const std::byte>(0) + size_t{valid ? row.token / kTileRows : 0} * chunks * kTileBytes;
+  float* output = p.arg<float>(3) + size_t{blockIdx.x} * c.columns;
+  for (uint32_t k = threadIdx.x; k < c.columns; k += kThreads) {
+    if (!valid) {
+      output[k] = 0;
+      continue;
+    }
+    const std::byte* unit = tile + k / kTileColumns * kTileBytes;
+    const uint32_t column = k % kTileColumns;
+    const auto byte = static_cast<uint32_t>(unit[within * kTileRowBytes + column / 32 * 16 + column % 16]);
+    const uint32_t pair =
+        reinterpret_cast<const uint32_t*>(unit + kTileCodesBytes)[column / kTileGroup * kTileRows + within];
+    const float value =
+        bf16_low(pair) * static_cast<float>(byte >> column % 32 / 16 * 4 & 15) + bf16_high(pair);
+    output[k] = c.scale != 1 ? value * c.scale : value;
+  }
+}
+
+GridShape shape(const BoundCommand& command) {
+  return {.blocks = command.members[0].constants_as<EmbeddingConstants>().rows, .threads = kThreads};
+}
+
+}  // namespace
+
+std::span<const PluginKernel> embedding_tiles_cuda_kernels() {
+  static const KernelEntry kEntry = plain_entry(embedding_tiles_kernel, shape);
+  static const PluginKernel kKernels[] = {
+      {.op = "embedding",
+       .kernel = {.name = "embedding_tiles_q4",
+                  .numerics = "exact, f32, product and sum rounded",
+                  .needs = backend::kFeatureFast,
+                  .accepts =
+                      [](const backend::OpCall& call) {
+                        return call.args[0].layout != nullptr && call.args[0].layout->name == "tiles_4x1024";
+                      },
+                  .launch =
+                      [](const backend::OpCall& call, const backend::DeviceInfo&) {
+                        return backend::Launch{.rows = call.constants_as<EmbeddingConstants>().rows};
+                      },
+                  .entry = &kEntry}},
+  };
+  return kKernels;
+}
+
+}  // namespace refrain::ops

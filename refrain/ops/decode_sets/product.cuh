@@ -1,0 +1,216 @@
+// Products of one row with 4-bit weights in units of 4 x 1,024: what the kernels for sets of commands share.
+//
+// Numerics class `fast, two int8 planes`: activations are quantized in groups of 64 to 16 bits, q = round(x * 32512 / max|x|),
+// and split into two planes of int8, q = 256 hi + lo. For each group g of an output, D = sum of code * q and S = sum of q
+// are exact integers and p_g = s_x (scale * D + bias * S), one FMA. The 16 values of 1,024 columns are added as a tree of
+// neighbours, the sums of 1,024 in ascending order. No order but these is left to hardware, so that a kernel's shape, the
+// number of warps and the arithmetic unit do not change a bit.
+#pragma once
+
+#include <cstdint>
+
+#include "refrain/backend/cuda/device.cuh"
+#include "refrain/ops/decode_sets/tiles.h"
+
+namespace refrain::ops::decode {
+
+using namespace backend::cuda;
+
+inline constexpr float kQuantRange = 127.0f * 256.0f;
+
+/// Activations of one row in shared memory, as the lanes of a warp read them: of each 1,024 columns and lane four pieces of 16
+/// bytes: plane hi of its first 16 columns, of its last 16, plane lo of both.
+struct Planes {
+  uint4* codes = nullptr;    ///< [chunk][piece][lane]
+  float2* groups = nullptr;  ///< [group]: s_x, S
+  float* squares = nullptr;  ///< [group]: sum of x * x, for norms
+
+  __host__ __device__ static constexpr size_t bytes(uint32_t chunks) {
+    return size_t{chunks} * (4 * kWarp * sizeof(uint4) + kTileGroups * (sizeof(float2) + sizeof(float)));
+  }
+  __device__ Planes(std::byte* memory, uint32_t chunks)
+      : codes(reinterpret_cast<uint4*>(memory)),
+        groups(reinterpret_cast<float2*>(codes + size_t{chunks} * 4 * kWarp)),
+        squares(reinterpret_cast<float*>(groups + size_t{chunks} * kTileGroups)) {}
+};
+
+/// Reads what kernels before have written: never through the non-coherent path.
+__device__ inline float4 load_fresh(const float* from) {
+  return __ldcg(reinterpret_cast<const float4*>(from));
+}
+
+/// The sum over 16 neighbouring lanes, neighbours first.
+__device__ inline float sum_of_16(float value) {
+  for (uint32_t half = 1; half < 16; half *= 2) value += __shfl_xor_sync(~0u, value, half);
+  return value;
+}
+
+/// Quantizes x * gain, where `gain` is not null, with all threads of the block; the caller synchronizes. `columns`: a
+/// multiple of 4. A group with a value that is not finite gets a NaN as its scale.
+template <uint32_t kThreads>
+__device__ void quantize(const Planes& planes, const float* x, const float* gain, uint32_t columns,
+                         uint32_t chunks) {
+  auto* words = reinterpret_cast<uint32_t*>(planes.codes);
+  for (uint32_t i = threadIdx.x; i < chunks * (kTileColumns / 4); i += kThreads) {
+    const uint32_t column = 4 * i;
+    float4 v = column < columns ? load_fresh(x + column) : make_float4(0, 0, 0, 0);
+    const float square = sum_of_16((v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w));
+    if (gain != nullptr && column < columns) {
+      const float4 g = __ldg(reinterpret_cast<const float4*>(gain + column));
+      v = make_float4(v.x * g.x, v.y * g.y, v.z * g.z, v.w * g.w);
+    }
+    // As integers, magnitudes keep their order and what is not finite is greatest.
+    const auto magnitude = [](float f) { return __float_as_uint(f) & 0x7FFFFFFFu; };
+    uint32_t greatest = max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w)));
+    for (uint32_t half = 1; half < 16; half *= 2)
+      greatest = max(greatest, __shfl_xor_sync(~0u, greatest, half));
+    const bool finite = greatest < 0x7F800000u;
+    const float most = __uint_as_float(greatest);
+    const float inverse = finite && most > 1e-30f ? __fdiv_rn(kQuantRange, most) : 0.0f;
+    const int q[4] = {__float2int_rn(v.x * inverse), __float2int_rn(v.y * inverse),
+                      __float2int_rn(v.z * inverse), __float2int_rn(v.w * inverse)};
+    int sum = (q[0] + q[1]) + (q[2] + q[3]);
+    for (uint32_t half = 1; half < 16; half *= 2) sum += __shfl_xor_sync(~0u, sum, half);
+    uint32_t high = 0, low = 0;
+    for (uint32_t b = 0; b < 4; ++b) {
+      const int hi = (q[b] + 128) >> 8;
+      high |= (static_cast<uint32_t>(hi) & 0xFFu) << (8 * b);
+      low |= (static_cast<uint32_t>(q[b] - 256 * hi) & 0xFFu) << (8 * b);
+    }
+    const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
+                   k = column / 4 % 4;
+    const auto at = [&](uint32_t piece) { return ((chunk * 4 + piece) * kWarp + lane) * 4 + k; };
+    words[at(half)] = high;
+    words[at(2 + half)] = low;
+    if (i % 16 == 0) {
+      planes.groups[i / 16] = make_float2(finite ? most * (1.0f / kQuantRange) : __uint_as_float(0x7FFFFFFFu),
+                                          static_cast<float>(sum));
+      planes.squares[i / 16] = square;
+    }
+  }
+}
+
+/// The sum of all squares, in every thread, after quantize() and a barrier: as products add their groups.
+__device__ inline float sum_of_squares(const Planes& planes, uint32_t chunks) {
+  const uint32_t lane = threadIdx.x % kTileGroups;
+  float sum = 0;
+  for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+    const float part = sum_of_16(planes.squares[chunk * kTileGroups + lane]);
+    sum = chunk == 0 ? part : sum + part;
+  }
+  return sum;
+}
+
+/// One lane's part of a unit.
+struct Unit {
+  uint4 codes[kTileRows];
+  uint2 scales;  ///< (scale, bias) in bf16 of two rows for this lane's group
+};
+
+__device__ inline float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ inline float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); }
+
+/// Four products of unsigned codes and signed activations, added.
+__device__ inline int dot4(uint32_t codes, uint32_t activations, int sum) {
+  int result;
+  asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(codes), "r"(activations), "r"(sum));
+  return result;
+}
+
+/// The row of a unit whose sum dot() leaves in this lane.
+__device__ inline uint32_t row_of_lane(uint32_t lane) { return lane % 2 * 2 + lane / 2 % 2; }
+
+/// The sum over a chunk's 1,024 columns of one row of the unit: row_of_lane(lane).
+__device__ inline float dot(const Unit& unit, const Planes& planes, uint32_t chunk, uint32_t lane) {
+  const uint4* x = planes.codes + size_t{chunk} * 4 * kWarp + lane;
+  const uint4 piece[4] = {x[0], x[kWarp], x[2 * kWarp], x[3 * kWarp]};
+  int sums[kTileRows];  // of 32 columns, times 16
+#pragma unroll
+  for (uint32_t r = 0; r < kTileRows; ++r) {
+    const uint32_t words[4] = {unit.codes[r].x, unit.codes[r].y, unit.codes[r].z, unit.codes[r].w};
+    int s[4] = {0, 0, 0, 0};
+#pragma unroll
+    for (uint32_t p = 0; p < 4; ++p) {
+      const uint32_t activations[4] = {piece[p].x, piece[p].y, piece[p].z, piece[p].w};
+      const uint32_t mask = p % 2 == 0 ? 0x0F0F0F0Fu : 0xF0F0F0F0u;  // high halves stay 16 times too large
+#pragma unroll
+      for (uint32_t k = 0; k < 4; ++k) s[p] = dot4(words[k] & mask, activations[k], s[p]);
+    }
+    sums[r] = (s[0] * 16 + s[1]) * 256 + (s[2] * 16 + s[3]);
+  }
+  // Two lanes share a group: even ones keep rows 0 and 1, odd ones 2 and 3.
+  const bool odd = lane % 2 != 0, second = lane / 2 % 2 != 0;
+  int a = odd ? sums[2] : sums[0], b = odd ? sums[3] : sums[1];
+  a += __shfl_xor_sync(~0u, odd ? sums[0] : sums[2], 1);
+  b += __shfl_xor_sync(~0u, odd ? sums[1] : sums[3], 1);
+  const float2 group = planes.groups[chunk * kTileGroups + lane / 2];
+  const auto value = [&](uint32_t pair, int d) {
+    return group.x * __fmaf_rn(bf16_low(pair) * 0.0625f, static_cast<float>(d), bf16_high(pair) * group.y);
+  };
+  const float first = value(unit.scales.x, a), other = value(unit.scales.y, b);
+  float sum = (second ? other : first) + __shfl_xor_sync(~0u, second ? first : other, 2);
+  sum += __shfl_xor_sync(~0u, sum, 4);
+  sum += __shfl_xor_sync(~0u, sum, 8);
+  return sum + __shfl_xor_sync(~0u, sum, 16);
+}
+
+/// A warp's units on their way to shared memory: `depth` bulk copies in flight, each with a barrier of the warp's own.
+class UnitRing {
+ public:
+  __host__ __device__ static constexpr size_t bytes(uint32_t warps, uint32_t depth) {
+    return size_t{warps} * depth * kTileBytes;
+  }
+  /// `memory`: of the block, aligned to 128; `barriers`: [warps][depth].
+  __device__ UnitRing(std::byte* memory, uint64_t* barriers, uint32_t depth)
+      : units_(memory + size_t{threadIdx.x / kWarp} * depth * kTileBytes),
+        barriers_(shared_address(barriers + threadIdx.x / kWarp * depth)),
+        depth_(depth) {
+    const uint32_t lane = threadIdx.x % kWarp;
+    if (lane < depth)
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + lane * 8) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncwarp();
+  }
+
+  /// Starts the copy of the warp's n-th unit; all lanes have read unit n - depth.
+  __device__ void start(uint32_t n, const std::byte* from) const {
+    if (threadIdx.x % kWarp != 0) return;
+    const uint32_t slot = n % depth_, barrier = barriers_ + slot * 8;
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(kTileBytes)
+                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+            shared_address(units_ + slot * kTileBytes)),
+        "l"(from), "n"(kTileBytes), "r"(barrier)
+        : "memory");
+  }
+
+  /// Waits for unit n and reads this lane's part.
+  __device__ Unit read(uint32_t n) const {
+    const uint32_t slot = n % depth_, parity = n / depth_ % 2, lane = threadIdx.x % kWarp;
+    asm volatile(
+        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
+        "bra WAIT_%=;\n}" ::"r"(barriers_ + slot * 8),
+        "r"(parity)
+        : "memory");
+    const std::byte* at = units_ + slot * kTileBytes;
+    Unit unit;
+#pragma unroll
+    for (uint32_t r = 0; r < kTileRows; ++r)
+      unit.codes[r] = reinterpret_cast<const uint4*>(at + r * kTileRowBytes)[lane];
+    unit.scales = reinterpret_cast<const uint2*>(at + kTileCodesBytes)[lane];
+    __syncwarp();
+    return unit;
+  }
+
+ private:
+  __device__ static uint32_t shared_address(const void* pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+  }
+  std::byte* units_;
+  uint32_t barriers_;
+  uint32_t depth_;
+};
+
+}  // namespace refrain::ops::decode

@@ -1,0 +1,135 @@
+// The kernel behind sets of products: rows times one, two or three weights, with what goes before and behind it.
+// Weights are read once a row: for a few rows.
+#pragma once
+
+#include "refrain/ops/decode_sets/product.cuh"
+
+namespace refrain::ops::decode {
+
+/// What becomes of the sums of a row tile.
+enum class Ending : uint8_t {
+  store,  ///< outputs[w][., row] = sum, of weight w
+  add,    ///< outputs[0][row] = residual[row] + sum
+  gate,   ///< outputs[0][row] = silu(sum of weight 0) * sum of weight 1
+};
+
+inline constexpr uint32_t kMostWeights = 3;
+
+struct ProductParameters {
+  CommandState state;
+  const float* input = nullptr;  ///< [rows, columns]
+  const float* gain = nullptr;   ///< [columns]; not null: the input is normalized first
+  const float* residual = nullptr;
+  const std::byte* weights[kMostWeights] = {};  ///< tiles_4x1024
+  float* outputs[kMostWeights] = {};
+  uint32_t rows[kMostWeights] = {};  ///< of each weight
+  float eps = 0;
+  uint32_t columns = 0;
+  uint32_t tiles_per_block = 0;  ///< of a gate: of each of the two weights
+  uint32_t depth = 0;            ///< units in flight, of a warp
+};
+
+/// Shared memory of a block.
+struct ProductShape {
+  uint32_t chunks, local_tiles;
+  size_t ring_bytes, planes_bytes, sums_bytes;
+
+  __host__ __device__ ProductShape(const ProductParameters& p, uint32_t warps, Ending ending)
+      : chunks(tile_chunks(p.columns)),
+        local_tiles(p.tiles_per_block * (ending == Ending::gate ? 2 : 1)),
+        ring_bytes(UnitRing::bytes(warps, p.depth)),
+        planes_bytes(Planes::bytes(chunks)),
+        sums_bytes(size_t{local_tiles} * kTileRows * chunks * sizeof(float)) {}
+  __host__ __device__ size_t bytes() const { return ring_bytes + planes_bytes + sums_bytes; }
+};
+
+inline constexpr uint32_t kMostDepth = 4;
+
+template <uint32_t kWarps, Ending kEnding>
+__global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_constant__ ProductParameters p) {
+  extern __shared__ __align__(128) std::byte memory[];
+  __shared__ uint64_t barriers[kWarps * kMostDepth];
+  const ProductShape shape(p, kWarps, kEnding);
+  const Planes planes(memory + shape.ring_bytes, shape.chunks);
+  float* sums =
+      reinterpret_cast<float*>(memory + shape.ring_bytes + shape.planes_bytes);  // [tile][row][chunk]
+  const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+
+  // Tiles of this block: of a gate in pairs, tile t of both weights; else those of all weights one after another.
+  uint32_t ends[kMostWeights];
+  for (uint32_t w = 0, end = 0; w < kMostWeights; ++w) ends[w] = end += tiles_of(p.rows[w]);
+  const uint32_t first = blockIdx.x * p.tiles_per_block;
+  const uint32_t all = kEnding == Ending::gate ? ends[0] : ends[kMostWeights - 1];
+  const uint32_t own = min(p.tiles_per_block, all - first);
+  const uint32_t local = kEnding == Ending::gate ? 2 * own : own;
+  struct Tile {
+    uint32_t weight, index;
+  };
+  const auto tile = [&](uint32_t i) {
+    if (kEnding == Ending::gate) return Tile{i % 2, first + i / 2};
+    const uint32_t t = first + i;
+    if (kEnding == Ending::add || t < ends[0]) return Tile{0, t};
+    return t < ends[1] ? Tile{1, t - ends[0]} : Tile{2, t - ends[1]};
+  };
+  const uint32_t units = local * shape.chunks;
+  const uint32_t mine = units > warp ? (units - warp + kWarps - 1) / kWarps : 0;  // of a row
+  const UnitRing ring(memory, barriers, p.depth);
+  const auto start = [&](uint32_t n) {
+    const uint32_t unit = warp + n % mine * kWarps;
+    const Tile t = tile(unit / shape.chunks);
+    ring.start(n, p.weights[t.weight] + (size_t{t.index} * shape.chunks + unit % shape.chunks) * kTileBytes);
+  };
+
+  const uint32_t early = min(mine, p.depth);
+  const Running run(p.state, [&] {
+    for (uint32_t n = 0; n < early; ++n) start(n);
+  });
+  // What has been started ends before the block does.
+  if (run.rows == 0) {
+    for (uint32_t n = 0; n < early; ++n) ring.read(n);
+    return;
+  }
+  for (uint32_t r = 0; r < run.rows; ++r) {
+    quantize<kWarps * kWarp>(planes, p.input + size_t{r} * p.columns, p.gain, p.columns, shape.chunks);
+    __syncthreads();
+    float factor = 1;
+    if (p.gain != nullptr) {
+      const float mean = __fdiv_rn(sum_of_squares(planes, shape.chunks), static_cast<float>(p.columns));
+      factor = __fdiv_rn(1.0f, __fsqrt_rn(mean + p.eps));
+    }
+    for (uint32_t i = 0; i < mine; ++i) {
+      const uint32_t n = r * mine + i;
+      const Unit unit = ring.read(n);
+      if (n + p.depth < run.rows * mine) start(n + p.depth);
+      const uint32_t index = warp + i * kWarps, chunk = index % shape.chunks;
+      const float sum = dot(unit, planes, chunk, lane);
+      if (lane < kTileRows)
+        sums[(index / shape.chunks * kTileRows + row_of_lane(lane)) * shape.chunks + chunk] = sum;
+    }
+    __syncthreads();
+    const auto total = [&](uint32_t i, uint32_t row) {
+      const float* parts = sums + (i * kTileRows + row) * shape.chunks;
+      float sum = parts[0];
+      for (uint32_t chunk = 1; chunk < shape.chunks; ++chunk) sum += parts[chunk];
+      return sum * factor;
+    };
+    for (uint32_t i = threadIdx.x; i < own * kTileRows; i += kWarps * kWarp) {
+      const uint32_t at = i / kTileRows, within = i % kTileRows;
+      const Tile t = tile(kEnding == Ending::gate ? 2 * at : at);
+      const uint32_t row = t.index * kTileRows + within;
+      if (row >= p.rows[t.weight]) continue;
+      const size_t to = size_t{r} * p.rows[t.weight] + row;
+      if constexpr (kEnding == Ending::gate) {
+        const float gate = total(2 * at, within), up = total(2 * at + 1, within);
+        p.outputs[0][to] = gate * __fdiv_rn(1.0f, 1.0f + expf(-gate)) * up;
+      } else if constexpr (kEnding == Ending::add) {
+        p.outputs[0][to] = __ldcg(p.residual + to) + total(at, within);
+      } else {
+        p.outputs[t.weight][to] = total(at, within);
+      }
+    }
+    __syncthreads();  // before the next row's activations
+  }
+}
+
+}  // namespace refrain::ops::decode

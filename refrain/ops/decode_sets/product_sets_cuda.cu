@@ -1,0 +1,207 @@
+// Sets of products: norm and projections; norm, gate, up and silu_mul; a product and what it is added to.
+#include <array>
+
+#include "refrain/backend/set_pattern.h"
+#include "refrain/ops/add/add.h"
+#include "refrain/ops/decode_sets/product_sets.cuh"
+#include "refrain/ops/decode_sets/tables_cuda.h"
+#include "refrain/ops/matmul/matmul.h"
+#include "refrain/ops/rms_norm/rms_norm.h"
+
+namespace refrain::ops {
+namespace {
+
+using namespace decode;
+using backend::SetCall;
+using backend::SetElided;
+using backend::SetPattern;
+using backend::SetWire;
+
+constexpr std::string_view kNorm = "rms_norm", kProduct = "matmul";
+constexpr std::string_view kNumerics = "fast, two int8 planes, norm factor last";
+
+// Arguments: rms_norm input, weight, output; matmul input, weight, output; add a, b, output; silu_mul the same.
+constexpr uint32_t kInput = 0, kWeight = 1, kOutput = 2;
+
+// Chunks of a row that fit into shared memory beside the ring.
+constexpr uint32_t kMostChunks = 16;
+
+bool in_tiles(const backend::ArgumentInfo& weight) {
+  return weight.layout != nullptr && weight.layout->name == "tiles_4x1024" &&
+         tile_chunks(static_cast<uint32_t>(weight.shape[1])) <= kMostChunks;
+}
+
+/// Weights in tiles, norms of whole rows.
+bool takes(const SetCall& call, std::span<const uint32_t>) {
+  for (const backend::SetMember& member : call.members) {
+    const auto& args = member.call.args;
+    if (member.call.op->name == kProduct && !in_tiles(args[kWeight])) return false;
+    if (member.call.op->name == kNorm &&
+        (!args[kWeight].bound || member.call.constants_as<RmsNormConstants>().vectors != 1))
+      return false;
+  }
+  return true;
+}
+
+constexpr std::string_view kNormPlaces[] = {kNorm, kProduct, kProduct, kProduct};
+constexpr SetWire kNormWires[] = {{0, kOutput, 1, kInput}, {0, kOutput, 2, kInput}, {0, kOutput, 3, kInput}};
+constexpr SetElided kNormElided[] = {{0, kOutput}};
+template <size_t kProducts>
+constexpr SetPattern kNormProducts{std::span(kNormPlaces).first(1 + kProducts),
+                                   std::span(kNormWires).first(kProducts), kNormElided, takes};
+
+constexpr std::string_view kGatePlaces[] = {kNorm, kProduct, kProduct, "silu_mul"};
+constexpr SetWire kGateWires[] = {
+    {0, kOutput, 1, kInput}, {0, kOutput, 2, kInput}, {1, kOutput, 3, 0}, {2, kOutput, 3, 1}};
+constexpr SetElided kGateElided[] = {{0, kOutput}, {1, kOutput}, {2, kOutput}};
+constexpr SetPattern kGate{kGatePlaces, kGateWires, kGateElided, takes};
+
+constexpr std::string_view kAddPlaces[] = {kProduct, "add"};
+constexpr SetWire kAddWires[] = {{0, kOutput, 1, 1}};
+constexpr SetElided kAddElided[] = {{0, kOutput}};
+constexpr SetPattern kAdd{kAddPlaces, kAddWires, kAddElided, takes};
+
+// Warps of a block: more leave the next kernel no room.
+constexpr uint32_t kWarps = 16;
+
+/// The members by place.
+template <size_t kPlaces>
+std::array<const BoundMember*, kPlaces> by_place(const BoundCommand& command) {
+  std::array<const BoundMember*, kPlaces> result{};
+  for (const BoundMember& member : command.members) result[member.place] = &member;
+  return result;
+}
+
+void set_product(ProductParameters& p, uint32_t w, const BoundMember& product) {
+  p.weights[w] = static_cast<const std::byte*>(product.args[kWeight]);
+  p.outputs[w] = static_cast<float*>(product.args[kOutput]);
+  const auto& c = product.constants_as<MatmulConstants>();
+  p.rows[w] = c.outputs;
+  p.columns = c.columns;
+}
+
+void set_norm(ProductParameters& p, const BoundMember& norm) {
+  p.input = static_cast<const float*>(norm.args[kInput]);
+  p.gain = static_cast<const float*>(norm.args[kWeight]);
+  p.eps = norm.constants_as<RmsNormConstants>().eps;
+}
+
+/// How many row tiles a block takes: all blocks the same, one block an SM.
+constexpr uint32_t kBlocks = 132;
+void divide(ProductParameters& p, Ending ending, uint32_t warps) {
+  uint32_t tiles = 0;
+  for (uint32_t w = 0; w < (ending == Ending::gate ? 1 : kMostWeights); ++w) tiles += tiles_of(p.rows[w]);
+  p.tiles_per_block = (tiles + kBlocks - 1) / kBlocks;
+  const uint32_t units = p.tiles_per_block * tile_chunks(p.columns) * (ending == Ending::gate ? 2 : 1);
+  p.depth = std::min((units + warps - 1) / warps, kMostDepth);
+}
+
+ProductParameters product(const BoundCommand& command) {
+  ProductParameters p;
+  p.state = command.state;
+  set_product(p, 0, command.members.front());
+  p.input = static_cast<const float*>(command.members.front().args[kInput]);
+  return p;
+}
+template <size_t kProducts>
+ProductParameters norm_products(const BoundCommand& command) {
+  const auto members = by_place<1 + kProducts>(command);
+  ProductParameters p;
+  p.state = command.state;
+  set_norm(p, *members[0]);
+  for (uint32_t w = 0; w < kProducts; ++w) set_product(p, w, *members[1 + w]);
+  return p;
+}
+ProductParameters gate(const BoundCommand& command) {
+  const auto members = by_place<4>(command);
+  ProductParameters p;
+  p.state = command.state;
+  set_norm(p, *members[0]);
+  for (uint32_t w = 0; w < 2; ++w) set_product(p, w, *members[1 + w]);
+  p.outputs[0] = static_cast<float*>(members[3]->args[kOutput]);
+  return p;
+}
+ProductParameters product_add(const BoundCommand& command) {
+  const auto members = by_place<2>(command);
+  ProductParameters p;
+  p.state = command.state;
+  set_product(p, 0, *members[0]);
+  p.input = static_cast<const float*>(members[0]->args[kInput]);
+  p.residual = static_cast<const float*>(members[1]->args[0]);
+  p.outputs[0] = static_cast<float*>(members[1]->args[kOutput]);
+  return p;
+}
+
+template <Ending kEnding, ProductParameters (*kDescribe)(const BoundCommand&)>
+KernelEntry entry_of() {
+  return {.function = reinterpret_cast<const void*>(product_set<kWarps, kEnding>),
+          .parameter_bytes = sizeof(ProductParameters),
+          .bind =
+              [](const BoundCommand& command, std::byte* parameters) {
+                ProductParameters p = kDescribe(command);
+                divide(p, kEnding, kWarps);
+                std::memcpy(parameters, &p, sizeof(p));
+              },
+          .shape =
+              [](const BoundCommand& command) {
+                ProductParameters p = kDescribe(command);
+                divide(p, kEnding, kWarps);
+                uint32_t tiles = 0;
+                for (uint32_t w = 0; w < (kEnding == Ending::gate ? 1 : kMostWeights); ++w)
+                  tiles += tiles_of(p.rows[w]);
+                return GridShape{.blocks = (tiles + p.tiles_per_block - 1) / p.tiles_per_block,
+                                 .threads = kWarps * kWarp,
+                                 .shared_bytes = ProductShape(p, kWarps, kEnding).bytes()};
+              },
+          .exclusive_per_sm = true,
+          .waits_everywhere = true};
+}
+
+template <const SetPattern& kPattern>
+backend::GroupKernel row(std::string_view name, const KernelEntry& entry) {
+  return {
+      .name = name,
+      .numerics = kNumerics,
+      .needs = kFeatureHopper | backend::kFeatureFast,
+      .fits = [](const SetCall& call, std::span<uint32_t> places) { return match(kPattern, call, places); },
+      .elides = [](const SetCall& call, uint32_t member,
+                   uint32_t argument) { return elides(kPattern, call, member, argument); },
+      .launch = [](const SetCall& call,
+                   const backend::DeviceInfo&) { return backend::Launch{.rows = call.rows}; },
+      .entry = &entry};
+}
+
+}  // namespace
+
+std::span<const PluginKernel> tiles_cuda_kernels() {
+  static const KernelEntry kPlain = entry_of<Ending::store, product>();
+  static const PluginKernel kKernels[] = {
+      {.op = kProduct,
+       .kernel = {.name = "matmul_tiles_q4",
+                  .numerics = "fast, two int8 planes",
+                  .needs = kFeatureHopper | backend::kFeatureFast,
+                  .accepts = [](const backend::OpCall& call) { return in_tiles(call.args[kWeight]); },
+                  .launch =
+                      [](const backend::OpCall& call, const backend::DeviceInfo&) {
+                        return backend::Launch{.rows = call.constants_as<MatmulConstants>().rows};
+                      },
+                  .entry = &kPlain}},
+  };
+  return kKernels;
+}
+
+std::span<const backend::GroupKernel> product_sets_cuda() {
+  static const KernelEntry kThree = entry_of<Ending::store, norm_products<3>>();
+  static const KernelEntry kOne = entry_of<Ending::store, norm_products<1>>();
+  static const KernelEntry kGated = entry_of<Ending::gate, gate>();
+  static const KernelEntry kAdded = entry_of<Ending::add, product_add>();
+  static const backend::GroupKernel kKernels[] = {
+      row<kGate>("norm_gate_up_silu_q4", kGated),
+      row<kNormProducts<3>>("norm_qkv_q4", kThree),
+      row<kNormProducts<1>>("norm_product_q4", kOne),
+      row<kAdd>("product_add_q4", kAdded),
+  };
+  return kKernels;
+}
+
+}  // namespace refrain::ops
