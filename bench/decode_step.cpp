@@ -122,23 +122,24 @@ void measure_kinds(const ShapeOf& shape, const Options& options) {
   const auto& plan = runner.program(0).plan().data();
   struct Kind {
     uint32_t count = 0;
-    double body = 0, gap = 0;
+    double lead = 0, gap = 0, body = 0;
   };
   std::map<std::string, Kind> kinds;
-  double before = spans.empty() ? 0 : spans[0].first;
+  double before = spans.empty() ? 0 : spans[0].begin_ns;
   for (size_t i = 0; i < plan.commands.size(); ++i) {
     if (plan.commands[i].kind == backend::CommandKind::fence) continue;
     Kind& kind = kinds[backend::title(plan, plan.commands[i])];
     ++kind.count;
-    kind.body += spans[i].second - spans[i].first;
-    kind.gap += spans[i].first - before;
-    before = spans[i].second;
+    kind.lead += spans[i].ready_ns - spans[i].begin_ns;
+    kind.gap += spans[i].ready_ns - before;
+    kind.body += spans[i].end_ns - spans[i].ready_ns;
+    before = spans[i].end_ns;
   }
-  fmt::print("{} depth {}, us a kernel (begin to end; from the end of the one before to its begin)\n",
+  fmt::print("{} depth {}, us a kernel: begun ahead of the wait, from the end of the one before past the wait, work\n",
              shape.name, options.depths[0]);
   for (const auto& [name, kind] : kinds) {
-    fmt::print("  {:<28} x{:<4} {:8.2f} {:8.2f}\n", name, kind.count, kind.body / kind.count / 1e3,
-               kind.gap / kind.count / 1e3);
+    fmt::print("  {:<40} x{:<4} {:8.2f} {:8.2f} {:8.2f}\n", name, kind.count, kind.lead / kind.count / 1e3,
+               kind.gap / kind.count / 1e3, kind.body / kind.count / 1e3);
   }
 }
 

@@ -48,6 +48,9 @@ step lost 60 "$folder/cuda_lost_test" "${gtest[@]}"
 for test in same_bits families replay step; do
   step "$test" 120 "$folder/${test}_test" "${gtest[@]}"
 done
+for test in same_bits replay step; do
+  step "${test}_fast" 120 env REFRAIN_TEST_MODE=fast "$folder/${test}_test" "${gtest[@]}"
+done
 if [[ $sanitize -eq 1 ]]; then
   for tool in memcheck racecheck initcheck synccheck; do
     step "$tool" 300 compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/ops_test" "${gtest[@]}"

@@ -103,6 +103,7 @@ struct Submission {
 
 struct TickSpan {
   uint64_t begin = 0;
+  uint64_t ready = 0;  ///< what it depends on has completed: later than `begin` where a command may begin before that
   uint64_t end = 0;
 };
 
@@ -169,7 +170,7 @@ class Backend {
   virtual void end_host() noexcept = 0;
   /// What is submitted to `queue` from now on runs again, if it was stopped by a failure. What has failed stays so.
   virtual void recover(uint32_t queue) noexcept = 0;
-  /// Begin and end of each command of the last completed submission of a program prepared with `timestamps`.
+  /// When each command was under way in the last completed submission of a program prepared with `timestamps`.
   virtual void timestamps(const Executable& program, std::span<TickSpan> spans) const = 0;
 
  private:

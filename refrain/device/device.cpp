@@ -152,7 +152,7 @@ void Device::signal(const Point& point) {
   state.callbacks.host_changed();
 }
 
-std::vector<std::pair<double, double>> Device::timestamps_ns(const Program& program) const {
+std::vector<CommandTimes> Device::timestamps_ns(const Program& program) const {
   DeviceState& state = live();
   if (!program) throw InvalidArgument("[timestamps_ns] program: expected a prepared program, got none");
   if (program.state_->backend != state.backend) {
@@ -163,12 +163,10 @@ std::vector<std::pair<double, double>> Device::timestamps_ns(const Program& prog
   }
   std::vector<backend::TickSpan> ticks(program.plan().data().commands.size());
   state.guarded([&] { state.backend->timestamps(*program.state_->program, ticks); });
-  std::vector<std::pair<double, double>> spans;
-  for (const backend::TickSpan& span : ticks) {
-    spans.emplace_back(static_cast<double>(span.begin) * info().ns_per_tick,
-                       static_cast<double>(span.end) * info().ns_per_tick);
-  }
-  return spans;
+  const auto ns = [&](uint64_t tick) { return static_cast<double>(tick) * info().ns_per_tick; };
+  std::vector<CommandTimes> times;
+  for (const backend::TickSpan& span : ticks) times.push_back({ns(span.begin), ns(span.ready), ns(span.end)});
+  return times;
 }
 
 const backend::PlanData& Plan::data() const {

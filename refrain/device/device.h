@@ -130,6 +130,13 @@ concept Elements = requires(const T& values) {
   std::span<const typename T::value_type>(values);
 };
 
+/// When a command was under way, by the device's clock.
+struct CommandTimes {
+  double begin_ns = 0;
+  double ready_ns = 0;  ///< what it depends on had completed: later than the begin where a device begins ahead of that
+  double end_ns = 0;
+};
+
 /// Told how much of a weight is packed, after each part. What it throws ends the packing.
 using PackProgress = std::function<void(size_t done_bytes, size_t packed_bytes)>;
 
@@ -248,7 +255,7 @@ class Device {
 
   /// Begin and end of each command of the program's last completed submission, in ns of one clock. Throws
   /// InvalidArgument for a program prepared without timestamps.
-  std::vector<std::pair<double, double>> timestamps_ns(const Program& program) const;
+  std::vector<CommandTimes> timestamps_ns(const Program& program) const;
 
   /// The user's own kernels, which plans made from now on choose among as among the built-in ones.
   KernelRegistry& kernels() const;

@@ -55,7 +55,7 @@ const std::string& name_of(const ProfileSpan& span, ProfileKey key) {
 }  // namespace
 
 Profile::Profile(const Device& device, const Program& program) {
-  const std::vector<std::pair<double, double>> times = device.timestamps_ns(program);
+  const std::vector<CommandTimes> times = device.timestamps_ns(program);
   const backend::PlanData& plan = program.plan().data();
   label_ = program.label();
   for (uint32_t i = 0; i < plan.commands.size(); ++i) {
@@ -67,8 +67,9 @@ Profile::Profile(const Device& device, const Program& program) {
     span.kernel = backend::title(plan, command);
     if (command.label < plan.labels.size()) span.label = plan.labels[command.label];
     span.submission = label_;
-    span.begin_ns = times[i].first;
-    span.end_ns = times[i].second;
+    span.begin_ns = times[i].begin_ns;
+    span.ready_ns = times[i].ready_ns;
+    span.end_ns = times[i].end_ns;
   }
 }
 
@@ -80,7 +81,7 @@ double Profile::duration_ns() const {
 
 double Profile::busy_ns() const {
   return std::accumulate(spans_.begin(), spans_.end(), 0.0, [](double sum, const ProfileSpan& span) {
-    return sum + (span.end_ns - span.begin_ns);
+    return sum + (span.end_ns - span.ready_ns);
   });
 }
 
@@ -97,7 +98,7 @@ std::vector<ProfileRow> Profile::rows(ProfileKey key) const {
     ProfileRow& row = sums[name];
     row.name = name;
     ++row.commands;
-    row.total_ns += span.end_ns - span.begin_ns;
+    row.total_ns += span.end_ns - span.ready_ns;
   }
   const double busy = busy_ns();
   std::vector<ProfileRow> rows;
@@ -145,9 +146,10 @@ std::string Profile::chrome_trace() const {
     rows[row] = span->end_ns;
     json += fmt::format(
         ",\n{{\"ph\":\"X\",\"pid\":1,\"tid\":{},\"name\":{},\"cat\":{},\"ts\":{:.3f},\"dur\":{:.3f},"
-        "\"args\":{{\"command\":{},\"level\":{},\"label\":{},\"submission\":{}}}}}",
+        "\"args\":{{\"waited_us\":{:.3f},\"command\":{},\"level\":{},\"label\":{},\"submission\":{}}}}}",
         row, json_string(span->kernel), json_string(span->label.empty() ? "command" : span->label),
-        (span->begin_ns - origin) / 1e3, (span->end_ns - span->begin_ns) / 1e3, span->command, span->level,
+        (span->begin_ns - origin) / 1e3, (span->end_ns - span->begin_ns) / 1e3,
+        (span->ready_ns - span->begin_ns) / 1e3, span->command, span->level,
         json_string(span->label), json_string(span->submission));
   }
   return json + "\n]}\n";

@@ -21,6 +21,7 @@ struct ProfileSpan {
   std::string label;       ///< scopes and label of the recording
   std::string submission;  ///< label of the program: in a profile of several, which one
   double begin_ns = 0;     ///< of the device's clock
+  double ready_ns = 0;     ///< past the wait for what it depends on: its own work lies between this and the end
   double end_ns = 0;
 };
 
@@ -28,7 +29,7 @@ struct ProfileSpan {
 struct ProfileRow {
   std::string name;
   size_t commands = 0;
-  double total_ns = 0;  ///< sum of their spans; they may have run at the same time
+  double total_ns = 0;  ///< sum of their work; they may have run at the same time
   double share = 0;     ///< of the sum over all commands
 };
 
@@ -48,7 +49,7 @@ class Profile {
   const std::vector<ProfileSpan>& spans() const { return spans_; }
   /// From the first begin to the last end.
   double duration_ns() const;
-  /// Sum of all spans: more than the duration when commands ran at the same time.
+  /// Sum of all work, from ready to end: more than the duration when commands ran at the same time.
   double busy_ns() const;
 
   /// Appends the spans of another run, of a part of the same recording for example.

@@ -14,6 +14,7 @@ std::span<const PluginKernel> plugin_kernels() {
       table.insert(table.end(), kernels.begin(), kernels.end());
     };
     append(ops::tiles_cuda_kernels());
+    append(ops::attention_strands_cuda_kernels());
     append(ops::embedding_tiles_cuda_kernels());
 #define OP(name) append(ops::name##_cuda_kernels());
     REFRAIN_CUDA_OPS

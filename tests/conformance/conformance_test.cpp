@@ -500,7 +500,8 @@ TEST_P(Conformance, Timestamps) {
     uint64_t last = before;
     for (const TickSpan& span : spans) {
       EXPECT_GE(span.begin, last);
-      EXPECT_GE(span.end, span.begin);
+      EXPECT_GE(span.ready, span.begin);
+      EXPECT_GE(span.end, span.ready);
       last = span.end;
     }
     before = last;

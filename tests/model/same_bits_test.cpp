@@ -90,7 +90,8 @@ TEST(SameBits, TheDeviceAgreesWithTheCpuToRounding) {
     difference += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
     norm += double{b[i]} * b[i];
   }
-  EXPECT_LT(std::sqrt(difference / norm), 1e-4);
+  // 16 bits of each activation in a group of 64: about 3e-5 of a trained model's logits.
+  EXPECT_LT(std::sqrt(difference / norm), mode() == graph::Mode::fast ? 3e-4 : 1e-4);
   RecordProperty("relative_difference", std::to_string(std::sqrt(difference / norm)));
 }
 
@@ -176,7 +177,9 @@ TEST(SameBits, FusingChangesNothing) {
           RunnerOptions options = runner_options({capacity});
           options.plan.fuse = fuse;
           ModelRunner runner(model, options);
-          EXPECT_EQ(runner.report(0).fusions.empty(), !fuse || !model.device().info().composes);
+          const bool fuses =
+              fuse && (model.device().info().composes || (mode() == graph::Mode::fast && capacity == 1));
+          EXPECT_EQ(runner.report(0).fusions.empty(), !fuses);
           const std::vector<float> logits = all_logits(runner, ids);
           ASSERT_FALSE(logits.empty());
           if (expected.empty()) expected = logits;

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <span>
+#include <string_view>
 #include <vector>
 
 #include "refrain/model/generator.h"
@@ -31,12 +32,19 @@ inline const char* device_name() {
   return name != nullptr ? name : "cpu";
 }
 
+/// The arithmetic of these tests: fast where REFRAIN_TEST_MODE says so.
+inline graph::Mode mode() {
+  const char* name = std::getenv("REFRAIN_TEST_MODE");
+  return name != nullptr && std::string_view(name) == "fast" ? graph::Mode::fast : graph::Mode::exact;
+}
+
 inline model::Model open_tales(uint32_t threads, bool validate = true, bool portable = kThreadSanitizer) {
   DeviceOptions options;
   options.threads = threads;
   options.portable_kernels = portable;
   options.validate = validate;
-  return model::Model::load(Device::open(device_name(), options), kTales);
+  return model::Model::load(Device::open(device_name(), options), kTales,
+                            {.mode = mode(), .progress = {}, .log = {}});
 }
 
 /// A prompt of `count` ids with no meaning: every id is below the vocabulary, most differ.

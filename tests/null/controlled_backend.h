@@ -162,7 +162,7 @@ class ControlledBackend final : public backend::Backend {
   }
   void recover(uint32_t) noexcept override {}  // what is submitted after a failure runs in any case
   void timestamps(const backend::Executable&, std::span<backend::TickSpan> spans) const override {
-    for (size_t i = 0; i < spans.size(); ++i) spans[i] = {i * 10, i * 10 + 5};
+    for (size_t i = 0; i < spans.size(); ++i) spans[i] = {i * 10, i * 10 + 2, i * 10 + 5};
   }
 
  private:

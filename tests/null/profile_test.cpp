@@ -30,7 +30,7 @@ Program record(Device& device, const Buffer& a, std::string_view label) {
 }
 
 TEST(Profile, SpansRowsAndTable) {
-  // Command i runs from 20 i to 20 i + 10 ns.
+  // Command i begins at 20 i, is ready 4 ns later and ends at 20 i + 10.
   Device device(std::make_shared<ControlledBackend>(kKernels), {}, {});
   const Buffer a = device.buffer(DType::u32, {16});
   const Profile profile(device, record(device, a, "step"));
@@ -41,14 +41,15 @@ TEST(Profile, SpansRowsAndTable) {
   EXPECT_EQ(profile.spans()[1].label, "layer \"1\"\n");
   EXPECT_EQ(profile.spans()[2].label, "step");
   EXPECT_EQ(profile.spans()[2].begin_ns, 60);
+  EXPECT_EQ(profile.spans()[2].ready_ns, 64);
   EXPECT_EQ(profile.spans()[2].end_ns, 70);
   EXPECT_EQ(profile.duration_ns(), 70);
-  EXPECT_EQ(profile.busy_ns(), 30);
+  EXPECT_EQ(profile.busy_ns(), 18);
   const std::vector<ProfileRow> rows = profile.rows(ProfileKey::kernel);
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_EQ(rows[0].name, "mix");
   EXPECT_EQ(rows[0].commands, 2u);
-  EXPECT_EQ(rows[0].total_ns, 20);
+  EXPECT_EQ(rows[0].total_ns, 12);
   EXPECT_DOUBLE_EQ(rows[1].share, 1.0 / 3);
   EXPECT_EQ(profile.table(ProfileKey::kernel),
             "kernel  commands    total us   share\n"
@@ -74,7 +75,7 @@ TEST(Profile, TheTraceIsJsonAndOverlapsLieInRowsOfTheirOwn) {
   EXPECT_NE(json.find("layer \\\"1\\\"\\u000a"), std::string::npos);
   EXPECT_NE(json.find("\"tid\":1,"), std::string::npos);
   EXPECT_EQ(json.find("\"tid\":2,"), std::string::npos);
-  EXPECT_NE(json.find("\"ts\":0.040,\"dur\":0.010"), std::string::npos) << json;
+  EXPECT_NE(json.find("\"ts\":0.040,\"dur\":0.010,\"args\":{\"waited_us\":0.004,"), std::string::npos) << json;
   EXPECT_NO_THROW(format::Json::parse(Profile().chrome_trace(), "trace"));
 }
 

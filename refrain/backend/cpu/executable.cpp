@@ -150,14 +150,14 @@ void CpuExecutable::keep_stamps() const {
   uint64_t first = UINT64_MAX;
   for (size_t i = 0; i < kept_.size(); ++i) {
     if (steps[i].tiles == nullptr) continue;
-    kept_[i] = {stamps[i].begin.load(std::memory_order_relaxed),
-                stamps[i].end.load(std::memory_order_relaxed)};
+    const uint64_t begin = stamps[i].begin.load(std::memory_order_relaxed);
+    kept_[i] = {begin, begin, stamps[i].end.load(std::memory_order_relaxed)};
     first = std::min(first, kept_[i].begin);
   }
   // A fence passes when the last before it ends. Nobody could stamp that while others may be past it already.
   uint64_t passed = first == UINT64_MAX ? 0 : first;
   for (size_t i = 0; i < kept_.size(); ++i) {
-    if (steps[i].tiles == nullptr) kept_[i] = {passed, passed};
+    if (steps[i].tiles == nullptr) kept_[i] = {passed, passed, passed};
     passed = std::max(passed, kept_[i].end);
   }
 }

@@ -31,21 +31,29 @@ __device__ inline unsigned long long global_time_ns() {
   return time;
 }
 
+/// When a kernel lets the commands behind it begin: KernelEntry::triggers_late says the same.
+enum class Trigger : uint8_t { early, late };
+
 /// A command's life in one thread: first in each kernel, before any other access to memory; blocks have one dimension.
 class Running {
  public:
-  /// Prefetch() may load sealed arguments ahead of the wait, nothing else.
+  /// Prefetch() may load sealed arguments ahead of the wait, and where state.ahead says so the entry's reads_ahead; it
+  /// stores nothing to memory that others see.
   template <class Prefetch>
-  __device__ Running(const CommandState& state, Prefetch prefetch) : stamp_(state.stamp) {
+  __device__ Running(const CommandState& state, Prefetch prefetch, Trigger trigger = Trigger::early)
+      : stamp_(state.stamp) {
     if (stamp_ != nullptr && threadIdx.x == 0) atomicMax(&stamp_->not_begin, ~global_time_ns());
-    trigger_successors();
+    if (trigger == Trigger::early) trigger_successors();
     prefetch();
     wait_for_predecessors();
+    if (trigger == Trigger::late) trigger_successors();
     if (stamp_ != nullptr && threadIdx.x == 0) atomicMax(&stamp_->not_ready, ~global_time_ns());
     const uint32_t live = state.live != nullptr ? *state.live : state.rows;
     rows = live < state.rows ? live : state.rows;
   }
-  __device__ explicit Running(const CommandState& state) : Running(state, [] {}) {}
+  __device__ explicit Running(const CommandState& state, Trigger trigger = Trigger::early)
+      : Running(
+            state, [] {}, trigger) {}
   __device__ ~Running() {
     if (stamp_ != nullptr && threadIdx.x % kWarp == 0) atomicMax(&stamp_->end, global_time_ns());
   }

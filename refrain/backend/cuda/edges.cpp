@@ -79,4 +79,59 @@ void check_edges(const PlanData& plan, const std::vector<bool>& waits, const std
   }
 }
 
+std::vector<bool> completed_at_begin(const std::vector<Edge>& edges, const std::vector<bool>& late,
+                                     uint32_t command) {
+  std::vector<std::vector<Edge>> into(command + size_t{1});
+  for (const Edge& edge : edges) {
+    if (edge.to <= command) into[edge.to].push_back(edge);
+  }
+  std::vector<bool> completed(command, false);
+  std::vector<uint32_t> ended;  // have completed, their ancestors not yet looked at
+  const auto end = [&](uint32_t one) {
+    if (!completed[one]) ended.push_back(one);
+    completed[one] = true;
+  };
+  uint32_t begun = command;
+  for (bool more = true; more;) {
+    more = false;
+    const uint32_t at = begun;
+    for (const Edge& edge : into[at]) {
+      if (!edge.programmatic) {
+        end(edge.from);
+      } else if (late[edge.from]) {
+        for (const Edge& before : into[edge.from]) end(before.from);
+      } else {
+        begun = edge.from;
+        more = true;
+      }
+    }
+  }
+  while (!ended.empty()) {
+    const uint32_t one = ended.back();
+    ended.pop_back();
+    for (const Edge& edge : into[one]) end(edge.from);
+  }
+  return completed;
+}
+
+bool may_read_ahead(const PlanData& plan, const std::vector<Edge>& edges, const std::vector<bool>& late,
+                    uint32_t command, const std::vector<BufferView>& views) {
+  const std::vector<bool> completed = completed_at_begin(edges, late, command);
+  const auto overlaps = [&](const BufferView& written) {
+    return std::ranges::any_of(views, [&](const BufferView& view) {
+      return view.bytes != 0 && written.allocation == view.allocation &&
+             written.offset_bytes < view.offset_bytes + view.bytes &&
+             view.offset_bytes < written.offset_bytes + written.bytes;
+    });
+  };
+  for (uint32_t i = 0; i < command; ++i) {
+    if (completed[i]) continue;
+    const Range& args = plan.commands[i].args;
+    for (uint32_t a = args.first; a < args.first + args.count; ++a) {
+      if (plan.args[a].access != Access::in && overlaps(plan.args[a].view)) return false;
+    }
+  }
+  return true;
+}
+
 }  // namespace refrain::backend::cuda

@@ -28,4 +28,17 @@ std::vector<Edge> make_edges(const PlanData& plan, const std::vector<bool>& wait
 /// what the plan orders (by deps and by fences) is ordered by paths of edges. Written without make_edges.
 void check_edges(const PlanData& plan, const std::vector<bool>& waits, const std::vector<Edge>& edges);
 
+/// The commands that have completed when `command` begins, ahead of any wait inside it, a bit each. `late[i]`: command i
+/// lets its successors begin only once it has waited.
+///
+/// What leads in by a full edge has completed, and all before it. What leads in by a programmatic one has begun: with it
+/// whatever had when it began; of one that triggers late, all its ancestors.
+std::vector<bool> completed_at_begin(const std::vector<Edge>& edges, const std::vector<bool>& late,
+                                     uint32_t command);
+
+/// True when `command` may load the bytes of `views` ahead of its wait: of the commands before it, each that writes some of
+/// them has completed when it begins.
+bool may_read_ahead(const PlanData& plan, const std::vector<Edge>& edges, const std::vector<bool>& late,
+                    uint32_t command, const std::vector<BufferView>& views);
+
 }  // namespace refrain::backend::cuda

@@ -89,5 +89,61 @@ TEST(CudaEdges, TheCheckRefusesProgrammaticEdgesThatNobodyWaitsFor) {
   check_edges(plan, {true, true, true}, {{0, 2, true}, {1, 2, false}});
 }
 
+std::string text(const std::vector<bool>& completed) {
+  std::string result;
+  for (size_t i = 0; i < completed.size(); ++i) {
+    if (completed[i]) result += std::to_string(i) + " ";
+  }
+  return result;
+}
+
+TEST(CudaEdges, WhatHasCompletedWhenACommandBegins) {
+  // 0 ~ 1 ~ 2 ~ 3 ~ 4, and 5 behind a full edge from 2.
+  const std::vector<Edge> edges = {{0, 1, true}, {1, 2, true}, {2, 3, true}, {3, 4, true}, {2, 5, false}};
+  std::vector<bool> late(6, false);
+  EXPECT_EQ(text(completed_at_begin(edges, late, 4)), "") << "all may have begun at once";
+  EXPECT_EQ(text(completed_at_begin(edges, late, 5)), "0 1 2 ");
+  late[2] = true;
+  EXPECT_EQ(text(completed_at_begin(edges, late, 2)), "") << "late is of those behind it";
+  EXPECT_EQ(text(completed_at_begin(edges, late, 3)), "0 1 ");
+  EXPECT_EQ(text(completed_at_begin(edges, late, 4)), "0 1 ");
+  late[3] = true;
+  EXPECT_EQ(text(completed_at_begin(edges, late, 4)), "0 1 2 ");
+  // A full edge in the middle of the chain, and one beside it.
+  EXPECT_EQ(text(completed_at_begin({{0, 1, true}, {1, 2, false}, {2, 3, true}}, {false, false, false}, 3)),
+            "0 1 ");
+  EXPECT_EQ(text(completed_at_begin({{0, 2, false}, {1, 2, true}, {2, 3, true}}, {false, false, false}, 3)),
+            "0 ");
+}
+
+TEST(CudaEdges, WhatMayBeReadAhead) {
+  PlanData plan = plan_of({{}, {0}, {1}, {2}});
+  Allocation memory;
+  memory.id = 1;
+  memory.bytes = 64;
+  const auto write = [&](uint32_t command, const BufferView& view, Access access) {
+    plan.commands[command].args = {static_cast<uint32_t>(plan.args.size()), 1};
+    plan.args.push_back({view, access, false});
+  };
+  const std::vector<Edge> edges = make_edges(plan, std::vector<bool>(4, true));
+  const BufferView read{&memory, 16, 16};
+  const auto may = [&](const std::vector<bool>& late) {
+    return may_read_ahead(plan, edges, late, 3, {read});
+  };
+  EXPECT_TRUE(may({false, false, false, false})) << "nobody writes it";
+  write(0, {&memory, 24, 16}, Access::out);
+  EXPECT_FALSE(may({false, false, false, false}));
+  EXPECT_TRUE(may({false, true, false, false}));
+  EXPECT_FALSE(may({true, false, false, false})) << "what triggers late has not completed itself";
+  write(1, {&memory, 0, 16}, Access::inout);
+  write(2, {nullptr, 16, 16}, Access::inout);
+  EXPECT_TRUE(may({false, true, false, false})) << "beside it, and in the arena";
+  write(2, read, Access::in);
+  EXPECT_TRUE(may({false, true, false, false}));
+  write(2, read, Access::accumulate);
+  EXPECT_FALSE(may({false, true, false, false}));
+  EXPECT_TRUE(may_read_ahead(plan, edges, {false, true, false, false}, 3, {{&memory, 20, 0}})) << "nothing";
+}
+
 }  // namespace
 }  // namespace refrain::backend::cuda

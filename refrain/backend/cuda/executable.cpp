@@ -52,11 +52,19 @@ CudaExecutable::CudaExecutable(const PlanData& plan, const ExecutableOptions& op
     std::vector<void*> args;
     args.reserve(plan.args.size());
     for (const Argument& argument : plan.args) args.push_back(address_of(argument.view, options.arena));
-    for (uint32_t i = 0; i < plan.commands.size(); ++i) nodes_.push_back(make_node(i, args));
-    std::vector<bool> waits;
-    for (const Node& node : nodes_) waits.push_back(node.waits);
+    for (uint32_t i = 0; i < plan.commands.size(); ++i) nodes_.push_back(make_node(i, args, false));
+    std::vector<bool> waits, late;
+    for (const Node& node : nodes_) {
+      waits.push_back(node.waits);
+      late.push_back(node.triggers_late);
+    }
     edges_ = make_edges(plan, waits, traits.full_edges);
     check_edges(plan, waits, edges_);
+    for (uint32_t i = 0; i < plan.commands.size(); ++i) {
+      const std::vector<BufferView> views = read_ahead(i);
+      if (!views.empty() && may_read_ahead(plan, edges_, late, i, views))
+        nodes_[i] = make_node(i, args, true);
+    }
     if (!options.once) build_graph();
     health_.check(cudaStreamSynchronize(nullptr), "preparing");  // the zeroing above
   } catch (...) {
@@ -77,14 +85,33 @@ void CudaExecutable::free_all() noexcept {
   cudaFreeHost(seen_stamps_);
 }
 
-CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector<void*>& args) {
+std::vector<BufferView> CudaExecutable::read_ahead(uint32_t index) const {
+  const PlanCommand& command = plan_.commands[index];
+  std::vector<BufferView> views;
+  const auto add = [&](const KernelEntry& entry, uint32_t place, uint32_t first, uint32_t count) {
+    for (uint32_t a = 0; a < count; ++a) {
+      if (entry.reads_ahead(place, a)) views.push_back(plan_.args[first + a].view);
+    }
+  };
+  if (nodes_[index].blocks == 0 || entry_of(command).reads_ahead == nullptr) return views;
+  if (command.kind == CommandKind::kernel) {
+    add(entry_of(command), 0, command.args.first, static_cast<uint32_t>(command.kernel->op->args.size()));
+  } else {
+    for (uint32_t m = 0; m < command.placed.count; ++m) {
+      const PlacedMember& member = plan_.placed[command.placed.first + m];
+      add(entry_of(command), member.place, member.args.first, member.args.count);
+    }
+  }
+  return views;
+}
+
+CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector<void*>& args, bool ahead) {
   const PlanCommand& command = plan_.commands[index];
   Node node;
   if (command.kind == CommandKind::fence) return node;
   if (command.kind == CommandKind::fused_group)
     throw DeviceError(health_.device() + ": kernels are not composed here: " + title(plan_, command));
   const KernelEntry& entry = entry_of(command);
-
   BoundCommand bound;
   bound.launch = command.launch;
   bound.state.rows = command.launch.rows;
@@ -99,6 +126,7 @@ CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector
   if (command.launch.ticket_bytes != 0)
     bound.state.tickets = reinterpret_cast<uint32_t*>(tickets_ + command.ticket_offset_bytes);
   if (stamps_ != nullptr) bound.state.stamp = stamps_ + index;
+  bound.state.ahead = ahead;
 
   std::vector<BoundMember> members;
   const auto add = [&](uint32_t place, const Range& member_args, const Range& constants) {
@@ -141,6 +169,7 @@ CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector
   }
   // An image for older hardware, or compiled from its PTX, does not hold the wait.
   node.waits = entry.waits_everywhere && traits_.programmatic_launch && attributes.ptxVersion >= 90;
+  node.triggers_late = entry.triggers_late;
   prepare_function(node);
   return node;
 }
@@ -264,10 +293,10 @@ void CudaExecutable::spans(std::span<TickSpan> spans) const {
   // What runs nothing passes when the last before it ends.
   uint64_t passed = first == UINT64_MAX ? 0 : first;
   for (size_t i = 0; i < nodes_.size(); ++i) {
-    TickSpan span{passed, passed};
+    TickSpan span{passed, passed, passed};
     if (nodes_[i].blocks != 0) {
       const Stamp& stamp = seen_stamps_[i];
-      span = {~stamp.not_begin, stamp.end};
+      span = {~stamp.not_begin, ~stamp.not_ready, stamp.end};
     }
     passed = std::max(passed, span.end);
     if (i < spans.size()) spans[i] = span;

@@ -54,10 +54,13 @@ class CudaExecutable final : public Executable {
     size_t shared_bytes = 0;
     std::vector<std::byte> parameters;
     bool waits = false;
+    bool triggers_late = false;
   };
 
   void free_all() noexcept;
-  Node make_node(uint32_t index, const std::vector<void*>& args);
+  /// `ahead`: it may load what its entry's reads_ahead names before it waits.
+  Node make_node(uint32_t index, const std::vector<void*>& args, bool ahead);
+  std::vector<BufferView> read_ahead(uint32_t index) const;
   void prepare_function(const Node& node);
   void build_graph();
   void launch_node(const Node& node, cudaStream_t stream) const;

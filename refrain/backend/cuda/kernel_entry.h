@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "refrain/backend/kernel.h"
+#include "refrain/core/error.h"
 
 namespace refrain::backend::cuda {
 
@@ -31,6 +32,7 @@ struct CommandState {
   size_t scratch_bytes = 0;  ///< of each walker
   std::byte* workspace = nullptr;
   uint32_t* tickets = nullptr;  ///< zero when the command begins, and to be left so
+  bool ahead = false;           ///< what KernelEntry::reads_ahead names may be loaded ahead of the wait
   Stamp* stamp = nullptr;       ///< null unless the program keeps timestamps
 };
 
@@ -54,6 +56,15 @@ struct BoundCommand {
   Launch launch;
 };
 
+/// The address of an argument that a kernel reads or writes 16 bytes at a time. Throws DeviceError where it is none.
+template <class T>
+T* vectors_at(void* address) {
+  if (reinterpret_cast<uintptr_t>(address) % 16 != 0)
+    throw DeviceError(
+        "cuda: an argument that begins within 16 bytes: expected one that begins at a multiple");
+  return static_cast<T*>(address);
+}
+
 struct GridShape {
   uint64_t blocks = 0;  ///< 0: nothing runs
   uint32_t threads = 256;
@@ -70,6 +81,11 @@ struct KernelEntry {
   bool exclusive_per_sm = false;
   /// Every thread waits, on every path, before it touches memory that is not sealed: edges may be programmatic.
   bool waits_everywhere = false;
+  /// It lets its successors begin only once it has waited itself, so that they find complete what it depends on.
+  bool triggers_late = false;
+  /// Arguments, by place and index, that it loads ahead of its wait where CommandState::ahead allows that: where all that
+  /// writes them within the plan has completed by then, but for what the command writes itself. Null: none.
+  bool (*reads_ahead)(uint32_t place, uint32_t argument) = nullptr;
 };
 
 /// The parameters of most kernels of one op.

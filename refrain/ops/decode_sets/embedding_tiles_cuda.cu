@@ -13,7 +13,8 @@ using EmbeddingParameters = Parameters<EmbeddingConstants, 4>;
 
 __global__ void __launch_bounds__(kThreads)
     embedding_tiles_kernel(const __grid_constant__ EmbeddingParameters p) {
-  const Running run(p.state);
+  const Running run(p.state,
+                    Trigger::late);  // what is behind it may then read the step's rows ahead of its wait
   if (blockIdx.x >= run.rows) return;
   const EmbeddingConstants& c = p.constants;
   const StepRow row = p.arg<const StepRow>(1)[blockIdx.x];
@@ -45,7 +46,11 @@ GridShape shape(const BoundCommand& command) {
 }  // namespace
 
 std::span<const PluginKernel> embedding_tiles_cuda_kernels() {
-  static const KernelEntry kEntry = plain_entry(embedding_tiles_kernel, shape);
+  static const KernelEntry kEntry = [] {
+    KernelEntry entry = plain_entry(embedding_tiles_kernel, shape);
+    entry.triggers_late = true;
+    return entry;
+  }();
   static const PluginKernel kKernels[] = {
       {.op = "embedding",
        .kernel = {.name = "embedding_tiles_q4",

@@ -34,10 +34,25 @@ struct Planes {
         squares(reinterpret_cast<float*>(groups + size_t{chunks} * kTileGroups)) {}
 };
 
-/// Reads what kernels before have written: never through the non-coherent path.
-__device__ inline float4 load_fresh(const float* from) {
-  return __ldcg(reinterpret_cast<const float4*>(from));
-}
+/// Part of a row in the registers of a block: thread t has columns 4 (t + i kThreads) and three more, so that 16 neighbours
+/// have a group of 64. All loads are asked for before the first is used.
+template <uint32_t kThreads>
+struct RowPart {
+  static constexpr uint32_t kLoads = 4, kColumns = 4 * kThreads * kLoads;
+  float4 v[kLoads];
+
+  __device__ static uint32_t column(uint32_t part, uint32_t i) {
+    return part * kColumns + 4 * (threadIdx.x + i * kThreads);
+  }
+  /// Never through the non-coherent path: kernels before have written it.
+  __device__ void load(const float* x, uint32_t part, uint32_t columns) {
+#pragma unroll
+    for (uint32_t i = 0; i < kLoads; ++i) {
+      const uint32_t c = column(part, i);
+      v[i] = c < columns ? __ldcg(reinterpret_cast<const float4*>(x + c)) : make_float4(0, 0, 0, 0);
+    }
+  }
+};
 
 /// The sum over 16 neighbouring lanes, neighbours first.
 __device__ inline float sum_of_16(float value) {
@@ -45,60 +60,84 @@ __device__ inline float sum_of_16(float value) {
   return value;
 }
 
-/// Quantizes x * gain, where `gain` is not null, with all threads of the block; the caller synchronizes. `columns`: a
-/// multiple of 4. A group with a value that is not finite gets a NaN as its scale.
+/// 1 / sqrt(mean of squares + eps) of a row, in every thread; `squares`: shared memory, a float a group. Groups are added as
+/// products add them. Leaves in `row` the part 0.
 template <uint32_t kThreads>
-__device__ void quantize(const Planes& planes, const float* x, const float* gain, uint32_t columns,
-                         uint32_t chunks) {
-  auto* words = reinterpret_cast<uint32_t*>(planes.codes);
-  for (uint32_t i = threadIdx.x; i < chunks * (kTileColumns / 4); i += kThreads) {
-    const uint32_t column = 4 * i;
-    float4 v = column < columns ? load_fresh(x + column) : make_float4(0, 0, 0, 0);
-    const float square = sum_of_16((v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w));
-    if (gain != nullptr && column < columns) {
-      const float4 g = __ldg(reinterpret_cast<const float4*>(gain + column));
-      v = make_float4(v.x * g.x, v.y * g.y, v.z * g.z, v.w * g.w);
-    }
-    // As integers, magnitudes keep their order and what is not finite is greatest.
-    const auto magnitude = [](float f) { return __float_as_uint(f) & 0x7FFFFFFFu; };
-    uint32_t greatest = max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w)));
-    for (uint32_t half = 1; half < 16; half *= 2)
-      greatest = max(greatest, __shfl_xor_sync(~0u, greatest, half));
-    const bool finite = greatest < 0x7F800000u;
-    const float most = __uint_as_float(greatest);
-    const float inverse = finite && most > 1e-30f ? __fdiv_rn(kQuantRange, most) : 0.0f;
-    const int q[4] = {__float2int_rn(v.x * inverse), __float2int_rn(v.y * inverse),
-                      __float2int_rn(v.z * inverse), __float2int_rn(v.w * inverse)};
-    int sum = (q[0] + q[1]) + (q[2] + q[3]);
-    for (uint32_t half = 1; half < 16; half *= 2) sum += __shfl_xor_sync(~0u, sum, half);
-    uint32_t high = 0, low = 0;
-    for (uint32_t b = 0; b < 4; ++b) {
-      const int hi = (q[b] + 128) >> 8;
-      high |= (static_cast<uint32_t>(hi) & 0xFFu) << (8 * b);
-      low |= (static_cast<uint32_t>(q[b] - 256 * hi) & 0xFFu) << (8 * b);
-    }
-    const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
-                   k = column / 4 % 4;
-    const auto at = [&](uint32_t piece) { return ((chunk * 4 + piece) * kWarp + lane) * 4 + k; };
-    words[at(half)] = high;
-    words[at(2 + half)] = low;
-    if (i % 16 == 0) {
-      planes.groups[i / 16] = make_float2(finite ? most * (1.0f / kQuantRange) : __uint_as_float(0x7FFFFFFFu),
-                                          static_cast<float>(sum));
-      planes.squares[i / 16] = square;
+__device__ float norm_factor(RowPart<kThreads>& row, const float* x, float eps, uint32_t columns,
+                             float* squares) {
+  const uint32_t chunks = tile_chunks(columns);
+  for (uint32_t part = ceil_div(columns, RowPart<kThreads>::kColumns); part-- > 0;) {
+    row.load(x, part, columns);
+#pragma unroll
+    for (uint32_t i = 0; i < RowPart<kThreads>::kLoads; ++i) {
+      const float4& v = row.v[i];
+      const float square = sum_of_16((v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w));
+      const uint32_t c = row.column(part, i);
+      if (threadIdx.x % 16 == 0 && c < chunks * kTileColumns) squares[c / kTileGroup] = square;
     }
   }
-}
-
-/// The sum of all squares, in every thread, after quantize() and a barrier: as products add their groups.
-__device__ inline float sum_of_squares(const Planes& planes, uint32_t chunks) {
-  const uint32_t lane = threadIdx.x % kTileGroups;
+  __syncthreads();
   float sum = 0;
   for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
-    const float part = sum_of_16(planes.squares[chunk * kTileGroups + lane]);
-    sum = chunk == 0 ? part : sum + part;
+    const float of_chunk = sum_of_16(squares[chunk * kTileGroups + threadIdx.x % kTileGroups]);
+    sum = chunk == 0 ? of_chunk : sum + of_chunk;
   }
-  return sum;
+  return __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, static_cast<float>(columns)) + eps));
+}
+
+/// What a norm makes of four elements.
+__device__ inline float4 normalized(float4 v, float factor, const float* gain) {
+  const float4 g = __ldg(reinterpret_cast<const float4*>(gain));
+  return make_float4(v.x * factor * g.x, v.y * factor * g.y, v.z * factor * g.z, v.w * factor * g.w);
+}
+
+/// Quantizes a row, or where `gain` is not null its norm, with all threads of the block; the caller synchronizes.
+/// `columns`: a multiple of 4. A group with a value that is not finite gets a NaN as its scale.
+template <uint32_t kThreads>
+__device__ void quantize(const Planes& planes, const float* x, const float* gain, float eps,
+                         uint32_t columns) {
+  RowPart<kThreads> row;
+  float factor = 1;
+  if (gain != nullptr) factor = norm_factor(row, x, eps, columns, planes.squares);
+  const uint32_t padded = tile_chunks(columns) * kTileColumns;
+  auto* words = reinterpret_cast<uint32_t*>(planes.codes);
+  for (uint32_t part = 0; part < ceil_div(columns, RowPart<kThreads>::kColumns); ++part) {
+    if (gain == nullptr || part != 0) row.load(x, part, columns);
+#pragma unroll
+    for (uint32_t i = 0; i < RowPart<kThreads>::kLoads; ++i) {
+      const uint32_t column = row.column(part, i);
+      if (column >= padded) continue;  // by whole warps
+      float4 v = row.v[i];
+      if (gain != nullptr && column < columns) v = normalized(v, factor, gain + column);
+      // As integers, magnitudes keep their order and what is not finite is greatest.
+      const auto magnitude = [](float f) { return __float_as_uint(f) & 0x7FFFFFFFu; };
+      uint32_t greatest = max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w)));
+      for (uint32_t half = 1; half < 16; half *= 2)
+        greatest = max(greatest, __shfl_xor_sync(~0u, greatest, half));
+      const bool finite = greatest < 0x7F800000u;
+      const float most = __uint_as_float(greatest);
+      const float inverse = finite && most > 1e-30f ? __fdiv_rn(kQuantRange, most) : 0.0f;
+      const int q[4] = {__float2int_rn(v.x * inverse), __float2int_rn(v.y * inverse),
+                        __float2int_rn(v.z * inverse), __float2int_rn(v.w * inverse)};
+      int sum = (q[0] + q[1]) + (q[2] + q[3]);
+      for (uint32_t half = 1; half < 16; half *= 2) sum += __shfl_xor_sync(~0u, sum, half);
+      uint32_t high = 0, low = 0;
+      for (uint32_t b = 0; b < 4; ++b) {
+        const int hi = (q[b] + 128) >> 8;
+        high |= (static_cast<uint32_t>(hi) & 0xFFu) << (8 * b);
+        low |= (static_cast<uint32_t>(q[b] - 256 * hi) & 0xFFu) << (8 * b);
+      }
+      const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
+                     k = column / 4 % 4;
+      const auto at = [&](uint32_t piece) { return ((chunk * 4 + piece) * kWarp + lane) * 4 + k; };
+      words[at(half)] = high;
+      words[at(2 + half)] = low;
+      if (threadIdx.x % 16 == 0) {
+        planes.groups[column / kTileGroup] = make_float2(
+            finite ? most * (1.0f / kQuantRange) : __uint_as_float(0x7FFFFFFFu), static_cast<float>(sum));
+      }
+    }
+  }
 }
 
 /// One lane's part of a unit.

@@ -13,6 +13,11 @@ enum class Ending : uint8_t {
   gate,   ///< outputs[0][row] = silu(sum of weight 0) * sum of weight 1
 };
 
+/// silu(gate) * up.
+__device__ inline float gated(float gate, float up) {
+  return gate * __fdiv_rn(1.0f, 1.0f + expf(-gate)) * up;
+}
+
 inline constexpr uint32_t kMostWeights = 3;
 
 struct ProductParameters {
@@ -47,6 +52,7 @@ inline constexpr uint32_t kMostDepth = 4;
 
 template <uint32_t kWarps, Ending kEnding>
 __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_constant__ ProductParameters p) {
+#if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
   extern __shared__ __align__(128) std::byte memory[];
   __shared__ uint64_t barriers[kWarps * kMostDepth];
   const ProductShape shape(p, kWarps, kEnding);
@@ -90,13 +96,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_consta
     return;
   }
   for (uint32_t r = 0; r < run.rows; ++r) {
-    quantize<kWarps * kWarp>(planes, p.input + size_t{r} * p.columns, p.gain, p.columns, shape.chunks);
+    quantize<kWarps * kWarp>(planes, p.input + size_t{r} * p.columns, p.gain, p.eps, p.columns);
     __syncthreads();
-    float factor = 1;
-    if (p.gain != nullptr) {
-      const float mean = __fdiv_rn(sum_of_squares(planes, shape.chunks), static_cast<float>(p.columns));
-      factor = __fdiv_rn(1.0f, __fsqrt_rn(mean + p.eps));
-    }
     for (uint32_t i = 0; i < mine; ++i) {
       const uint32_t n = r * mine + i;
       const Unit unit = ring.read(n);
@@ -111,7 +112,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_consta
       const float* parts = sums + (i * kTileRows + row) * shape.chunks;
       float sum = parts[0];
       for (uint32_t chunk = 1; chunk < shape.chunks; ++chunk) sum += parts[chunk];
-      return sum * factor;
+      return sum;
     };
     for (uint32_t i = threadIdx.x; i < own * kTileRows; i += kWarps * kWarp) {
       const uint32_t at = i / kTileRows, within = i % kTileRows;
@@ -121,7 +122,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_consta
       const size_t to = size_t{r} * p.rows[t.weight] + row;
       if constexpr (kEnding == Ending::gate) {
         const float gate = total(2 * at, within), up = total(2 * at + 1, within);
-        p.outputs[0][to] = gate * __fdiv_rn(1.0f, 1.0f + expf(-gate)) * up;
+        p.outputs[0][to] = gated(gate, up);
       } else if constexpr (kEnding == Ending::add) {
         p.outputs[0][to] = __ldcg(p.residual + to) + total(at, within);
       } else {
@@ -130,6 +131,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_consta
     }
     __syncthreads();  // before the next row's activations
   }
+#endif
 }
 
 }  // namespace refrain::ops::decode

@@ -5,6 +5,7 @@
 #include "refrain/ops/add/add.h"
 #include "refrain/ops/decode_sets/product_sets.cuh"
 #include "refrain/ops/decode_sets/tables_cuda.h"
+#include "refrain/ops/elementwise.cuh"
 #include "refrain/ops/matmul/matmul.h"
 #include "refrain/ops/rms_norm/rms_norm.h"
 
@@ -18,7 +19,7 @@ using backend::SetPattern;
 using backend::SetWire;
 
 constexpr std::string_view kNorm = "rms_norm", kProduct = "matmul";
-constexpr std::string_view kNumerics = "fast, two int8 planes, norm factor last";
+constexpr std::string_view kNumerics = "fast, two int8 planes";
 
 // Arguments: rms_norm input, weight, output; matmul input, weight, output; add a, b, output; silu_mul the same.
 constexpr uint32_t kInput = 0, kWeight = 1, kOutput = 2;
@@ -31,14 +32,18 @@ bool in_tiles(const backend::ArgumentInfo& weight) {
          tile_chunks(static_cast<uint32_t>(weight.shape[1])) <= kMostChunks;
 }
 
+bool whole_rows(const backend::OpCall& call) {
+  const auto& c = call.constants_as<RmsNormConstants>();
+  return call.args[kWeight].bound && call.args[kWeight].layout->name == "vector_f32" && c.vectors == 1 &&
+         c.columns % 4 == 0 && tile_chunks(c.columns) <= kMostChunks;
+}
+
 /// Weights in tiles, norms of whole rows.
 bool takes(const SetCall& call, std::span<const uint32_t>) {
   for (const backend::SetMember& member : call.members) {
     const auto& args = member.call.args;
     if (member.call.op->name == kProduct && !in_tiles(args[kWeight])) return false;
-    if (member.call.op->name == kNorm &&
-        (!args[kWeight].bound || member.call.constants_as<RmsNormConstants>().vectors != 1))
-      return false;
+    if (member.call.op->name == kNorm && !whole_rows(member.call)) return false;
   }
   return true;
 }
@@ -73,7 +78,7 @@ std::array<const BoundMember*, kPlaces> by_place(const BoundCommand& command) {
 }
 
 void set_product(ProductParameters& p, uint32_t w, const BoundMember& product) {
-  p.weights[w] = static_cast<const std::byte*>(product.args[kWeight]);
+  p.weights[w] = vectors_at<const std::byte>(product.args[kWeight]);
   p.outputs[w] = static_cast<float*>(product.args[kOutput]);
   const auto& c = product.constants_as<MatmulConstants>();
   p.rows[w] = c.outputs;
@@ -81,8 +86,8 @@ void set_product(ProductParameters& p, uint32_t w, const BoundMember& product) {
 }
 
 void set_norm(ProductParameters& p, const BoundMember& norm) {
-  p.input = static_cast<const float*>(norm.args[kInput]);
-  p.gain = static_cast<const float*>(norm.args[kWeight]);
+  p.input = vectors_at<const float>(norm.args[kInput]);
+  p.gain = vectors_at<const float>(norm.args[kWeight]);
   p.eps = norm.constants_as<RmsNormConstants>().eps;
 }
 
@@ -100,7 +105,7 @@ ProductParameters product(const BoundCommand& command) {
   ProductParameters p;
   p.state = command.state;
   set_product(p, 0, command.members.front());
-  p.input = static_cast<const float*>(command.members.front().args[kInput]);
+  p.input = vectors_at<const float>(command.members.front().args[kInput]);
   return p;
 }
 template <size_t kProducts>
@@ -126,8 +131,8 @@ ProductParameters product_add(const BoundCommand& command) {
   ProductParameters p;
   p.state = command.state;
   set_product(p, 0, *members[0]);
-  p.input = static_cast<const float*>(members[0]->args[kInput]);
-  p.residual = static_cast<const float*>(members[1]->args[0]);
+  p.input = vectors_at<const float>(members[0]->args[kInput]);
+  p.residual = vectors_at<const float>(members[1]->args[0]);
   p.outputs[0] = static_cast<float*>(members[1]->args[kOutput]);
   return p;
 }
@@ -171,14 +176,72 @@ backend::GroupKernel row(std::string_view name, const KernelEntry& entry) {
       .entry = &entry};
 }
 
+using RmsNormParameters = Parameters<RmsNormConstants, 3>;
+constexpr uint32_t kNormThreads = 512;
+
+/// rms_norm of whole rows as the sets take it: a block a row.
+__global__ void __launch_bounds__(kNormThreads) rms_norm_tiles(const __grid_constant__ RmsNormParameters p) {
+  const Running run(p.state);
+  if (blockIdx.x >= run.rows) return;
+  const RmsNormConstants& c = p.constants;
+  __shared__ float squares[kMostChunks * kTileGroups];
+  const float* input = p.arg<const float>(kInput) + size_t{blockIdx.x} * c.columns;
+  const float* gain = p.arg<const float>(kWeight);
+  float* output = p.arg<float>(kOutput) + size_t{blockIdx.x} * c.columns;
+  RowPart<kNormThreads> row;
+  const float factor = norm_factor(row, input, c.eps, c.columns, squares);
+  for (uint32_t part = 0; part * row.kColumns < c.columns; ++part) {
+    if (part != 0) row.load(input, part, c.columns);
+    for (uint32_t i = 0; i < row.kLoads; ++i) {
+      const uint32_t column = row.column(part, i);
+      if (column < c.columns)
+        *reinterpret_cast<float4*>(output + column) = normalized(row.v[i], factor, gain + column);
+    }
+  }
+}
+
+struct Gated {
+  __device__ float operator()(float gate, float up) const { return gated(gate, up); }
+};
+
+PluginKernel gated_kernel() {
+  PluginKernel kernel =
+      elementwise_cuda_kernel<Gated>("silu_mul", "silu_mul_f32_fast", "fast, f32, elementwise, exp of CUDA");
+  kernel.kernel.needs = backend::kFeatureFast;
+  return kernel;
+}
+
 }  // namespace
 
 std::span<const PluginKernel> tiles_cuda_kernels() {
   static const KernelEntry kPlain = entry_of<Ending::store, product>();
+  static const KernelEntry kNormEntry = [] {
+    KernelEntry entry = plain_entry(rms_norm_tiles, [](const BoundCommand& command) {
+      return GridShape{.blocks = command.members[0].constants_as<RmsNormConstants>().rows,
+                       .threads = kNormThreads};
+    });
+    entry.bind = [](const BoundCommand& command, std::byte* parameters) {
+      for (const uint32_t argument : {kInput, kWeight, kOutput})
+        vectors_at<void>(command.members[0].args[argument]);
+      bind_parameters<RmsNormConstants, 3>(command, parameters);
+    };
+    return entry;
+  }();
   static const PluginKernel kKernels[] = {
+      gated_kernel(),
+      {.op = kNorm,
+       .kernel = {.name = "rms_norm_tiles",
+                  .numerics = "fast, f32, groups of 64 columns",
+                  .needs = backend::kFeatureFast,
+                  .accepts = whole_rows,
+                  .launch =
+                      [](const backend::OpCall& call, const backend::DeviceInfo&) {
+                        return backend::Launch{.rows = call.constants_as<RmsNormConstants>().rows};
+                      },
+                  .entry = &kNormEntry}},
       {.op = kProduct,
        .kernel = {.name = "matmul_tiles_q4",
-                  .numerics = "fast, two int8 planes",
+                  .numerics = kNumerics,
                   .needs = kFeatureHopper | backend::kFeatureFast,
                   .accepts = [](const backend::OpCall& call) { return in_tiles(call.args[kWeight]); },
                   .launch =

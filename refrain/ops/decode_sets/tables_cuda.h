@@ -7,8 +7,9 @@
 
 namespace refrain::ops {
 
-/// Ops that read weights in tiles_4x1024.
+/// Single ops in the arithmetic of the sets, for any rows, so that a set gives the bits of its members.
 std::span<const backend::cuda::PluginKernel> tiles_cuda_kernels();
+std::span<const backend::cuda::PluginKernel> attention_strands_cuda_kernels();
 std::span<const backend::cuda::PluginKernel> embedding_tiles_cuda_kernels();
 /// Sets of commands. Of two that fit a set, the first is taken.
 std::span<const backend::GroupKernel> product_sets_cuda();

@@ -21,7 +21,8 @@ Table table_of(const EmbeddingConstants& c) { return {c, matrix_rows(*c.format, 
 using EmbeddingParameters = Parameters<Table, 4>;
 
 __global__ void __launch_bounds__(kThreads) embedding_kernel(const __grid_constant__ EmbeddingParameters p) {
-  const Running run(p.state);
+  const Running run(p.state,
+                    Trigger::late);  // what is behind it may then read the step's rows ahead of its wait
   if (blockIdx.x >= run.rows) return;
   const EmbeddingConstants& c = p.constants.op;
   const StepRow row = p.arg<const StepRow>(1)[blockIdx.x];
@@ -42,7 +43,11 @@ GridShape grid(const BoundCommand& command) {
 }  // namespace
 
 std::span<const PluginKernel> embedding_cuda_kernels() {
-  static const KernelEntry kEntry = converted_entry<table_of>(embedding_kernel, grid);
+  static const KernelEntry kEntry = [] {
+    KernelEntry entry = converted_entry<table_of>(embedding_kernel, grid);
+    entry.triggers_late = true;
+    return entry;
+  }();
   static const PluginKernel kKernels[] = {
       {.op = "embedding",
        .kernel = {.name = "embedding_f32_cuda",

@@ -1,5 +1,7 @@
-// Sampling, CUDA kernel: a block a row. Sums run in the order that the op names, by one thread; all else is shared by the
-// block. The operations are those of the CPU's kernels, so it draws the same tokens.
+// Sampling, CUDA kernel: blocks that share a row look for its greatest logit; the last of them draws. Sums run in the order
+// that the op names, by one thread; all else is shared by the block. The operations are those of the CPU's kernels, so it
+// draws the same tokens.
+#include <algorithm>
 #include <limits>
 
 #include "refrain/backend/cuda/device.cuh"
@@ -17,7 +19,9 @@ namespace {
 using namespace backend::cuda;
 
 constexpr uint32_t kThreads = 1024;
-constexpr uint32_t kWalkers = 16;  // rows at a time; each has memory to sort all ids in
+constexpr uint32_t kWalkers = 16;            // rows at a time; each has memory to sort all ids in
+constexpr uint32_t kMostParts = 32;          // blocks of a row, where each walker has one row only
+constexpr uint32_t kPartIds = 4 * kThreads;  // that are worth a block
 using SampleParameters = Parameters<SampleConstants, 6>;
 
 /// Memory of the block.
@@ -85,18 +89,57 @@ constexpr uint32_t sorted_size(uint32_t vocabulary) {
   return size;
 }
 
-/// The token of one row, in every thread.
-__device__ uint32_t draw(const Logits& logits, const Slot& slot, uint32_t position, OrderKey* list,
-                         Shared& shared) {
+/// Of some ids: the greatest that is admitted, 0 if none is, and how many may be drawn.
+struct Greatest {
+  OrderKey best = 0;
+  unsigned long long count = 0;
+};
+
+/// In every thread, of part `part` of `parts` of the ids.
+__device__ Greatest greatest_of(const Logits& logits, uint32_t part, uint32_t parts, Shared& shared) {
   OrderKey best = 0;
   uint32_t count = 0;
-  for (uint32_t id = threadIdx.x; id < logits.vocabulary; id += kThreads) {
+#pragma unroll 4
+  for (uint32_t id = part * kThreads + threadIdx.x; id < logits.vocabulary; id += parts * kThreads) {
+    const float value = logits.values[id];
     if (!logits.admitted(id)) continue;
-    best = max(best, order_key(logits.values[id], id));
-    count += logits.candidate(id) ? 1 : 0;
+    best = max(best, order_key(value, id));
+    count += value > -std::numeric_limits<float>::infinity() ? 1 : 0;
   }
   best = block_join<kThreads>(best, shared.keys, [](OrderKey a, OrderKey b) { return max(a, b); });
   count = block_join<kThreads>(count, shared.counts, [](uint32_t a, uint32_t b) { return a + b; });
+  return {best, count};
+}
+
+/// In every thread of the last of the blocks of a row, of all ids; false in the others. `seen`: a Greatest a part.
+__device__ bool join_parts(Greatest& greatest, uint32_t parts, Greatest* seen, uint32_t* ticket,
+                           Shared& shared) {
+  if (parts == 1) return true;
+  if (threadIdx.x == 0) {
+    seen[blockIdx.x % parts] = greatest;
+    __threadfence();
+    shared.stop = atomicInc(ticket, parts - 1) == parts - 1;  // and zero again
+    __threadfence();
+  }
+  __syncthreads();
+  if (!shared.stop) return false;
+  OrderKey best = 0;
+  uint32_t count = 0;
+  if (threadIdx.x < parts) {
+    best = __ldcg(&seen[threadIdx.x].best);
+    count = static_cast<uint32_t>(__ldcg(&seen[threadIdx.x].count));
+  }
+  best = block_join<kThreads>(best, shared.keys, [](OrderKey a, OrderKey b) { return max(a, b); });
+  count = block_join<kThreads>(count, shared.counts, [](uint32_t a, uint32_t b) { return a + b; });
+  greatest = {best, count};
+  return true;
+}
+
+/// The token of one row, in every thread.
+__device__ uint32_t draw(const Logits& logits, const Greatest& seen, const Slot& slot, uint32_t position,
+                         OrderKey* list, Shared& shared) {
+  const OrderKey best = seen.best;
+  const auto count = static_cast<uint32_t>(seen.count);
   if (best == 0) return 0;  // nothing is admitted
   const float greatest = logits.values[id_of(best)];
   if (!(slot.temperature > 0) || count == 0 || !isfinite(greatest)) return id_of(best);
@@ -180,10 +223,13 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant_
   const Running run(p.state);
   const SampleConstants& c = p.constants;
   __shared__ Shared shared;
-  auto* list = reinterpret_cast<OrderKey*>(p.state.scratch + blockIdx.x * p.state.scratch_bytes);
+  // A walker's blocks follow each other; with more than one of them it has one row.
+  const uint32_t parts = gridDim.x / p.state.walkers, walker = blockIdx.x / parts;
+  auto* list = reinterpret_cast<OrderKey*>(p.state.scratch + walker * p.state.scratch_bytes);
+  auto* seen = reinterpret_cast<Greatest*>(p.state.workspace) + walker * parts;
   const Slot* slots = p.arg<const Slot>(3);
   uint32_t* status = p.arg<uint32_t>(5);
-  for (uint32_t o = blockIdx.x; o < run.rows; o += gridDim.x) {
+  for (uint32_t o = walker; o < run.rows; o += p.state.walkers) {
     const uint32_t index = p.arg<const uint32_t>(1)[o];
     if (index >= c.step_rows) {
       if (index != kIdle && threadIdx.x == 0) raise_status(status, c.slots, kOutputOutOfRange);
@@ -204,7 +250,9 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant_
     const Logits logits = {p.arg<const float>(0) + size_t{o} * c.vocabulary,
                            mask == kNoTable ? nullptr : masks + mask * ((c.vocabulary + size_t{31}) / 32),
                            c.vocabulary};
-    const uint32_t token = draw(logits, slots[row.slot], row.position, list, shared);
+    Greatest greatest = greatest_of(logits, blockIdx.x % parts, parts, shared);
+    if (!join_parts(greatest, parts, seen, p.state.tickets + walker, shared)) return;
+    const uint32_t token = draw(logits, greatest, slots[row.slot], row.position, list, shared);
     if (threadIdx.x == 0) {
       if (!isfinite(logits.values[token])) raise_status(status, row.slot, kNotFinite);
       atomicExch(&row.sampled, token);  // an index may be given twice
@@ -213,15 +261,24 @@ __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant_
   }
 }
 
+/// Blocks that share a row.
+uint32_t parts_of(const SampleConstants& c) {
+  return c.rows > kWalkers ? 1 : std::min(ceil_div(c.vocabulary, kPartIds), kMostParts);
+}
+
 GridShape shape(const BoundCommand& command) {
-  return {.blocks = command.state.walkers, .threads = kThreads};
+  return {.blocks =
+              uint64_t{command.state.walkers} * parts_of(command.members[0].constants_as<SampleConstants>()),
+          .threads = kThreads};
 }
 
 backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
   const auto& c = call.constants_as<SampleConstants>();
   return {.rows = c.rows,
           .scratch_bytes = align_up(sorted_size(c.vocabulary) * sizeof(OrderKey), 64),
-          .walkers = c.rows < kWalkers ? c.rows : kWalkers};
+          .walkers = std::min(c.rows, kWalkers),
+          .workspace_bytes = c.rows > kWalkers ? 0 : c.rows * parts_of(c) * sizeof(Greatest),
+          .ticket_bytes = c.rows > kWalkers ? 0 : c.rows * sizeof(uint32_t)};
 }
 
 }  // namespace

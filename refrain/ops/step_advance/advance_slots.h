@@ -17,18 +17,21 @@ REFRAIN_HD inline uint32_t take_word(uint32_t& word) {
   return value;
 }
 
-/// Stores what the host may read while others run; what was stored before is seen by who sees it.
-REFRAIN_HD inline void publish(uint32_t& word, uint32_t value) {
+/// Stores the counts, which the host may read while others run; what was stored before is seen by who sees them.
+REFRAIN_HD inline void publish(RingHeader& header, uint32_t appended, uint32_t steps) {
 #if defined(__CUDA_ARCH__)
   __threadfence_system();
-  *static_cast<volatile uint32_t*>(&word) = value;
+  // One store: a fence that reaches the host takes its time.
+  *reinterpret_cast<volatile uint64_t*>(&header) = uint64_t{steps} << 32 | appended;
 #else
-  std::atomic_ref<uint32_t>(word).store(value, std::memory_order_release);
+  std::atomic_ref<uint32_t>(header.appended).store(appended, std::memory_order_release);
+  std::atomic_ref<uint32_t>(header.steps).store(steps, std::memory_order_release);
 #endif
 }
 
-/// `args`: of the schema.
-REFRAIN_HD inline void advance_slots(const StepAdvanceConstants& c, void* const* args) {
+/// `args`: of the schema; `counts`: the ring's header as the step before has left it.
+REFRAIN_HD inline void advance_slots(const StepAdvanceConstants& c, void* const* args,
+                                     const RingHeader& counts) {
   const auto* segments = static_cast<const StepSegment*>(args[0]);
   const auto* rows = static_cast<const StepRow*>(args[1]);
   const auto* stop_sets = static_cast<const uint32_t*>(args[2]);
@@ -36,7 +39,7 @@ REFRAIN_HD inline void advance_slots(const StepAdvanceConstants& c, void* const*
   auto* status = static_cast<uint32_t*>(args[4]);
   RingHeader& header = *static_cast<RingHeader*>(args[5]);
   auto* entries = reinterpret_cast<StepResult*>(&header + 1);
-  uint32_t appended = header.appended;
+  uint32_t appended = counts.appended;
   for (uint32_t g = 0; g < c.segments; ++g) {
     const StepSegment& segment = segments[g];
     if (segment.slot >= c.slots || uint64_t{segment.first_row} + segment.rows > c.rows) continue;
@@ -68,8 +71,7 @@ REFRAIN_HD inline void advance_slots(const StepAdvanceConstants& c, void* const*
   }
   if (const uint32_t bits = take_word(status[c.slots]); bits != 0)
     entries[appended++ % c.entries] = {kIdle, kNoToken, 0, bits};
-  publish(header.appended, appended);
-  publish(header.steps, header.steps + 1);
+  publish(header, appended, counts.steps + 1);
 }
 
 }  // namespace refrain::ops

@@ -11,8 +11,21 @@ using namespace backend::cuda;
 using StepAdvanceParameters = Parameters<StepAdvanceConstants, 6>;
 
 __global__ void step_advance_kernel(const __grid_constant__ StepAdvanceParameters p) {
-  const Running run(p.state);
-  if (threadIdx.x == 0) advance_slots(p.constants, p.args);
+  if (threadIdx.x != 0) {
+    const Running run(p.state);
+    return;
+  }
+  // The ring lies in memory of the host, far away, and only this op writes it.
+  RingHeader counts;
+  const auto load = [&] {
+    counts.appended = static_cast<const volatile RingHeader*>(p.args[5])->appended;
+    counts.steps = static_cast<const volatile RingHeader*>(p.args[5])->steps;
+  };
+  const Running run(p.state, [&] {
+    if (p.state.ahead) load();
+  });
+  if (!p.state.ahead) load();
+  advance_slots(p.constants, p.args, counts);
 }
 
 GridShape shape(const BoundCommand&) { return {.blocks = 1, .threads = kWarp}; }
@@ -20,7 +33,11 @@ GridShape shape(const BoundCommand&) { return {.blocks = 1, .threads = kWarp}; }
 }  // namespace
 
 std::span<const PluginKernel> step_advance_cuda_kernels() {
-  static const KernelEntry kEntry = plain_entry(step_advance_kernel, shape);
+  static const KernelEntry kEntry = [] {
+    KernelEntry entry = plain_entry(step_advance_kernel, shape);
+    entry.reads_ahead = [](uint32_t, uint32_t argument) { return argument == 5; };
+    return entry;
+  }();
   static const PluginKernel kKernels[] = {
       {.op = "step_advance",
        .kernel = {
