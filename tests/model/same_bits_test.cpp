@@ -177,8 +177,7 @@ TEST(SameBits, FusingChangesNothing) {
           RunnerOptions options = runner_options({capacity});
           options.plan.fuse = fuse;
           ModelRunner runner(model, options);
-          const bool fuses =
-              fuse && (model.device().info().composes || (mode() == graph::Mode::fast && capacity == 1));
+          const bool fuses = fuse && (model.device().info().composes || mode() == graph::Mode::fast);
           EXPECT_EQ(runner.report(0).fusions.empty(), !fuses);
           const std::vector<float> logits = all_logits(runner, ids);
           ASSERT_FALSE(logits.empty());

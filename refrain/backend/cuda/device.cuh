@@ -44,18 +44,20 @@ class Running {
       : stamp_(state.stamp) {
     if (stamp_ != nullptr && threadIdx.x == 0) atomicMax(&stamp_->not_begin, ~global_time_ns());
     if (trigger == Trigger::early) trigger_successors();
+    uint32_t live = state.rows;
+    if (state.live_ahead) live = __ldcg(state.live);
     prefetch();
     wait_for_predecessors();
     if (trigger == Trigger::late) trigger_successors();
     if (stamp_ != nullptr && threadIdx.x == 0) atomicMax(&stamp_->not_ready, ~global_time_ns());
-    const uint32_t live = state.live != nullptr ? *state.live : state.rows;
+    if (state.live != nullptr && !state.live_ahead) live = __ldcg(state.live);
     rows = live < state.rows ? live : state.rows;
   }
   __device__ explicit Running(const CommandState& state, Trigger trigger = Trigger::early)
       : Running(
             state, [] {}, trigger) {}
   __device__ ~Running() {
-    if (stamp_ != nullptr && threadIdx.x % kWarp == 0) atomicMax(&stamp_->end, global_time_ns());
+    if (stamp_ != nullptr && threadIdx.x == 0) atomicMax(&stamp_->end, global_time_ns());
   }
   Running(const Running&) = delete;
   Running& operator=(const Running&) = delete;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "refrain/core/error.h"
 
@@ -79,12 +80,12 @@ void check_edges(const PlanData& plan, const std::vector<bool>& waits, const std
   }
 }
 
-std::vector<bool> completed_at_begin(const std::vector<Edge>& edges, const std::vector<bool>& late,
-                                     uint32_t command) {
-  std::vector<std::vector<Edge>> into(command + size_t{1});
-  for (const Edge& edge : edges) {
-    if (edge.to <= command) into[edge.to].push_back(edge);
-  }
+Completion::Completion(const std::vector<Edge>& edges, std::vector<bool> late)
+    : into_(late.size()), late_(std::move(late)) {
+  for (const Edge& edge : edges) into_[edge.to].push_back(edge);
+}
+
+std::vector<bool> Completion::at_begin(uint32_t command) const {
   std::vector<bool> completed(command, false);
   std::vector<uint32_t> ended;  // have completed, their ancestors not yet looked at
   const auto end = [&](uint32_t one) {
@@ -95,11 +96,11 @@ std::vector<bool> completed_at_begin(const std::vector<Edge>& edges, const std::
   for (bool more = true; more;) {
     more = false;
     const uint32_t at = begun;
-    for (const Edge& edge : into[at]) {
+    for (const Edge& edge : into_[at]) {
       if (!edge.programmatic) {
         end(edge.from);
-      } else if (late[edge.from]) {
-        for (const Edge& before : into[edge.from]) end(before.from);
+      } else if (late_[edge.from]) {
+        for (const Edge& before : into_[edge.from]) end(before.from);
       } else {
         begun = edge.from;
         more = true;
@@ -109,14 +110,14 @@ std::vector<bool> completed_at_begin(const std::vector<Edge>& edges, const std::
   while (!ended.empty()) {
     const uint32_t one = ended.back();
     ended.pop_back();
-    for (const Edge& edge : into[one]) end(edge.from);
+    for (const Edge& edge : into_[one]) end(edge.from);
   }
   return completed;
 }
 
-bool may_read_ahead(const PlanData& plan, const std::vector<Edge>& edges, const std::vector<bool>& late,
-                    uint32_t command, const std::vector<BufferView>& views) {
-  const std::vector<bool> completed = completed_at_begin(edges, late, command);
+bool may_read_ahead(const PlanData& plan, const Completion& completion, uint32_t command,
+                    const std::vector<BufferView>& views) {
+  const std::vector<bool> completed = completion.at_begin(command);
   const auto overlaps = [&](const BufferView& written) {
     return std::ranges::any_of(views, [&](const BufferView& view) {
       return view.bytes != 0 && written.allocation == view.allocation &&

@@ -28,17 +28,26 @@ std::vector<Edge> make_edges(const PlanData& plan, const std::vector<bool>& wait
 /// what the plan orders (by deps and by fences) is ordered by paths of edges. Written without make_edges.
 void check_edges(const PlanData& plan, const std::vector<bool>& waits, const std::vector<Edge>& edges);
 
-/// The commands that have completed when `command` begins, ahead of any wait inside it, a bit each. `late[i]`: command i
-/// lets its successors begin only once it has waited.
+/// What has completed when a command begins, ahead of any wait inside it.
 ///
 /// What leads in by a full edge has completed, and all before it. What leads in by a programmatic one has begun: with it
-/// whatever had when it began; of one that triggers late, all its ancestors.
-std::vector<bool> completed_at_begin(const std::vector<Edge>& edges, const std::vector<bool>& late,
-                                     uint32_t command);
+/// whatever had when it began; of one that lets its successors begin only once it has waited, all its ancestors.
+class Completion {
+ public:
+  /// `late[i]`: command i is such a one.
+  Completion(const std::vector<Edge>& edges, std::vector<bool> late);
+
+  /// A bit for each command before `command`.
+  std::vector<bool> at_begin(uint32_t command) const;
+
+ private:
+  std::vector<std::vector<Edge>> into_;
+  std::vector<bool> late_;
+};
 
 /// True when `command` may load the bytes of `views` ahead of its wait: of the commands before it, each that writes some of
 /// them has completed when it begins.
-bool may_read_ahead(const PlanData& plan, const std::vector<Edge>& edges, const std::vector<bool>& late,
-                    uint32_t command, const std::vector<BufferView>& views);
+bool may_read_ahead(const PlanData& plan, const Completion& completion, uint32_t command,
+                    const std::vector<BufferView>& views);
 
 }  // namespace refrain::backend::cuda

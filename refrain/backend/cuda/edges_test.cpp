@@ -101,19 +101,21 @@ TEST(CudaEdges, WhatHasCompletedWhenACommandBegins) {
   // 0 ~ 1 ~ 2 ~ 3 ~ 4, and 5 behind a full edge from 2.
   const std::vector<Edge> edges = {{0, 1, true}, {1, 2, true}, {2, 3, true}, {3, 4, true}, {2, 5, false}};
   std::vector<bool> late(6, false);
-  EXPECT_EQ(text(completed_at_begin(edges, late, 4)), "") << "all may have begun at once";
-  EXPECT_EQ(text(completed_at_begin(edges, late, 5)), "0 1 2 ");
+  EXPECT_EQ(text(Completion(edges, late).at_begin(4)), "") << "all may have begun at once";
+  EXPECT_EQ(text(Completion(edges, late).at_begin(5)), "0 1 2 ");
   late[2] = true;
-  EXPECT_EQ(text(completed_at_begin(edges, late, 2)), "") << "late is of those behind it";
-  EXPECT_EQ(text(completed_at_begin(edges, late, 3)), "0 1 ");
-  EXPECT_EQ(text(completed_at_begin(edges, late, 4)), "0 1 ");
+  EXPECT_EQ(text(Completion(edges, late).at_begin(2)), "") << "late is of those behind it";
+  EXPECT_EQ(text(Completion(edges, late).at_begin(3)), "0 1 ");
+  EXPECT_EQ(text(Completion(edges, late).at_begin(4)), "0 1 ");
   late[3] = true;
-  EXPECT_EQ(text(completed_at_begin(edges, late, 4)), "0 1 2 ");
+  EXPECT_EQ(text(Completion(edges, late).at_begin(4)), "0 1 2 ");
   // A full edge in the middle of the chain, and one beside it.
-  EXPECT_EQ(text(completed_at_begin({{0, 1, true}, {1, 2, false}, {2, 3, true}}, {false, false, false}, 3)),
-            "0 1 ");
-  EXPECT_EQ(text(completed_at_begin({{0, 2, false}, {1, 2, true}, {2, 3, true}}, {false, false, false}, 3)),
-            "0 ");
+  EXPECT_EQ(
+      text(Completion({{0, 1, true}, {1, 2, false}, {2, 3, true}}, {false, false, false, false}).at_begin(3)),
+      "0 1 ");
+  EXPECT_EQ(
+      text(Completion({{0, 2, false}, {1, 2, true}, {2, 3, true}}, {false, false, false, false}).at_begin(3)),
+      "0 ");
 }
 
 TEST(CudaEdges, WhatMayBeReadAhead) {
@@ -128,7 +130,7 @@ TEST(CudaEdges, WhatMayBeReadAhead) {
   const std::vector<Edge> edges = make_edges(plan, std::vector<bool>(4, true));
   const BufferView read{&memory, 16, 16};
   const auto may = [&](const std::vector<bool>& late) {
-    return may_read_ahead(plan, edges, late, 3, {read});
+    return may_read_ahead(plan, Completion(edges, late), 3, {read});
   };
   EXPECT_TRUE(may({false, false, false, false})) << "nobody writes it";
   write(0, {&memory, 24, 16}, Access::out);
@@ -142,7 +144,8 @@ TEST(CudaEdges, WhatMayBeReadAhead) {
   EXPECT_TRUE(may({false, true, false, false}));
   write(2, read, Access::accumulate);
   EXPECT_FALSE(may({false, true, false, false}));
-  EXPECT_TRUE(may_read_ahead(plan, edges, {false, true, false, false}, 3, {{&memory, 20, 0}})) << "nothing";
+  EXPECT_TRUE(may_read_ahead(plan, Completion(edges, {false, true, false, false}), 3, {{&memory, 20, 0}}))
+      << "nothing";
 }
 
 }  // namespace

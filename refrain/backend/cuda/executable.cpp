@@ -52,7 +52,7 @@ CudaExecutable::CudaExecutable(const PlanData& plan, const ExecutableOptions& op
     std::vector<void*> args;
     args.reserve(plan.args.size());
     for (const Argument& argument : plan.args) args.push_back(address_of(argument.view, options.arena));
-    for (uint32_t i = 0; i < plan.commands.size(); ++i) nodes_.push_back(make_node(i, args, false));
+    for (uint32_t i = 0; i < plan.commands.size(); ++i) nodes_.push_back(make_node(i, args, {}));
     std::vector<bool> waits, late;
     for (const Node& node : nodes_) {
       waits.push_back(node.waits);
@@ -60,10 +60,17 @@ CudaExecutable::CudaExecutable(const PlanData& plan, const ExecutableOptions& op
     }
     edges_ = make_edges(plan, waits, traits.full_edges);
     check_edges(plan, waits, edges_);
+    const Completion completion(edges_, std::move(late));
     for (uint32_t i = 0; i < plan.commands.size(); ++i) {
-      const std::vector<BufferView> views = read_ahead(i);
-      if (!views.empty() && may_read_ahead(plan, edges_, late, i, views))
-        nodes_[i] = make_node(i, args, true);
+      if (nodes_[i].blocks == 0) continue;
+      const PlanCommand& command = plan.commands[i];
+      const auto may = [&](const std::vector<BufferView>& views) {
+        return !views.empty() && may_read_ahead(plan, completion, i, views);
+      };
+      const Ahead ahead = {
+          .live = command.live_arg != kNone && may({plan.args[command.args.first + command.live_arg].view}),
+          .args = may(read_ahead(i))};
+      if (ahead.live || ahead.args) nodes_[i] = make_node(i, args, ahead);
     }
     if (!options.once) build_graph();
     health_.check(cudaStreamSynchronize(nullptr), "preparing");  // the zeroing above
@@ -93,7 +100,7 @@ std::vector<BufferView> CudaExecutable::read_ahead(uint32_t index) const {
       if (entry.reads_ahead(place, a)) views.push_back(plan_.args[first + a].view);
     }
   };
-  if (nodes_[index].blocks == 0 || entry_of(command).reads_ahead == nullptr) return views;
+  if (entry_of(command).reads_ahead == nullptr) return views;
   if (command.kind == CommandKind::kernel) {
     add(entry_of(command), 0, command.args.first, static_cast<uint32_t>(command.kernel->op->args.size()));
   } else {
@@ -105,7 +112,8 @@ std::vector<BufferView> CudaExecutable::read_ahead(uint32_t index) const {
   return views;
 }
 
-CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector<void*>& args, bool ahead) {
+CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector<void*>& args,
+                                               const Ahead& ahead) {
   const PlanCommand& command = plan_.commands[index];
   Node node;
   if (command.kind == CommandKind::fence) return node;
@@ -126,7 +134,8 @@ CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector
   if (command.launch.ticket_bytes != 0)
     bound.state.tickets = reinterpret_cast<uint32_t*>(tickets_ + command.ticket_offset_bytes);
   if (stamps_ != nullptr) bound.state.stamp = stamps_ + index;
-  bound.state.ahead = ahead;
+  bound.state.live_ahead = ahead.live;
+  bound.state.ahead = ahead.args;
 
   std::vector<BoundMember> members;
   const auto add = [&](uint32_t place, const Range& member_args, const Range& constants) {

@@ -58,8 +58,12 @@ class CudaExecutable final : public Executable {
   };
 
   void free_all() noexcept;
-  /// `ahead`: it may load what its entry's reads_ahead names before it waits.
-  Node make_node(uint32_t index, const std::vector<void*>& args, bool ahead);
+  /// What a command may load before it waits.
+  struct Ahead {
+    bool live = false;
+    bool args = false;  ///< what its entry's reads_ahead names
+  };
+  Node make_node(uint32_t index, const std::vector<void*>& args, const Ahead& ahead);
   std::vector<BufferView> read_ahead(uint32_t index) const;
   void prepare_function(const Node& node);
   void build_graph();

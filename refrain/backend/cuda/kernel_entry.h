@@ -16,7 +16,8 @@ namespace refrain::backend::cuda {
 /// Bits of DeviceInfo::features and Kernel::needs on CUDA.
 inline constexpr uint64_t kFeatureHopper = uint64_t{1} << 0;  ///< compute capability 9.0 or later
 
-/// When parts of a command happened, on the clock of the GPU: each the greatest of what threads put there.
+/// When parts of a command happened, on the clock of the GPU: each the greatest of what blocks put there, by their first
+/// threads.
 struct Stamp {
   unsigned long long not_begin = 0;  ///< the complement of the earliest start
   unsigned long long not_ready = 0;  ///< the complement of the first moment past the wait
@@ -32,7 +33,8 @@ struct CommandState {
   size_t scratch_bytes = 0;  ///< of each walker
   std::byte* workspace = nullptr;
   uint32_t* tickets = nullptr;  ///< zero when the command begins, and to be left so
-  bool ahead = false;           ///< what KernelEntry::reads_ahead names may be loaded ahead of the wait
+  bool live_ahead = false;      ///< the live count may be loaded ahead of the wait
+  bool ahead = false;           ///< and so may what KernelEntry::reads_ahead names
   Stamp* stamp = nullptr;       ///< null unless the program keeps timestamps
 };
 

@@ -57,11 +57,15 @@ struct Head {
 #pragma unroll
     for (uint32_t i = 0; i < kCount; ++i) e[i] = __ldcg(from + threadIdx.x % kWarp + i * kWarp);
   }
+  __device__ void load_sealed(const float* from) {
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; ++i) e[i] = __ldg(from + threadIdx.x % kWarp + i * kWarp);
+  }
   __device__ void store(float* to) const {
 #pragma unroll
     for (uint32_t i = 0; i < kCount; ++i) to[threadIdx.x % kWarp + i * kWarp] = e[i];
   }
-  __device__ void normalize(const float* gain, float eps) {
+  __device__ void normalize(const Head& gain, float eps) {
     // In the order of the kernel of rms_norm: 32 neighbours, then these in halves.
     float sums[kCount];
 #pragma unroll
@@ -73,8 +77,7 @@ struct Head {
     }
     const float factor = __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sums[0], static_cast<float>(kDim)) + eps));
 #pragma unroll
-    for (uint32_t i = 0; i < kCount; ++i)
-      e[i] = e[i] * factor * __ldg(gain + threadIdx.x % kWarp + i * kWarp);
+    for (uint32_t i = 0; i < kCount; ++i) e[i] = e[i] * factor * gain.e[i];
   }
   __device__ void rotate(const float* cosines, const float* sines) {
 #pragma unroll
@@ -269,6 +272,16 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     cosines[threadIdx.x] = static_cast<float>(cosine);
     sines[threadIdx.x] = static_cast<float>(sine);
   };
+  // Vectors that the block prepares, a warp each: queries, and of a set where it has the newest chunk the key and the value.
+  const auto vector_of = [&](uint32_t item) {
+    if (item < kQueries) return p.query + (size_t{unit} * kQueries + item) * kDim;
+    return (item == kQueries ? p.key : p.value) + size_t{kv_head} * kDim;
+  };
+  const auto load_gain = [&](Head<kDim>& gain, uint32_t item) {
+    if (kSet && p.query_gain != nullptr && item <= kQueries)
+      gain.load_sealed(item < kQueries ? p.query_gain : p.key_gain);
+  };
+  Head<kDim> head, gain;  // the warp's first vector
   const auto prepare = [&] {
     find_row();
     if constexpr (kSet) {
@@ -278,9 +291,13 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   };
   const bool ahead = p.state.ahead;
   const Running run(p.state, [&] {
+    load_gain(gain, warp);
     if (ahead) prepare();
   });
   if (!ahead) prepare();
+  const bool writes = kSet && last % kCluster == rank;
+  const uint32_t items = kQueries + (writes ? 2u : 0u);
+  if (warp < items) head.load(vector_of(warp));  // before anything is waited for: a plan has memory for it
   if (r >= run.rows) return;
   if (ids == nullptr) {
     constexpr uint32_t kSlice = Parts<kDim, kQueries>::kSlice;
@@ -293,27 +310,23 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   cluster.barrier_arrive();  // that all blocks of it have begun is waited for below
   if constexpr (!kSet) load_first();
 
-  const bool writes = kSet && last % kCluster == rank;
   if constexpr (kSet) __syncthreads();  // the angles
-  for (uint32_t item = warp; item < kQueries + (writes ? 2u : 0u); item += kAttentionWarps) {
-    Head<kDim> head;
+  for (uint32_t item = warp; item < items; item += kAttentionWarps) {
+    if (item != warp) {
+      head.load(vector_of(item));
+      load_gain(gain, item);
+    }
+    if (kSet && item <= kQueries) {
+      if (p.query_gain != nullptr) head.normalize(gain, item < kQueries ? p.query_eps : p.key_eps);
+      head.rotate(cosines, sines);
+    }
     if (item < kQueries) {
-      head.load(p.query + (size_t{unit} * kQueries + item) * kDim);
-      if constexpr (kSet) {
-        if (p.query_gain != nullptr) head.normalize(p.query_gain, p.query_eps);
-        head.rotate(cosines, sines);
-      }
 #pragma unroll
       for (float& e : head.e) e *= p.scale;
       head.store(queries[item]);
       continue;
     }
     const uint32_t kind = item - kQueries;  // 0: key, 1: value
-    head.load((kind == 0 ? p.key : p.value) + size_t{kv_head} * kDim);
-    if (kind == 0) {
-      if (p.key_gain != nullptr) head.normalize(p.key_gain, p.key_eps);
-      head.rotate(cosines, sines);
-    }
     head.store(newest[kind]);
     head.store(p.cache + geometry.unit_offset(kind, __ldcg(ids + row.position / kPagePositions), kv_head) +
                row.position % kPagePositions * kDim);

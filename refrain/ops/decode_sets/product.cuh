@@ -34,22 +34,28 @@ struct Planes {
         squares(reinterpret_cast<float*>(groups + size_t{chunks} * kTileGroups)) {}
 };
 
-/// Part of a row in the registers of a block: thread t has columns 4 (t + i kThreads) and three more, so that 16 neighbours
+/// Part of a row in the registers of a block: thread t has columns 8 (t + i kThreads) and seven more, so that 8 neighbours
 /// have a group of 64. All loads are asked for before the first is used.
 template <uint32_t kThreads>
 struct RowPart {
-  static constexpr uint32_t kLoads = 4, kColumns = 4 * kThreads * kLoads;
-  float4 v[kLoads];
+  static constexpr uint32_t kLoads = 2, kColumns = 8 * kThreads * kLoads;
+  float4 v[kLoads][2];
 
   __device__ static uint32_t column(uint32_t part, uint32_t i) {
-    return part * kColumns + 4 * (threadIdx.x + i * kThreads);
+    return part * kColumns + 8 * (threadIdx.x + i * kThreads);
   }
-  /// Never through the non-coherent path: kernels before have written it.
+  __device__ static uint32_t parts(uint32_t columns) { return (columns + kColumns - 1) / kColumns; }
+  /// `columns`: a multiple of 8. What kernels before have written is never read through the non-coherent path.
+  template <bool kSealed = false>
   __device__ void load(const float* x, uint32_t part, uint32_t columns) {
 #pragma unroll
     for (uint32_t i = 0; i < kLoads; ++i) {
       const uint32_t c = column(part, i);
-      v[i] = c < columns ? __ldcg(reinterpret_cast<const float4*>(x + c)) : make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (uint32_t h = 0; h < 2; ++h) {
+        const auto* from = reinterpret_cast<const float4*>(x + c) + h;
+        v[i][h] = c < columns ? (kSealed ? __ldg(from) : __ldcg(from)) : make_float4(0, 0, 0, 0);
+      }
     }
   }
 };
@@ -59,22 +65,28 @@ __device__ inline float sum_of_16(float value) {
   for (uint32_t half = 1; half < 16; half *= 2) value += __shfl_xor_sync(~0u, value, half);
   return value;
 }
+__device__ inline float square_of(float4 v) { return (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w); }
 
-/// 1 / sqrt(mean of squares + eps) of a row, in every thread; `squares`: shared memory, a float a group. Groups are added as
-/// products add them. Leaves in `row` the part 0.
+/// 1 / sqrt(mean of squares + eps) of a row, in every thread; `squares`: shared memory, a float a group. Fours of columns are
+/// added as a tree of neighbours within 1,024, these in ascending order. `row` has part 0.
 template <uint32_t kThreads>
-__device__ float norm_factor(RowPart<kThreads>& row, const float* x, float eps, uint32_t columns,
+__device__ float norm_factor(const RowPart<kThreads>& row, const float* x, float eps, uint32_t columns,
                              float* squares) {
   const uint32_t chunks = tile_chunks(columns);
-  for (uint32_t part = ceil_div(columns, RowPart<kThreads>::kColumns); part-- > 0;) {
-    row.load(x, part, columns);
+  const auto add = [&](const RowPart<kThreads>& of, uint32_t part) {
 #pragma unroll
     for (uint32_t i = 0; i < RowPart<kThreads>::kLoads; ++i) {
-      const float4& v = row.v[i];
-      const float square = sum_of_16((v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w));
-      const uint32_t c = row.column(part, i);
-      if (threadIdx.x % 16 == 0 && c < chunks * kTileColumns) squares[c / kTileGroup] = square;
+      float square = square_of(of.v[i][0]) + square_of(of.v[i][1]);
+      for (uint32_t half = 1; half < 8; half *= 2) square += __shfl_xor_sync(~0u, square, half);
+      const uint32_t c = RowPart<kThreads>::column(part, i);
+      if (threadIdx.x % 8 == 0 && c < chunks * kTileColumns) squares[c / kTileGroup] = square;
     }
+  };
+  add(row, 0);
+  for (uint32_t part = 1; part < RowPart<kThreads>::parts(columns); ++part) {
+    RowPart<kThreads> more;
+    more.load(x, part, columns);
+    add(more, part);
   }
   __syncthreads();
   float sum = 0;
@@ -86,57 +98,78 @@ __device__ float norm_factor(RowPart<kThreads>& row, const float* x, float eps, 
 }
 
 /// What a norm makes of four elements.
-__device__ inline float4 normalized(float4 v, float factor, const float* gain) {
-  const float4 g = __ldg(reinterpret_cast<const float4*>(gain));
-  return make_float4(v.x * factor * g.x, v.y * factor * g.y, v.z * factor * g.z, v.w * factor * g.w);
+__device__ inline float4 normalized(float4 v, float factor, float4 gain) {
+  return make_float4(v.x * factor * gain.x, v.y * factor * gain.y, v.z * factor * gain.z,
+                     v.w * factor * gain.w);
 }
 
-/// Quantizes a row, or where `gain` is not null its norm, with all threads of the block; the caller synchronizes.
-/// `columns`: a multiple of 4. A group with a value that is not finite gets a NaN as its scale.
+/// Four values as integers, and these as bytes of the two planes.
+struct Quantized {
+  int sum;
+  uint32_t high, low;
+
+  __device__ Quantized(float4 v, float inverse) {
+    const int q[4] = {__float2int_rn(v.x * inverse), __float2int_rn(v.y * inverse),
+                      __float2int_rn(v.z * inverse), __float2int_rn(v.w * inverse)};
+    sum = (q[0] + q[1]) + (q[2] + q[3]);
+    // hi = (q + 128) >> 8 fits a byte; q - 256 hi has the low byte of q.
+    high = __byte_perm(__byte_perm(q[0] + 128, q[1] + 128, 0x0051),
+                       __byte_perm(q[2] + 128, q[3] + 128, 0x0051), 0x5410);
+    low = __byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410);
+  }
+};
+
+/// Quantizes a row, or where `gain` is not null its norm, with all threads of the block; the caller synchronizes. `row` and
+/// `gains` have part 0 of both. `columns`: a multiple of 8. A group with a value that is not finite gets a NaN as its scale.
 template <uint32_t kThreads>
-__device__ void quantize(const Planes& planes, const float* x, const float* gain, float eps,
-                         uint32_t columns) {
-  RowPart<kThreads> row;
+__device__ void quantize(const Planes& planes, const RowPart<kThreads>& row, const float* x,
+                         const RowPart<kThreads>& gains, const float* gain, float eps, uint32_t columns) {
   float factor = 1;
   if (gain != nullptr) factor = norm_factor(row, x, eps, columns, planes.squares);
   const uint32_t padded = tile_chunks(columns) * kTileColumns;
-  auto* words = reinterpret_cast<uint32_t*>(planes.codes);
-  for (uint32_t part = 0; part < ceil_div(columns, RowPart<kThreads>::kColumns); ++part) {
-    if (gain == nullptr || part != 0) row.load(x, part, columns);
+  auto* words = reinterpret_cast<uint2*>(planes.codes);
+  const auto put = [&](const RowPart<kThreads>& of, const RowPart<kThreads>& with, uint32_t part) {
 #pragma unroll
     for (uint32_t i = 0; i < RowPart<kThreads>::kLoads; ++i) {
-      const uint32_t column = row.column(part, i);
+      const uint32_t column = RowPart<kThreads>::column(part, i);
       if (column >= padded) continue;  // by whole warps
-      float4 v = row.v[i];
-      if (gain != nullptr && column < columns) v = normalized(v, factor, gain + column);
+      float4 v[2] = {of.v[i][0], of.v[i][1]};
+      if (gain != nullptr) {
+        v[0] = normalized(v[0], factor, with.v[i][0]);
+        v[1] = normalized(v[1], factor, with.v[i][1]);
+      }
       // As integers, magnitudes keep their order and what is not finite is greatest.
       const auto magnitude = [](float f) { return __float_as_uint(f) & 0x7FFFFFFFu; };
-      uint32_t greatest = max(max(magnitude(v.x), magnitude(v.y)), max(magnitude(v.z), magnitude(v.w)));
-      for (uint32_t half = 1; half < 16; half *= 2)
+      const auto most_of = [&](float4 f) {
+        return max(max(magnitude(f.x), magnitude(f.y)), max(magnitude(f.z), magnitude(f.w)));
+      };
+      uint32_t greatest = max(most_of(v[0]), most_of(v[1]));
+      for (uint32_t half = 1; half < 8; half *= 2)
         greatest = max(greatest, __shfl_xor_sync(~0u, greatest, half));
       const bool finite = greatest < 0x7F800000u;
       const float most = __uint_as_float(greatest);
       const float inverse = finite && most > 1e-30f ? __fdiv_rn(kQuantRange, most) : 0.0f;
-      const int q[4] = {__float2int_rn(v.x * inverse), __float2int_rn(v.y * inverse),
-                        __float2int_rn(v.z * inverse), __float2int_rn(v.w * inverse)};
-      int sum = (q[0] + q[1]) + (q[2] + q[3]);
-      for (uint32_t half = 1; half < 16; half *= 2) sum += __shfl_xor_sync(~0u, sum, half);
-      uint32_t high = 0, low = 0;
-      for (uint32_t b = 0; b < 4; ++b) {
-        const int hi = (q[b] + 128) >> 8;
-        high |= (static_cast<uint32_t>(hi) & 0xFFu) << (8 * b);
-        low |= (static_cast<uint32_t>(q[b] - 256 * hi) & 0xFFu) << (8 * b);
-      }
+      const Quantized a(v[0], inverse), b(v[1], inverse);
+      int sum = a.sum + b.sum;
+      for (uint32_t half = 1; half < 8; half *= 2) sum += __shfl_xor_sync(~0u, sum, half);
+      // Words k and k + 1 of each plane, k being 0 or 2.
       const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
-                     k = column / 4 % 4;
-      const auto at = [&](uint32_t piece) { return ((chunk * 4 + piece) * kWarp + lane) * 4 + k; };
-      words[at(half)] = high;
-      words[at(2 + half)] = low;
-      if (threadIdx.x % 16 == 0) {
+                     pair = column / 8 % 2;
+      const auto at = [&](uint32_t piece) { return ((chunk * 4 + piece) * kWarp + lane) * 2 + pair; };
+      words[at(half)] = make_uint2(a.high, b.high);
+      words[at(2 + half)] = make_uint2(a.low, b.low);
+      if (threadIdx.x % 8 == 0) {
         planes.groups[column / kTileGroup] = make_float2(
             finite ? most * (1.0f / kQuantRange) : __uint_as_float(0x7FFFFFFFu), static_cast<float>(sum));
       }
     }
+  };
+  put(row, gains, 0);
+  for (uint32_t part = 1; part < RowPart<kThreads>::parts(columns); ++part) {
+    RowPart<kThreads> more, more_gains;
+    more.load(x, part, columns);
+    if (gain != nullptr) more_gains.template load<true>(gain, part, columns);
+    put(more, more_gains, part);
   }
 }
 

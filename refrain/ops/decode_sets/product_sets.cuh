@@ -87,16 +87,27 @@ __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_consta
   };
 
   const uint32_t early = min(mine, p.depth);
+  RowPart<kWarps * kWarp> row, gains;
   const Running run(p.state, [&] {
     for (uint32_t n = 0; n < early; ++n) start(n);
+    if (p.gain != nullptr) gains.template load<true>(p.gain, 0, p.columns);
   });
+  // Asked for before the count of rows is looked at: a plan has memory for one at least.
+  row.load(p.input, 0, p.columns);
+  float residual = 0;  // of the first value that this thread adds to
+  if (kEnding == Ending::add && threadIdx.x < own * kTileRows) {
+    const uint32_t at = first * kTileRows + threadIdx.x;
+    if (at < p.rows[0]) residual = __ldcg(p.residual + at);
+  }
   // What has been started ends before the block does.
   if (run.rows == 0) {
     for (uint32_t n = 0; n < early; ++n) ring.read(n);
     return;
   }
   for (uint32_t r = 0; r < run.rows; ++r) {
-    quantize<kWarps * kWarp>(planes, p.input + size_t{r} * p.columns, p.gain, p.eps, p.columns);
+    const float* input = p.input + size_t{r} * p.columns;
+    if (r != 0) row.load(input, 0, p.columns);
+    quantize(planes, row, input, gains, p.gain, p.eps, p.columns);
     __syncthreads();
     for (uint32_t i = 0; i < mine; ++i) {
       const uint32_t n = r * mine + i;
@@ -124,7 +135,8 @@ __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_consta
         const float gate = total(2 * at, within), up = total(2 * at + 1, within);
         p.outputs[0][to] = gated(gate, up);
       } else if constexpr (kEnding == Ending::add) {
-        p.outputs[0][to] = __ldcg(p.residual + to) + total(at, within);
+        const float before = to == first * kTileRows + threadIdx.x ? residual : __ldcg(p.residual + to);
+        p.outputs[0][to] = before + total(at, within);
       } else {
         p.outputs[t.weight][to] = total(at, within);
       }

@@ -35,7 +35,7 @@ bool in_tiles(const backend::ArgumentInfo& weight) {
 bool whole_rows(const backend::OpCall& call) {
   const auto& c = call.constants_as<RmsNormConstants>();
   return call.args[kWeight].bound && call.args[kWeight].layout->name == "vector_f32" && c.vectors == 1 &&
-         c.columns % 4 == 0 && tile_chunks(c.columns) <= kMostChunks;
+         c.columns % 8 == 0 && tile_chunks(c.columns) <= kMostChunks;
 }
 
 /// Weights in tiles, norms of whole rows.
@@ -189,13 +189,16 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_tiles(const __grid_cons
   const float* gain = p.arg<const float>(kWeight);
   float* output = p.arg<float>(kOutput) + size_t{blockIdx.x} * c.columns;
   RowPart<kNormThreads> row;
+  row.load(input, 0, c.columns);
   const float factor = norm_factor(row, input, c.eps, c.columns, squares);
-  for (uint32_t part = 0; part * row.kColumns < c.columns; ++part) {
+  for (uint32_t part = 0; part < row.parts(c.columns); ++part) {
+    RowPart<kNormThreads> gains;
+    gains.template load<true>(gain, part, c.columns);
     if (part != 0) row.load(input, part, c.columns);
     for (uint32_t i = 0; i < row.kLoads; ++i) {
       const uint32_t column = row.column(part, i);
-      if (column < c.columns)
-        *reinterpret_cast<float4*>(output + column) = normalized(row.v[i], factor, gain + column);
+      for (uint32_t h = 0; h < 2 && column < c.columns; ++h)
+        reinterpret_cast<float4*>(output + column)[h] = normalized(row.v[i][h], factor, gains.v[i][h]);
     }
   }
 }

@@ -14,11 +14,17 @@ using GatherRowsParameters = Parameters<GatherRowsConstants, 5>;
 
 __global__ void __launch_bounds__(kThreads)
     gather_rows_kernel(const __grid_constant__ GatherRowsParameters p) {
-  const Running run(p.state);
   const GatherRowsConstants& c = p.constants;
+  uint32_t live = 0, row = 0;
+  const auto find = [&] {
+    live = __ldcg(p.arg<const uint32_t>(2));
+    row = __ldcg(p.arg<const uint32_t>(1) + blockIdx.x);
+  };
+  const Running run(p.state, [&] {
+    if (p.state.ahead) find();
+  });
+  if (!p.state.ahead) find();
   if (blockIdx.x >= run.rows) return;
-  const uint32_t live = *p.arg<const uint32_t>(2);
-  const uint32_t row = p.arg<const uint32_t>(1)[blockIdx.x];
   const bool valid = row < live && row < c.input_rows;
   if (!valid && row != kIdle && threadIdx.x == 0)
     raise_status(p.arg<uint32_t>(3), c.status_word, kOutputOutOfRange);
@@ -34,7 +40,11 @@ GridShape shape(const BoundCommand& command) {
 }  // namespace
 
 std::span<const PluginKernel> gather_rows_cuda_kernels() {
-  static const KernelEntry kEntry = plain_entry(gather_rows_kernel, shape);
+  static const KernelEntry kEntry = [] {
+    KernelEntry entry = plain_entry(gather_rows_kernel, shape);
+    entry.reads_ahead = [](uint32_t, uint32_t argument) { return argument == 1 || argument == 2; };
+    return entry;
+  }();
   static const PluginKernel kKernels[] = {
       {.op = "gather_rows",
        .kernel = {.name = "gather_rows_f32_cuda",

@@ -219,43 +219,66 @@ __device__ uint32_t draw(const Logits& logits, const Greatest& seen, const Slot&
   return id_of(list[share_chosen()]);
 }
 
+/// What is to be drawn for an output.
+struct Wanted {
+  uint32_t index = kIdle;  ///< of the row
+  uint32_t position = 0;
+  uint32_t slot = kIdle;
+  uint32_t mask = kNoTable;
+};
+
+__device__ Wanted wanted_of(const SampleParameters& p, uint32_t output) {
+  Wanted wanted;
+  wanted.index = __ldcg(p.arg<const uint32_t>(1) + output);
+  if (wanted.index >= p.constants.step_rows) return wanted;
+  const StepRow& row = p.arg<const StepRow>(2)[wanted.index];
+  wanted.position = __ldcg(&row.position);
+  wanted.slot = __ldcg(&row.slot);
+  if (wanted.slot < p.constants.slots) wanted.mask = __ldcg(&p.arg<const Slot>(3)[wanted.slot].mask);
+  return wanted;
+}
+
 __global__ void __launch_bounds__(kThreads) sample_kernel(const __grid_constant__ SampleParameters p) {
-  const Running run(p.state);
   const SampleConstants& c = p.constants;
   __shared__ Shared shared;
   // A walker's blocks follow each other; with more than one of them it has one row.
   const uint32_t parts = gridDim.x / p.state.walkers, walker = blockIdx.x / parts;
+  Wanted wanted;
+  const Running run(p.state, [&] {
+    if (p.state.ahead) wanted = wanted_of(p, walker);
+  });
   auto* list = reinterpret_cast<OrderKey*>(p.state.scratch + walker * p.state.scratch_bytes);
   auto* seen = reinterpret_cast<Greatest*>(p.state.workspace) + walker * parts;
   const Slot* slots = p.arg<const Slot>(3);
   uint32_t* status = p.arg<uint32_t>(5);
   for (uint32_t o = walker; o < run.rows; o += p.state.walkers) {
-    const uint32_t index = p.arg<const uint32_t>(1)[o];
-    if (index >= c.step_rows) {
-      if (index != kIdle && threadIdx.x == 0) raise_status(status, c.slots, kOutputOutOfRange);
+    if (o != walker || !p.state.ahead) wanted = wanted_of(p, o);
+    if (wanted.index >= c.step_rows) {
+      if (wanted.index != kIdle && threadIdx.x == 0) raise_status(status, c.slots, kOutputOutOfRange);
       continue;
     }
-    StepRow& row = p.arg<StepRow>(2)[index];
-    const bool in_table = row.slot < c.slots;
-    const uint32_t mask = in_table ? slots[row.slot].mask : kNoTable;
-    if (!in_table || (mask != kNoTable && mask >= c.masks)) {
+    uint32_t& sampled = p.arg<StepRow>(2)[wanted.index].sampled;
+    const bool in_table = wanted.slot < c.slots;
+    if (!in_table || (wanted.mask != kNoTable && wanted.mask >= c.masks)) {
       if (threadIdx.x == 0) {
-        if (row.slot != kIdle)
-          raise_status(status, in_table ? row.slot : c.slots, in_table ? kTableOutOfRange : kSlotOutOfRange);
-        atomicExch(&row.sampled, kNoToken);
+        if (wanted.slot != kIdle)
+          raise_status(status, in_table ? wanted.slot : c.slots,
+                       in_table ? kTableOutOfRange : kSlotOutOfRange);
+        atomicExch(&sampled, kNoToken);
       }
       continue;
     }
     const uint32_t* masks = p.arg<const uint32_t>(4);
-    const Logits logits = {p.arg<const float>(0) + size_t{o} * c.vocabulary,
-                           mask == kNoTable ? nullptr : masks + mask * ((c.vocabulary + size_t{31}) / 32),
-                           c.vocabulary};
+    const Logits logits = {
+        p.arg<const float>(0) + size_t{o} * c.vocabulary,
+        wanted.mask == kNoTable ? nullptr : masks + wanted.mask * ((c.vocabulary + size_t{31}) / 32),
+        c.vocabulary};
     Greatest greatest = greatest_of(logits, blockIdx.x % parts, parts, shared);
     if (!join_parts(greatest, parts, seen, p.state.tickets + walker, shared)) return;
-    const uint32_t token = draw(logits, greatest, slots[row.slot], row.position, list, shared);
+    const uint32_t token = draw(logits, greatest, slots[wanted.slot], wanted.position, list, shared);
     if (threadIdx.x == 0) {
-      if (!isfinite(logits.values[token])) raise_status(status, row.slot, kNotFinite);
-      atomicExch(&row.sampled, token);  // an index may be given twice
+      if (!isfinite(logits.values[token])) raise_status(status, wanted.slot, kNotFinite);
+      atomicExch(&sampled, token);  // an index may be given twice
     }
     __syncthreads();
   }
@@ -284,7 +307,11 @@ backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) 
 }  // namespace
 
 std::span<const PluginKernel> sample_cuda_kernels() {
-  static const KernelEntry kEntry = plain_entry(sample_kernel, shape);
+  static const KernelEntry kEntry = [] {
+    KernelEntry entry = plain_entry(sample_kernel, shape);
+    entry.reads_ahead = [](uint32_t, uint32_t argument) { return argument >= 1 && argument <= 3; };
+    return entry;
+  }();
   static const PluginKernel kKernels[] = {
       {.op = "sample",
        .kernel = {.name = "sample_f32_cuda",
