@@ -1,0 +1,204 @@
+// Kernels of the mode fast against the references in double, on the device that REFRAIN_TEST_DEVICE names: with bounds of
+// their own, derived where they are. That sets of commands give the bits of these kernels, tests of whole models show.
+#include <cmath>
+
+#include "refrain/ops/attention/attention.h"
+#include "refrain/ops/decode_sets/tiles.h"
+#include "refrain/ops/embedding/embedding.h"
+#include "refrain/ops/matmul/matmul.h"
+#include "refrain/ops/rms_norm/rms_norm.h"
+#include "refrain/ops/silu_mul/silu_mul.h"
+#include "refrain/ops/test_step.h"
+
+namespace refrain::ops {
+namespace {
+
+using namespace harness;
+
+/// The device's kernels of an op that only the mode fast grants.
+std::vector<const backend::Kernel*> fast_kernels(const backend::OpSchema& schema) {
+  std::vector<const backend::Kernel*> list;
+  if (test_device() == nullptr) return list;
+  for (const backend::Kernel& kernel : test_device()->kernels) {
+    if (kernel.op == &schema && (kernel.needs & backend::kFeatureFast) != 0) list.push_back(&kernel);
+  }
+  return list;
+}
+
+#define SKIP_WITHOUT(list) \
+  if ((list).empty()) GTEST_SKIP() << "REFRAIN_TEST_DEVICE names no device with such kernels"
+
+// A group's inputs are multiples of max|x| / 32512, so each is off by half of that at most; what a sum of n products adds
+// in f32 is a tree of 16 within 1,024 columns, then 1,024 after 1,024.
+TEST(Fast, Matmul) {
+  const auto kernels = fast_kernels(matmul_schema);
+  SKIP_WITHOUT(kernels);
+  Random random;
+  for (const auto& [rows, outputs, columns] : {std::array{1, 5, 64}, std::array{1, 1000, 1024},
+                                               std::array{3, 37, 1088}, std::array{2, 130, 14336}}) {
+    const format::EncodedTensor tensor =
+        random_tensor(format::mlx_affine({4, 64}, DType::bf16), {outputs, columns}, random);
+    const PackedWeight weight = pack(tensor.source("w"), tiles_4x1024());
+    const auto n = static_cast<size_t>(outputs), k = static_cast<size_t>(columns);
+    Array<float> input(static_cast<size_t>(rows) * k), got(static_cast<size_t>(rows) * n, -7);
+    random.fill(input, -3, 3);
+    input[k / 2] = 40;
+    for (const backend::Kernel* kernel : kernels) {
+      Call call(matmul_schema);
+      call.tensor({rows, columns}, input).weight(weight).tensor({rows, outputs}, got);
+      call.constants(MatmulConstants{static_cast<uint32_t>(rows), static_cast<uint32_t>(outputs),
+                                     static_cast<uint32_t>(columns), tensor.format});
+      call.run(*kernel, static_cast<uint32_t>(rows));
+      for (size_t i = 0; i < got.size(); ++i) {
+        double sum = 0, bound = 0;
+        for (size_t g = 0; g < k; g += kTileGroup) {
+          double greatest = 0, weights = 0, products = 0, values = 0;
+          for (size_t j = g; j < g + kTileGroup; ++j) {
+            const double x = static_cast<double>(input[i / n * k + j]),
+                         w = static_cast<double>(weight.values[i % n * k + j]);
+            sum += x * w;
+            greatest = std::max(greatest, std::abs(x));
+            weights += std::abs(w);
+            products += std::abs(x * w);
+            values += std::abs(x);
+          }
+          // scale * code + bias is exact here, in the format it is rounded: 8 bits of a sum of scale and bias.
+          bound += weights * greatest / 65024 +
+                   products * (4 + 4 + static_cast<double>(k) / 1024) * kUnitRoundoff +
+                   values * 16 * kUnitRoundoff;
+        }
+        ASSERT_NEAR(static_cast<double>(got[i]), sum, bound)
+            << kernel->name << ' ' << rows << " x " << outputs << " x " << columns << ", " << i;
+      }
+    }
+  }
+}
+
+TEST(Fast, RmsNorm) {
+  const auto kernels = fast_kernels(rms_norm_schema);
+  SKIP_WITHOUT(kernels);
+  Random random;
+  for (const auto& [rows, columns] :
+       {std::array{1, 8}, std::array{3, 1024}, std::array{2, 1096}, std::array{2, 16384}}) {
+    const format::EncodedTensor tensor = random_tensor(format::plain(DType::f32), {columns}, random);
+    const PackedWeight weight = pack(tensor.source("w"), vector_f32());
+    const auto count = static_cast<size_t>(rows) * static_cast<size_t>(columns);
+    Array<float> input(count), expected(count, -7), got(count, -7);
+    random.fill(input, -3, 3);
+    const auto call_of = [&](const Array<float>& output) {
+      Call call(rms_norm_schema);
+      call.tensor({rows, columns}, input).weight(weight).tensor({rows, columns}, output);
+      call.constants(RmsNormConstants{static_cast<uint32_t>(rows), 1, static_cast<uint32_t>(columns), 1e-6f});
+      return call;
+    };
+    call_of(expected).reference(static_cast<uint32_t>(rows));
+    for (const backend::Kernel* kernel : kernels) {
+      call_of(got).run(*kernel, static_cast<uint32_t>(rows));
+      // Squares and their tree within 1,024, the root and the quotient, two products; half of the sum's error counts.
+      const double bound = (16 + columns / 1024.0 + 6) * kUnitRoundoff;
+      EXPECT_LE(
+          excess(got, expected, [&](size_t i) { return bound * std::abs(static_cast<double>(expected[i])); }),
+          0)
+          << kernel->name << ' ' << rows << " x " << columns;
+    }
+  }
+}
+
+TEST(Fast, SiluMul) {
+  const auto kernels = fast_kernels(silu_mul_schema);
+  SKIP_WITHOUT(kernels);
+  Random random;
+  Array<float> gate(1000), up(1000), expected(1000, -7), got(1000, -7);
+  random.fill(gate, -30, 30);
+  random.fill(up, -3, 3);
+  const auto call_of = [&](const Array<float>& output) {
+    Call call(silu_mul_schema);
+    call.tensor({2, 500}, gate).tensor({2, 500}, up).tensor({2, 500}, output);
+    call.constants(ElementwiseConstants{2, 500});
+    return call;
+  };
+  call_of(expected).reference(2);
+  for (const backend::Kernel* kernel : kernels) {
+    call_of(got).run(*kernel, 2);
+    // CUDA's expf is within 2 units in the last place, 4 roundoffs; then a sum, a quotient and two products.
+    EXPECT_LE(
+        excess(got, expected,
+               [&](size_t i) { return 9 * kUnitRoundoff * std::abs(static_cast<double>(expected[i])); }),
+        0)
+        << kernel->name;
+  }
+}
+
+TEST(Fast, EmbeddingIsWhatTheFormatDecodesTo) {
+  const auto kernels = fast_kernels(embedding_schema);
+  SKIP_WITHOUT(kernels);
+  Random random;
+  const format::EncodedTensor tensor =
+      random_tensor(format::mlx_affine({4, 64}, DType::bf16), {9, 1088}, random);
+  const PackedWeight weight = pack(tensor.source("w"), tiles_4x1024());
+  Array<uint32_t> rows(4 * 4), status(3), expected_status(3);
+  const StepRow steps[] = {{8, 0, 0, 0}, {0, 5, 1, 0}, {9, 0, 0, 0}, {3, 0, kIdle, 0}};
+  std::memcpy(rows.data(), steps, sizeof(steps));
+  Array<float> expected(4 * 1088, -7), got(4 * 1088, -7);
+  const auto call_of = [&](const Array<uint32_t>& words, const Array<float>& output) {
+    Call call(embedding_schema);
+    call.weight(weight).tensor({4, 4}, rows).tensor({3}, words).tensor({4, 1088}, output);
+    call.constants(EmbeddingConstants{4, 2, 9, 1088, tensor.format, 1});
+    return call;
+  };
+  call_of(expected_status, expected).reference(4);
+  for (const backend::Kernel* kernel : kernels) {
+    call_of(status, got).run(*kernel, 4);
+    EXPECT_TRUE(same_bits(got, expected)) << kernel->name;
+    EXPECT_TRUE(same_bits(status, expected_status)) << kernel->name;
+  }
+}
+
+TEST(Fast, Attention) {
+  const auto kernels = fast_kernels(attention_schema);
+  SKIP_WITHOUT(kernels);
+  std::vector<TestStep::Position> positions;
+  for (const uint32_t p : {0u, 1u, 7u, 8u, 9u, 63u, 64u, 511u, 512u, 513u, 1299u})
+    positions.emplace_back(1, p);
+  positions.emplace_back(0, 64);
+  positions.emplace_back(kIdle, 0);
+  const auto rows = static_cast<uint32_t>(positions.size());
+  size_t accepted = 0;
+  for (const auto& [heads, kv_heads, head_dim] : {std::array{2u, 2u, 64u}, std::array{4u, 2u, 64u},
+                                                  std::array{8u, 2u, 128u}, std::array{8u, 1u, 128u}}) {
+    for (const uint32_t window : {0u, 1u, 100u}) {
+      Random random(5);
+      const TestStep step({65, 1300}, positions, rows, random);
+      Array<float> query(size_t{rows} * heads * head_dim), cache(step.cache_elements(kv_heads, head_dim));
+      Array<float> expected(query.size(), -7), got(query.size(), -7);
+      random.fill(query, -2, 2);
+      random.fill(cache, -2, 2);
+      const Shape shape{rows, heads, head_dim};
+      const auto call_of = [&](const Array<float>& output) {
+        Call call(attention_schema);
+        call.tensor(shape, query).tensor(DType::u32, step.rows_shape(), step.rows.data());
+        call.tensor(step.table_shape(), step.page_table).tensor(step.cache_shape(kv_heads, head_dim), cache);
+        call.tensor(step.status_shape(), step.status).tensor(shape, output);
+        call.constants(AttentionConstants{rows, heads, kv_heads, head_dim, step.slots(), step.pages_per_slot,
+                                          step.cache_pages, 0.1f, window});
+        return call;
+      };
+      call_of(expected).reference(rows);
+      for (const backend::Kernel* kernel : kernels) {
+        if (!call_of(got).accepted_by(*kernel)) continue;
+        ++accepted;
+        std::fill(got.begin(), got.end(), -7.0f);
+        call_of(got).run(*kernel, rows);
+        // Scores of at most 0.1 * 4 D are off by (D + 6) roundoffs of that, weights by twice as much; then sums of 1,300.
+        const double score = 0.1 * 4 * head_dim * (head_dim + 6.0);
+        EXPECT_LE(excess(got, expected, [&](size_t) { return 2 * (2 * score + 200) * kUnitRoundoff; }), 0)
+            << kernel->name << ' ' << heads << ' ' << kv_heads << ' ' << head_dim << " window " << window;
+        for (const uint32_t word : step.status) EXPECT_EQ(word, 0u);
+      }
+    }
+  }
+  EXPECT_EQ(accepted, 12u) << "one for each shape and window";
+}
+
+}  // namespace
+}  // namespace refrain::ops
