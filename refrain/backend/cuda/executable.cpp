@@ -158,7 +158,7 @@ CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector
     throw DeviceError(health_.device() + ": " + title(plan_, command) +
                       ": expected at most 2147483647 blocks, got " + std::to_string(shape.blocks));
   }
-  node.function = entry.function;
+  node.function = shape.function != nullptr ? shape.function : entry.function;
   node.blocks = shape.blocks;
   node.threads = shape.threads;
   node.cluster = shape.cluster;
@@ -167,8 +167,8 @@ CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector
   entry.bind(bound, node.parameters.data());
 
   cudaFuncAttributes attributes{};
-  health_.check(cudaFuncGetAttributes(&attributes, entry.function), "kernel attributes");
-  if (entry.exclusive_per_sm) {
+  health_.check(cudaFuncGetAttributes(&attributes, node.function), "kernel attributes");
+  if (shape.exclusive_per_sm) {
     // More than half of an SM's, with what the kernel and the system take of each block.
     const size_t half = traits_.shared_bytes_per_sm / 2 + 1;
     const size_t taken = attributes.sharedSizeBytes + traits_.reserved_shared_bytes;

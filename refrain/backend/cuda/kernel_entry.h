@@ -72,15 +72,18 @@ struct GridShape {
   uint32_t threads = 256;
   size_t shared_bytes = 0;  ///< dynamic
   uint32_t cluster = 1;     ///< blocks of a cluster; divides `blocks`
+  bool exclusive_per_sm =
+      false;  ///< two such blocks never share an SM, so that a small grid spreads over the GPU
+  const void* function = nullptr;  ///< of several that take the entry's parameter; null: the entry's own
 };
 
 struct KernelEntry {
+  bool exclusive_per_sm =
+      false;  ///< two such blocks never share an SM, so that a small grid spreads over the GPU
   const void* function = nullptr;  ///< a __global__ function of one parameter
   size_t parameter_bytes = 0;      ///< of that parameter
   void (*bind)(const BoundCommand& command, std::byte* parameters) = nullptr;
   GridShape (*shape)(const BoundCommand& command) = nullptr;
-  /// Two blocks never share an SM, so that a small grid spreads over the GPU.
-  bool exclusive_per_sm = false;
   /// Every thread waits, on every path, before it touches memory that is not sealed: edges may be programmatic.
   bool waits_everywhere = false;
   /// It lets its successors begin only once it has waited itself, so that they find complete what it depends on.

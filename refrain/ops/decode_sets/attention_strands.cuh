@@ -8,6 +8,9 @@
 
 #include <cooperative_groups.h>
 
+#include <algorithm>
+#include <bit>
+
 #include "refrain/backend/cuda/device.cuh"
 #include "refrain/ops/attention/attention.h"
 #include "refrain/ops/step_row.h"
@@ -206,7 +209,7 @@ struct Parts {
 
 /// kSet: of one row, with norms, ropes and the write of key and value to the cache.
 template <uint32_t kDim, uint32_t kQueries, bool kSet>
-__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads)
+__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, kQueries <= 4 ? 2 : 1)
     attention_strands(const __grid_constant__ AttentionStrands p) {
 #if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
   __shared__ __align__(16) float queries[kQueries][kDim];
@@ -370,12 +373,11 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   }
   cluster.sync();
 
-  // Threads of one output follow each other; thread t of them has strands t, t + kEach, ...
+  // Threads of one output follow each other, a power of two; thread t of them has strands t, t + kEach, ...
   constexpr uint32_t kSlice = Parts<kDim, kQueries>::kSlice;
   constexpr uint32_t kOutputs = kQueries * kSlice;
-  constexpr uint32_t kEach = kAttentionThreads / kOutputs < kWarp ? kAttentionThreads / kOutputs : kWarp;
-  static_assert(kEach * kOutputs == kAttentionThreads);
-  const uint32_t output = threadIdx.x / kEach, q = output / kSlice, d = output % kSlice;
+  constexpr uint32_t kEach = std::min(std::bit_floor(kAttentionThreads / kOutputs), kWarp);
+  const uint32_t output = min(threadIdx.x / kEach, kOutputs - 1), q = output / kSlice, d = output % kSlice;
   const uint32_t first_chunk = first_position / kChunk, chunks = last - first_chunk + 1;
   const auto used = [&](uint32_t s) { return (s - first_chunk) % kStrands < chunks; };
   float max = -INFINITY;
@@ -394,7 +396,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     sum += __shfl_xor_sync(~0u, sum, half);
     total += __shfl_xor_sync(~0u, total, half);
   }
-  if (threadIdx.x % kEach == 0)
+  if (threadIdx.x % kEach == 0 && threadIdx.x < kOutputs * kEach)
     p.output[(size_t{unit} * kQueries + q) * kDim + rank * kSlice + d] = __fdiv_rn(sum, total);
 #endif
 }

@@ -1,6 +1,7 @@
 // Attention by strands: the set of a layer's attention for one row (head norms, ropes, the write to the cache and attention
 // itself), and attention alone for any rows, with the same bits.
 #include <array>
+#include <utility>
 
 #include "refrain/backend/set_pattern.h"
 #include "refrain/ops/decode_sets/attention_strands.cuh"
@@ -31,11 +32,12 @@ constexpr SetWire kWires[] = {
     {kQueryNorm, 2, kQueryRope, 0}, {kKeyNorm, 2, kKeyRope, 0}};
 constexpr SetElided kElided[] = {{kQueryRope, 3}, {kKeyRope, 3}, {kQueryNorm, 2}, {kKeyNorm, 2}};
 
+constexpr uint32_t kMostQueries = 8;
+
 /// Head sizes and queries a key-value head that there are kernels for.
 bool has_kernel(const AttentionConstants& c) {
   if ((c.head_dim != 64 && c.head_dim != 128) || c.heads % c.kv_heads != 0) return false;
-  const uint32_t queries = c.heads / c.kv_heads;
-  return queries == 1 || queries == 2 || queries == 4 || queries == 8;
+  return c.heads <= kMostQueries * c.kv_heads;
 }
 
 bool takes(const SetCall& call, std::span<const uint32_t> places) {
@@ -181,20 +183,18 @@ PluginKernel row() {
 }  // namespace
 
 std::span<const PluginKernel> attention_strands_cuda_kernels() {
-  static const PluginKernel kKernels[] = {
-      row<128, 1>(), row<128, 2>(), row<128, 4>(), row<128, 8>(),
-      row<64, 1>(),  row<64, 2>(),  row<64, 4>(),  row<64, 8>(),
-  };
+  static const auto kKernels = []<uint32_t... kQueries>(std::integer_sequence<uint32_t, kQueries...>) {
+    return std::array{row<128, kQueries + 1>()..., row<64, kQueries + 1>()...};
+  }(std::make_integer_sequence<uint32_t, kMostQueries>());
   return kKernels;
 }
 
 std::span<const backend::GroupKernel> attention_sets_cuda() {
-  static const backend::GroupKernel kKernels[] = {
-      set_row<128, 1, 6>(), set_row<128, 2, 6>(), set_row<128, 4, 6>(), set_row<128, 8, 6>(),
-      set_row<64, 1, 6>(),  set_row<64, 2, 6>(),  set_row<64, 4, 6>(),  set_row<64, 8, 6>(),
-      set_row<128, 1, 4>(), set_row<128, 2, 4>(), set_row<128, 4, 4>(), set_row<128, 8, 4>(),
-      set_row<64, 1, 4>(),  set_row<64, 2, 4>(),  set_row<64, 4, 4>(),  set_row<64, 8, 4>(),
-  };
+  // With head norms first: of two sets that fit, the larger.
+  static const auto kKernels = []<uint32_t... kQueries>(std::integer_sequence<uint32_t, kQueries...>) {
+    return std::array{set_row<128, kQueries + 1, 6>()..., set_row<64, kQueries + 1, 6>()...,
+                      set_row<128, kQueries + 1, 4>()..., set_row<64, kQueries + 1, 4>()...};
+  }(std::make_integer_sequence<uint32_t, kMostQueries>());
   return kKernels;
 }
 

@@ -68,25 +68,20 @@ __device__ inline float sum_of_16(float value) {
 __device__ inline float square_of(float4 v) { return (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w); }
 
 /// 1 / sqrt(mean of squares + eps) of a row, in every thread; `squares`: shared memory, a float a group. Fours of columns are
-/// added as a tree of neighbours within 1,024, these in ascending order. `row` has part 0.
+/// added as a tree of neighbours within 1,024, these in ascending order. `row` has part 0, before and after.
 template <uint32_t kThreads>
-__device__ float norm_factor(const RowPart<kThreads>& row, const float* x, float eps, uint32_t columns,
+__device__ float norm_factor(RowPart<kThreads>& row, const float* x, float eps, uint32_t columns,
                              float* squares) {
-  const uint32_t chunks = tile_chunks(columns);
-  const auto add = [&](const RowPart<kThreads>& of, uint32_t part) {
+  const uint32_t chunks = tile_chunks(columns), parts = row.parts(columns);
+  for (uint32_t part = parts; part-- > 0;) {
+    if (parts > 1) row.load(x, part, columns);
 #pragma unroll
-    for (uint32_t i = 0; i < RowPart<kThreads>::kLoads; ++i) {
-      float square = square_of(of.v[i][0]) + square_of(of.v[i][1]);
+    for (uint32_t i = 0; i < row.kLoads; ++i) {
+      float square = square_of(row.v[i][0]) + square_of(row.v[i][1]);
       for (uint32_t half = 1; half < 8; half *= 2) square += __shfl_xor_sync(~0u, square, half);
-      const uint32_t c = RowPart<kThreads>::column(part, i);
+      const uint32_t c = row.column(part, i);
       if (threadIdx.x % 8 == 0 && c < chunks * kTileColumns) squares[c / kTileGroup] = square;
     }
-  };
-  add(row, 0);
-  for (uint32_t part = 1; part < RowPart<kThreads>::parts(columns); ++part) {
-    RowPart<kThreads> more;
-    more.load(x, part, columns);
-    add(more, part);
   }
   __syncthreads();
   float sum = 0;
@@ -122,54 +117,49 @@ struct Quantized {
 /// Quantizes a row, or where `gain` is not null its norm, with all threads of the block; the caller synchronizes. `row` and
 /// `gains` have part 0 of both. `columns`: a multiple of 8. A group with a value that is not finite gets a NaN as its scale.
 template <uint32_t kThreads>
-__device__ void quantize(const Planes& planes, const RowPart<kThreads>& row, const float* x,
-                         const RowPart<kThreads>& gains, const float* gain, float eps, uint32_t columns) {
+__device__ void quantize(const Planes& planes, RowPart<kThreads>& row, const float* x,
+                         RowPart<kThreads>& gains, const float* gain, float eps, uint32_t columns) {
   float factor = 1;
   if (gain != nullptr) factor = norm_factor(row, x, eps, columns, planes.squares);
-  const uint32_t padded = tile_chunks(columns) * kTileColumns;
+  const uint32_t padded = tile_chunks(columns) * kTileColumns, parts = row.parts(columns);
   auto* words = reinterpret_cast<uint2*>(planes.codes);
-  const auto put = [&](const RowPart<kThreads>& of, const RowPart<kThreads>& with, uint32_t part) {
+  for (uint32_t part = 0; part < parts; ++part) {
+    if (part != 0) row.load(x, part, columns);
+    if (gain != nullptr && part != 0) gains.template load<true>(gain, part, columns);
 #pragma unroll
-    for (uint32_t i = 0; i < RowPart<kThreads>::kLoads; ++i) {
-      const uint32_t column = RowPart<kThreads>::column(part, i);
+    for (uint32_t i = 0; i < row.kLoads; ++i) {
+      const uint32_t column = row.column(part, i);
       if (column >= padded) continue;  // by whole warps
-      float4 v[2] = {of.v[i][0], of.v[i][1]};
+      float4 a = row.v[i][0], b = row.v[i][1];
       if (gain != nullptr) {
-        v[0] = normalized(v[0], factor, with.v[i][0]);
-        v[1] = normalized(v[1], factor, with.v[i][1]);
+        a = normalized(a, factor, gains.v[i][0]);
+        b = normalized(b, factor, gains.v[i][1]);
       }
       // As integers, magnitudes keep their order and what is not finite is greatest.
       const auto magnitude = [](float f) { return __float_as_uint(f) & 0x7FFFFFFFu; };
       const auto most_of = [&](float4 f) {
         return max(max(magnitude(f.x), magnitude(f.y)), max(magnitude(f.z), magnitude(f.w)));
       };
-      uint32_t greatest = max(most_of(v[0]), most_of(v[1]));
+      uint32_t greatest = max(most_of(a), most_of(b));
       for (uint32_t half = 1; half < 8; half *= 2)
         greatest = max(greatest, __shfl_xor_sync(~0u, greatest, half));
       const bool finite = greatest < 0x7F800000u;
       const float most = __uint_as_float(greatest);
       const float inverse = finite && most > 1e-30f ? __fdiv_rn(kQuantRange, most) : 0.0f;
-      const Quantized a(v[0], inverse), b(v[1], inverse);
-      int sum = a.sum + b.sum;
+      const Quantized first(a, inverse), second(b, inverse);
+      int sum = first.sum + second.sum;
       for (uint32_t half = 1; half < 8; half *= 2) sum += __shfl_xor_sync(~0u, sum, half);
       // Words k and k + 1 of each plane, k being 0 or 2.
       const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
                      pair = column / 8 % 2;
       const auto at = [&](uint32_t piece) { return ((chunk * 4 + piece) * kWarp + lane) * 2 + pair; };
-      words[at(half)] = make_uint2(a.high, b.high);
-      words[at(2 + half)] = make_uint2(a.low, b.low);
+      words[at(half)] = make_uint2(first.high, second.high);
+      words[at(2 + half)] = make_uint2(first.low, second.low);
       if (threadIdx.x % 8 == 0) {
         planes.groups[column / kTileGroup] = make_float2(
             finite ? most * (1.0f / kQuantRange) : __uint_as_float(0x7FFFFFFFu), static_cast<float>(sum));
       }
     }
-  };
-  put(row, gains, 0);
-  for (uint32_t part = 1; part < RowPart<kThreads>::parts(columns); ++part) {
-    RowPart<kThreads> more, more_gains;
-    more.load(x, part, columns);
-    if (gain != nullptr) more_gains.template load<true>(gain, part, columns);
-    put(more, more_gains, part);
   }
 }
 

@@ -50,8 +50,9 @@ struct ProductShape {
 
 inline constexpr uint32_t kMostDepth = 4;
 
+/// Takes the registers of half an SM, so that the next kernel can begin beside it.
 template <uint32_t kWarps, Ending kEnding>
-__global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_constant__ ProductParameters p) {
+__global__ void __launch_bounds__(kWarps* kWarp, 2) product_set(const __grid_constant__ ProductParameters p) {
 #if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
   extern __shared__ __align__(128) std::byte memory[];
   __shared__ uint64_t barriers[kWarps * kMostDepth];
@@ -88,9 +89,10 @@ __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_consta
 
   const uint32_t early = min(mine, p.depth);
   RowPart<kWarps * kWarp> row, gains;
+  const float* gain = kEnding == Ending::add ? nullptr : p.gain;
   const Running run(p.state, [&] {
     for (uint32_t n = 0; n < early; ++n) start(n);
-    if (p.gain != nullptr) gains.template load<true>(p.gain, 0, p.columns);
+    if (gain != nullptr) gains.template load<true>(gain, 0, p.columns);
   });
   // Asked for before the count of rows is looked at: a plan has memory for one at least.
   row.load(p.input, 0, p.columns);
@@ -106,8 +108,11 @@ __global__ void __launch_bounds__(kWarps* kWarp) product_set(const __grid_consta
   }
   for (uint32_t r = 0; r < run.rows; ++r) {
     const float* input = p.input + size_t{r} * p.columns;
-    if (r != 0) row.load(input, 0, p.columns);
-    quantize(planes, row, input, gains, p.gain, p.eps, p.columns);
+    if (r != 0) {
+      row.load(input, 0, p.columns);
+      if (gain != nullptr && row.parts(p.columns) > 1) gains.template load<true>(gain, 0, p.columns);
+    }
+    quantize(planes, row, input, gains, gain, p.eps, p.columns);
     __syncthreads();
     for (uint32_t i = 0; i < mine; ++i) {
       const uint32_t n = r * mine + i;

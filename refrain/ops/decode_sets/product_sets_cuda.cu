@@ -66,9 +66,6 @@ constexpr SetWire kAddWires[] = {{0, kOutput, 1, 1}};
 constexpr SetElided kAddElided[] = {{0, kOutput}};
 constexpr SetPattern kAdd{kAddPlaces, kAddWires, kAddElided, takes};
 
-// Warps of a block: more leave the next kernel no room.
-constexpr uint32_t kWarps = 16;
-
 /// The members by place.
 template <size_t kPlaces>
 std::array<const BoundMember*, kPlaces> by_place(const BoundCommand& command) {
@@ -91,14 +88,24 @@ void set_norm(ProductParameters& p, const BoundMember& norm) {
   p.eps = norm.constants_as<RmsNormConstants>().eps;
 }
 
-/// How many row tiles a block takes: all blocks the same, one block an SM.
+/// How many row tiles a block takes: all blocks the same, one block an SM. Returns the warps of a block: one a unit, where
+/// that is enough; more than 16 leave the next kernel no room.
 constexpr uint32_t kBlocks = 132;
-void divide(ProductParameters& p, Ending ending, uint32_t warps) {
+uint32_t divide(ProductParameters& p, Ending ending) {
   uint32_t tiles = 0;
   for (uint32_t w = 0; w < (ending == Ending::gate ? 1 : kMostWeights); ++w) tiles += tiles_of(p.rows[w]);
   p.tiles_per_block = (tiles + kBlocks - 1) / kBlocks;
   const uint32_t units = p.tiles_per_block * tile_chunks(p.columns) * (ending == Ending::gate ? 2 : 1);
+  const uint32_t warps = units <= 8 ? 8 : units <= 12 ? 12 : 16;
   p.depth = std::min((units + warps - 1) / warps, kMostDepth);
+  return warps;
+}
+
+template <Ending kEnding>
+const void* function_of(uint32_t warps) {
+  if (warps == 8) return reinterpret_cast<const void*>(product_set<8, kEnding>);
+  if (warps == 12) return reinterpret_cast<const void*>(product_set<12, kEnding>);
+  return reinterpret_cast<const void*>(product_set<16, kEnding>);
 }
 
 ProductParameters product(const BoundCommand& command) {
@@ -139,26 +146,27 @@ ProductParameters product_add(const BoundCommand& command) {
 
 template <Ending kEnding, ProductParameters (*kDescribe)(const BoundCommand&)>
 KernelEntry entry_of() {
-  return {.function = reinterpret_cast<const void*>(product_set<kWarps, kEnding>),
+  return {.function = function_of<kEnding>(16),
           .parameter_bytes = sizeof(ProductParameters),
           .bind =
               [](const BoundCommand& command, std::byte* parameters) {
                 ProductParameters p = kDescribe(command);
-                divide(p, kEnding, kWarps);
+                divide(p, kEnding);
                 std::memcpy(parameters, &p, sizeof(p));
               },
           .shape =
               [](const BoundCommand& command) {
                 ProductParameters p = kDescribe(command);
-                divide(p, kEnding, kWarps);
+                const uint32_t warps = divide(p, kEnding);
                 uint32_t tiles = 0;
                 for (uint32_t w = 0; w < (kEnding == Ending::gate ? 1 : kMostWeights); ++w)
                   tiles += tiles_of(p.rows[w]);
                 return GridShape{.blocks = (tiles + p.tiles_per_block - 1) / p.tiles_per_block,
-                                 .threads = kWarps * kWarp,
-                                 .shared_bytes = ProductShape(p, kWarps, kEnding).bytes()};
+                                 .threads = warps * kWarp,
+                                 .shared_bytes = ProductShape(p, warps, kEnding).bytes(),
+                                 .exclusive_per_sm = warps >= 12,
+                                 .function = function_of<kEnding>(warps)};
               },
-          .exclusive_per_sm = true,
           .waits_everywhere = true};
 }
 
