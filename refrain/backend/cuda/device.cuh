@@ -31,6 +31,10 @@ __device__ inline unsigned long long global_time_ns() {
   return time;
 }
 
+/// Lanes of a warp go on together. What lanes did apart stays apart until something joins them, and shuffles of a warp in
+/// parts take ten times as long.
+__device__ inline void converge() { __syncwarp(); }
+
 /// When a kernel lets the commands behind it begin: KernelEntry::triggers_late says the same.
 enum class Trigger : uint8_t { early, late };
 
@@ -52,6 +56,7 @@ class Running {
     if (stamp_ != nullptr && threadIdx.x == 0) atomicMax(&stamp_->not_ready, ~global_time_ns());
     if (state.live != nullptr && !state.live_ahead) live = __ldcg(state.live);
     rows = live < state.rows ? live : state.rows;
+    converge();
   }
   __device__ explicit Running(const CommandState& state, Trigger trigger = Trigger::early)
       : Running(
@@ -70,11 +75,13 @@ class Running {
 
 /// The sum over a warp in every lane: lanes in halves.
 __device__ inline float warp_sum(float value) {
+  converge();
   for (uint32_t half = kWarp / 2; half > 0; half /= 2) value += __shfl_xor_sync(~0u, value, half);
   return value;
 }
 
 __device__ inline float warp_max(float value) {
+  converge();
   for (uint32_t half = kWarp / 2; half > 0; half /= 2)
     value = fmaxf(value, __shfl_xor_sync(~0u, value, half));
   return value;

@@ -168,6 +168,7 @@ struct Strand {
                         float (*weights)[kChunk]) {
     const uint32_t j = Chunk<kDim>::key_position();
     const bool seen = begin <= j && j < end;
+    converge();
 #pragma unroll
     for (uint32_t q = 0; q < kQueries; ++q) {
       float score = 0;
@@ -256,6 +257,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
          page += kAttentionThreads)
       missing = missing || __ldcg(pages + page) >= p.table.cache_pages;
     if (__syncthreads_or(missing) != 0) bits = kPageOutOfRange;
+    converge();
     if (readable && bits == 0) ids = pages;
     last = row.position / kChunk;
     // The warp's first chunk: the first of its strand that is not before the window.
@@ -310,7 +312,8 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
       raise_status(p.status, bits == kSlotOutOfRange ? p.table.slots : row.slot, bits);
     return;
   }
-  cluster.barrier_arrive();  // that all blocks of it have begun is waited for below
+  // That all blocks of it have begun is waited for below; nothing has to be seen by then.
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
   if constexpr (!kSet) load_first();
 
   if constexpr (kSet) __syncthreads();  // the angles
@@ -351,7 +354,8 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     if (more) chunk.load_values(unit_of(1, next), held(next));
     __syncwarp();
   }
-  cluster.barrier_wait();
+  asm volatile("barrier.cluster.wait;" ::: "memory");
+  converge();
   if (any) {
     const uint32_t to = warp * kCluster + rank;
     constexpr uint32_t kSlice = Parts<kDim, kQueries>::kSlice;
@@ -380,10 +384,12 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   const uint32_t output = min(threadIdx.x / kEach, kOutputs - 1), q = output / kSlice, d = output % kSlice;
   const uint32_t first_chunk = first_position / kChunk, chunks = last - first_chunk + 1;
   const auto used = [&](uint32_t s) { return (s - first_chunk) % kStrands < chunks; };
+  converge();
   float max = -INFINITY;
   for (uint32_t s = threadIdx.x % kEach; s < kStrands; s += kEach) {
     if (used(s)) max = fmaxf(max, parts.sums[s][q].x);
   }
+  converge();
   for (uint32_t half = kEach / 2; half > 0; half /= 2) max = fmaxf(max, __shfl_xor_sync(~0u, max, half));
   float sum = 0, total = 0;
   for (uint32_t s = threadIdx.x % kEach; s < kStrands; s += kEach) {
@@ -392,6 +398,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     sum = __fmaf_rn(factor, parts.values[s][q][d], sum);
     total = __fmaf_rn(factor, parts.sums[s][q].y, total);
   }
+  converge();
   for (uint32_t half = kEach / 2; half > 0; half /= 2) {
     sum += __shfl_xor_sync(~0u, sum, half);
     total += __shfl_xor_sync(~0u, total, half);

@@ -62,6 +62,7 @@ struct RowPart {
 
 /// The sum over 16 neighbouring lanes, neighbours first.
 __device__ inline float sum_of_16(float value) {
+  converge();
   for (uint32_t half = 1; half < 16; half *= 2) value += __shfl_xor_sync(~0u, value, half);
   return value;
 }
@@ -78,6 +79,7 @@ __device__ float norm_factor(RowPart<kThreads>& row, const float* x, float eps, 
 #pragma unroll
     for (uint32_t i = 0; i < row.kLoads; ++i) {
       float square = square_of(row.v[i][0]) + square_of(row.v[i][1]);
+      converge();
       for (uint32_t half = 1; half < 8; half *= 2) square += __shfl_xor_sync(~0u, square, half);
       const uint32_t c = row.column(part, i);
       if (threadIdx.x % 8 == 0 && c < chunks * kTileColumns) squares[c / kTileGroup] = square;
@@ -141,6 +143,7 @@ __device__ void quantize(const Planes& planes, RowPart<kThreads>& row, const flo
         return max(max(magnitude(f.x), magnitude(f.y)), max(magnitude(f.z), magnitude(f.w)));
       };
       uint32_t greatest = max(most_of(a), most_of(b));
+      converge();
       for (uint32_t half = 1; half < 8; half *= 2)
         greatest = max(greatest, __shfl_xor_sync(~0u, greatest, half));
       const bool finite = greatest < 0x7F800000u;
@@ -148,6 +151,7 @@ __device__ void quantize(const Planes& planes, RowPart<kThreads>& row, const flo
       const float inverse = finite && most > 1e-30f ? __fdiv_rn(kQuantRange, most) : 0.0f;
       const Quantized first(a, inverse), second(b, inverse);
       int sum = first.sum + second.sum;
+      converge();
       for (uint32_t half = 1; half < 8; half *= 2) sum += __shfl_xor_sync(~0u, sum, half);
       // Words k and k + 1 of each plane, k being 0 or 2.
       const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
@@ -201,6 +205,7 @@ __device__ inline float dot(const Unit& unit, const Planes& planes, uint32_t chu
     sums[r] = (s[0] * 16 + s[1]) * 256 + (s[2] * 16 + s[3]);
   }
   // Two lanes share a group: even ones keep rows 0 and 1, odd ones 2 and 3.
+  converge();
   const bool odd = lane % 2 != 0, second = lane / 2 % 2 != 0;
   int a = odd ? sums[2] : sums[0], b = odd ? sums[3] : sums[1];
   a += __shfl_xor_sync(~0u, odd ? sums[0] : sums[2], 1);
@@ -237,15 +242,17 @@ class UnitRing {
 
   /// Starts the copy of the warp's n-th unit; all lanes have read unit n - depth.
   __device__ void start(uint32_t n, const std::byte* from) const {
-    if (threadIdx.x % kWarp != 0) return;
-    const uint32_t slot = n % depth_, barrier = barriers_ + slot * 8;
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(kTileBytes)
-                 : "memory");
-    asm volatile(
-        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-            shared_address(units_ + slot * kTileBytes)),
-        "l"(from), "n"(kTileBytes), "r"(barrier)
-        : "memory");
+    if (threadIdx.x % kWarp == 0) {
+      const uint32_t slot = n % depth_, barrier = barriers_ + slot * 8;
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(kTileBytes)
+                   : "memory");
+      asm volatile(
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+              shared_address(units_ + slot * kTileBytes)),
+          "l"(from), "n"(kTileBytes), "r"(barrier)
+          : "memory");
+    }
+    converge();
   }
 
   /// Waits for unit n and reads this lane's part.

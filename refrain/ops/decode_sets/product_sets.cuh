@@ -32,6 +32,8 @@ struct ProductParameters {
   uint32_t columns = 0;
   uint32_t tiles_per_block = 0;  ///< of a gate: of each of the two weights
   uint32_t depth = 0;            ///< units in flight, of a warp
+  /// As many units as a block has warps, in tiles and chunks.
+  uint32_t step_tiles = 0, step_chunks = 0;
 };
 
 /// Shared memory of a block.
@@ -82,17 +84,33 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps <= 8 ? 2 : 1)
   const uint32_t units = local * shape.chunks;
   const uint32_t mine = units > warp ? (units - warp + kWarps - 1) / kWarps : 0;  // of a row
   const UnitRing ring(memory, barriers, p.depth);
-  const auto start = [&](uint32_t n) {
-    const uint32_t unit = warp + n % mine * kWarps;
-    const Tile t = tile(unit / shape.chunks);
-    ring.start(n, p.weights[t.weight] + (size_t{t.index} * shape.chunks + unit % shape.chunks) * kTileBytes);
+  // A warp's units, kWarps apart, as tiles and chunks without a division each.
+  struct Place {
+    uint32_t tile, chunk, index;
+  };
+  const Place begin{warp / shape.chunks, warp % shape.chunks, 0};
+  const auto advance = [&](Place& at) {
+    at.tile += p.step_tiles;
+    at.chunk += p.step_chunks;
+    if (at.chunk >= shape.chunks) {
+      at.chunk -= shape.chunks;
+      ++at.tile;
+    }
+    if (++at.index == mine) at = begin;  // of the next row
+  };
+  Place ahead = begin;  // the next unit to be started
+  uint32_t started = 0;
+  const auto start = [&] {
+    const Tile t = tile(ahead.tile);
+    ring.start(started++, p.weights[t.weight] + (size_t{t.index} * shape.chunks + ahead.chunk) * kTileBytes);
+    advance(ahead);
   };
 
   const uint32_t early = min(mine, p.depth);
   RowPart<kWarps * kWarp> row, gains;
   const float* gain = kEnding == Ending::add ? nullptr : p.gain;
   const Running run(p.state, [&] {
-    for (uint32_t n = 0; n < early; ++n) start(n);
+    while (started < early) start();
     if (gain != nullptr) gains.template load<true>(gain, 0, p.columns);
   });
   // Asked for before the count of rows is looked at: a plan has memory for one at least.
@@ -115,14 +133,13 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps <= 8 ? 2 : 1)
     }
     quantize(planes, row, input, gains, gain, p.eps, p.columns);
     __syncthreads();
+    Place at = begin;
     for (uint32_t i = 0; i < mine; ++i) {
-      const uint32_t n = r * mine + i;
-      const Unit unit = ring.read(n);
-      if (n + p.depth < run.rows * mine) start(n + p.depth);
-      const uint32_t index = warp + i * kWarps, chunk = index % shape.chunks;
-      const float sum = dot(unit, planes, chunk, lane);
-      if (lane < kTileRows)
-        sums[(index / shape.chunks * kTileRows + row_of_lane(lane)) * shape.chunks + chunk] = sum;
+      const Unit unit = ring.read(r * mine + i);
+      if (started < run.rows * mine) start();
+      const float sum = dot(unit, planes, at.chunk, lane);
+      if (lane < kTileRows) sums[(at.tile * kTileRows + row_of_lane(lane)) * shape.chunks + at.chunk] = sum;
+      advance(at);
     }
     __syncthreads();
     const auto total = [&](uint32_t i, uint32_t row) {

@@ -98,6 +98,8 @@ uint32_t divide(ProductParameters& p, Ending ending) {
   const uint32_t units = p.tiles_per_block * tile_chunks(p.columns) * (ending == Ending::gate ? 2 : 1);
   const uint32_t warps = units <= 8 ? 8 : units <= 12 ? 12 : 16;
   p.depth = std::min((units + warps - 1) / warps, kMostDepth);
+  p.step_tiles = warps / tile_chunks(p.columns);
+  p.step_chunks = warps % tile_chunks(p.columns);
   return warps;
 }
 
