@@ -23,6 +23,7 @@ inline constexpr uint32_t kCluster = 8;  // blocks of a key-value head
 inline constexpr uint32_t kAttentionWarps = 8, kAttentionThreads = kAttentionWarps * kWarp;
 inline constexpr uint32_t kChunk = 8;  // positions
 inline constexpr uint32_t kStrands = kCluster * kAttentionWarps;
+inline constexpr uint32_t kMostStages = 2;
 static_assert(kPagePositions % kChunk == 0);
 
 struct AttentionStrands {
@@ -41,14 +42,10 @@ struct AttentionStrands {
   uint32_t kv_heads = 0;
   uint32_t pages = 0;
   uint32_t window = 0;
+  uint32_t stages = 1;  // chunks of keys and values that a warp has on their way
   float query_eps = 0, key_eps = 0;
   float scale = 1;  // of the scores, and log2(e): weights are powers of two
 };
-
-/// Reads what kernels before have written, or this one's own cache: never through the non-coherent path.
-__device__ inline float4 load_cached(const float* from) {
-  return __ldcg(reinterpret_cast<const float4*>(from));
-}
 
 /// Lane l has elements l, l + 32, ... of a head: the partner of a rope pair is its own.
 template <uint32_t kDim>
@@ -93,17 +90,77 @@ struct Head {
   }
 };
 
-/// Keys and values of a chunk as the lanes of a warp hold them: of keys lane l has a quarter of position l / 4; of values
-/// four columns of all positions, or of every second where a head has 64.
+/// A warp's chunks of keys and values on their way to shared memory: each a bulk copy with a barrier of its own.
 template <uint32_t kDim>
-struct Chunk {
+class ChunkRing {
+ public:
+  static constexpr uint32_t kBytes = kChunk * kDim * sizeof(float);  // of the keys, and of the values
+
+  __host__ __device__ static constexpr size_t bytes(uint32_t stages) {
+    return size_t{kAttentionWarps} * stages * 2 * kBytes;
+  }
+  /// `memory`: of the block, aligned to 128; `barriers`: [warps][kMostStages][2].
+  __device__ ChunkRing(std::byte* memory, uint64_t* barriers, uint32_t stages)
+      : chunks_(memory + size_t{threadIdx.x / kWarp} * stages * 2 * kBytes),
+        barriers_(shared_address(barriers + threadIdx.x / kWarp * kMostStages * 2)),
+        stages_(stages) {
+    const uint32_t lane = threadIdx.x % kWarp;
+    if (lane < 2 * stages)
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + lane * 8) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    __syncwarp();
+  }
+
+  /// Starts the copy of keys (kind 0) or values (kind 1) of the warp's n-th chunk; all lanes have read those of n - stages.
+  __device__ void start(uint32_t kind, uint32_t n, const float* from) const {
+    if (threadIdx.x % kWarp == 0) {
+      const uint32_t barrier = barrier_of(kind, n);
+      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(kBytes)
+                   : "memory");
+      asm volatile(
+          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+              shared_address(at(kind, n))),
+          "l"(from), "n"(kBytes), "r"(barrier)
+          : "memory");
+    }
+    __syncwarp();
+  }
+  /// Waits for them; they lie as [kChunk][kDim].
+  __device__ const float* wait(uint32_t kind, uint32_t n) const {
+    asm volatile(
+        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
+        "bra WAIT_%=;\n}" ::"r"(barrier_of(kind, n)),
+        "r"(n / stages_ % 2)
+        : "memory");
+    __syncwarp();
+    return reinterpret_cast<const float*>(at(kind, n));
+  }
+
+ private:
+  __device__ static uint32_t shared_address(const void* pointer) {
+    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+  }
+  __device__ std::byte* at(uint32_t kind, uint32_t n) const {
+    return chunks_ + (n % stages_ * 2 + kind) * kBytes;
+  }
+  __device__ uint32_t barrier_of(uint32_t kind, uint32_t n) const {
+    return barriers_ + (n % stages_ * 2 + kind) * 8;
+  }
+  std::byte* chunks_;
+  uint32_t barriers_;
+  uint32_t stages_;
+};
+
+/// How the lanes of a warp share a chunk: of keys lane l has a quarter of position l / 4; of values four columns of all
+/// positions, or of every second where a head has 64.
+template <uint32_t kDim>
+struct Share {
   static constexpr uint32_t kKeyQuads = kDim / 16;
   static constexpr uint32_t kColumns = kDim / 4;  // lanes of a position
   static constexpr uint32_t kAtOnce = kWarp / kColumns;
   static constexpr uint32_t kValues = kChunk / kAtOnce;
   static_assert(kAtOnce * kColumns == kWarp);
-  float4 keys[kKeyQuads];
-  float4 values[kValues];
 
   __device__ static uint32_t key_position() { return threadIdx.x % kWarp / 4; }
   __device__ static uint32_t key_quad(uint32_t i) { return threadIdx.x % 4 + 4 * i; }
@@ -111,30 +168,20 @@ struct Chunk {
     return i * kAtOnce + threadIdx.x % kWarp / kColumns;
   }
   __device__ static uint32_t value_quad() { return threadIdx.x % kColumns; }
+};
 
-  /// Of positions from `from` on, of which the chunk has `count`.
-  __device__ void load_keys(const float* from, uint32_t count) {
-#pragma unroll
-    for (uint32_t i = 0; i < kKeyQuads; ++i)
-      keys[i] = key_position() < count ? load_cached(from + key_position() * kDim + 4 * key_quad(i))
-                                       : make_float4(0, 0, 0, 0);
-  }
-  __device__ void load_values(const float* from, uint32_t count) {
-#pragma unroll
-    for (uint32_t i = 0; i < kValues; ++i)
-      values[i] = value_position(i) < count ? load_cached(from + value_position(i) * kDim + 4 * value_quad())
-                                            : make_float4(0, 0, 0, 0);
-  }
-  /// One position's, from shared memory.
-  __device__ void replace(uint32_t position, const float* key, const float* value) {
-    if (key_position() == position) {
-#pragma unroll
-      for (uint32_t i = 0; i < kKeyQuads; ++i) keys[i] = reinterpret_cast<const float4*>(key)[key_quad(i)];
-    }
-#pragma unroll
-    for (uint32_t i = 0; i < kValues; ++i) {
-      if (value_position(i) == position) values[i] = reinterpret_cast<const float4*>(value)[value_quad()];
-    }
+/// A chunk in shared memory. Of the positions only [begin, end) are looked at; `newest` is read from elsewhere.
+struct ChunkView {
+  const float* rows = nullptr;
+  uint32_t begin = 0, end = 0;
+  uint32_t newest = kNoPosition;
+  const float* newest_row = nullptr;
+
+  static constexpr uint32_t kNoPosition = ~0u;
+  __device__ bool has(uint32_t position) const { return begin <= position && position < end; }
+  template <uint32_t kDim>
+  __device__ float4 quad(uint32_t position, uint32_t index) const {
+    return reinterpret_cast<const float4*>(position == newest ? newest_row : rows + position * kDim)[index];
   }
 };
 
@@ -163,22 +210,24 @@ struct Strand {
     }
   }
 
-  /// Weights of the positions [begin, end) of the chunk into `weights`, shared memory of the warp.
-  __device__ void weigh(const Chunk<kDim>& chunk, uint32_t begin, uint32_t end, const float (*queries)[kDim],
-                        float (*weights)[kChunk]) {
-    const uint32_t j = Chunk<kDim>::key_position();
-    const bool seen = begin <= j && j < end;
+  /// Weights of the chunk's positions into `weights`, shared memory of the warp.
+  __device__ void weigh(const ChunkView& keys, const float (*queries)[kDim], float (*weights)[kChunk]) {
+    using Part = Share<kDim>;
+    const uint32_t j = Part::key_position();
+    const bool seen = keys.has(j);
+    float4 key[Part::kKeyQuads];
+#pragma unroll
+    for (uint32_t i = 0; i < Part::kKeyQuads; ++i) key[i] = keys.template quad<kDim>(j, Part::key_quad(i));
     converge();
 #pragma unroll
     for (uint32_t q = 0; q < kQueries; ++q) {
       float score = 0;
 #pragma unroll
-      for (uint32_t i = 0; i < Chunk<kDim>::kKeyQuads; ++i)
-        score = dot_of(reinterpret_cast<const float4*>(queries[q])[Chunk<kDim>::key_quad(i)], chunk.keys[i],
-                       score);
+      for (uint32_t i = 0; i < Part::kKeyQuads; ++i)
+        score = dot_of(reinterpret_cast<const float4*>(queries[q])[Part::key_quad(i)], key[i], score);
       score += __shfl_xor_sync(~0u, score, 1);
       score += __shfl_xor_sync(~0u, score, 2);
-      if (!seen) score = -INFINITY;
+      if (!seen) score = -INFINITY;  // whatever lies there
       float now = fmaxf(max[q], score);
       for (uint32_t half = 4; half < kWarp; half *= 2) now = fmaxf(now, __shfl_xor_sync(~0u, now, half));
       const float weight = exp2f(score - now), factor = exp2f(max[q] - now);
@@ -190,13 +239,17 @@ struct Strand {
       if (threadIdx.x % 4 == 0) weights[q][j] = weight;
     }
   }
-  __device__ void add(const Chunk<kDim>& chunk, const float (*weights)[kChunk]) {
+  __device__ void add(const ChunkView& rows, const float (*weights)[kChunk]) {
+    using Part = Share<kDim>;
 #pragma unroll
-    for (uint32_t q = 0; q < kQueries; ++q) {
+    for (uint32_t i = 0; i < Part::kValues; ++i) {
+      const uint32_t j = Part::value_position(i);
+      if (!rows.has(j)) continue;
+      const float4 value = rows.template quad<kDim>(j, Part::value_quad());
 #pragma unroll
-      for (uint32_t i = 0; i < Chunk<kDim>::kValues; ++i)
-        values[q] = fused(weights[q][Chunk<kDim>::value_position(i)], chunk.values[i], values[q]);
+      for (uint32_t q = 0; q < kQueries; ++q) values[q] = fused(weights[q][j], value, values[q]);
     }
+    converge();
   }
 };
 
@@ -208,9 +261,10 @@ struct Parts {
   float values[kStrands][kQueries][kSlice];
 };
 
-/// kSet: of one row, with norms, ropes and the write of key and value to the cache.
+/// Dynamic shared memory: ChunkRing<kDim>::bytes(stages). kSet: of one row, with norms, ropes and the write of key and value
+/// to the cache.
 template <uint32_t kDim, uint32_t kQueries, bool kSet>
-__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, kQueries <= 4 ? 2 : 1)
+__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, kQueries <= 2 ? 3 : kQueries <= 4 ? 2 : 1)
     attention_strands(const __grid_constant__ AttentionStrands p) {
 #if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
   __shared__ __align__(16) float queries[kQueries][kDim];
@@ -218,6 +272,9 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   __shared__ float cosines[kDim / 2], sines[kDim / 2];
   __shared__ __align__(16) float weights[kAttentionWarps][kQueries][kChunk];
   __shared__ __align__(16) Parts<kDim, kQueries> parts;
+  __shared__ uint64_t barriers[kAttentionWarps * kMostStages * 2];
+  extern __shared__ __align__(128) std::byte memory[];
+  const ChunkRing<kDim> ring(memory, barriers, p.stages);
   const auto cluster = cooperative_groups::this_cluster();
   const uint32_t rank = cluster.block_rank(), unit = blockIdx.x / kCluster;
   const uint32_t kv_head = unit % p.kv_heads, r = unit / p.kv_heads;
@@ -225,49 +282,58 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   const CacheGeometry geometry{p.pages, p.kv_heads, kDim};
 
   StepRow row;
-  const uint32_t* ids = nullptr;  // null: the row is idle or refused
+  const uint32_t* ids = nullptr;  // of the slot's pages; null: the row is idle or refused
   uint32_t bits = 0;              // for the status
   uint32_t first_position = 0, c = 0, last = 0;
-  Chunk<kDim> chunk;
-  const auto unit_of = [&](uint32_t kind, uint32_t at) {
+  uint32_t started = 0;  // chunks of the warp
+  // The next of them: c + n kStrands.
+  const auto start = [&](uint32_t kind, uint32_t n) {
+    const uint32_t at = c + n * kStrands;
     const uint32_t page = __ldcg(ids + at / (kPagePositions / kChunk));
-    return p.cache + geometry.unit_offset(kind, page, kv_head) +
-           at % (kPagePositions / kChunk) * kChunk * kDim;
+    const size_t within = size_t{at % (kPagePositions / kChunk)} * kChunk * kDim;
+    if (page < p.table.cache_pages)
+      ring.start(kind, n, p.cache + geometry.unit_offset(kind, page, kv_head) + within);
+    return page < p.table.cache_pages;
   };
-  // Positions of chunk `at` that the cache holds: of a set all but the newest, which it writes itself.
-  const auto held = [&](uint32_t at) {
-    const uint32_t end = row.position + (kSet ? 0 : 1) - at * kChunk;
-    return end < kChunk ? end : kChunk;
+  const auto start_first = [&] {
+    for (; ids != nullptr && started < p.stages && c + started * kStrands <= last; ++started) {
+      if (!start(0, started)) break;  // found out again below
+      start(1, started);
+    }
+  };
+  const auto drain = [&] {
+    for (uint32_t n = 0; n < started; ++n) {
+      ring.wait(0, n);
+      ring.wait(1, n);
+    }
   };
   const auto find_row = [&] {
     const uint4 words = __ldcg(reinterpret_cast<const uint4*>(p.rows) + r);
     memcpy(&row, &words, sizeof(row));
-    last = row.position / kPagePositions;
+    const uint32_t last_page = row.position / kPagePositions;
     const bool idle = row.slot == kIdle;
     if (!idle) {
-      bits = row.slot >= p.table.slots        ? kSlotOutOfRange
-             : last >= p.table.pages_per_slot ? kPositionOutOfRange
-                                              : 0u;
+      bits = row.slot >= p.table.slots             ? kSlotOutOfRange
+             : last_page >= p.table.pages_per_slot ? kPositionOutOfRange
+                                                   : 0u;
     }
-    const bool readable = !idle && bits == 0;
+    if (!idle && bits == 0) ids = p.table.ids + size_t{row.slot} * p.table.pages_per_slot;
     first_position = p.window != 0 && row.position >= p.window ? row.position - p.window + 1 : 0;
-    const uint32_t* pages = p.table.ids + (readable ? size_t{row.slot} * p.table.pages_per_slot : 0);
-    bool missing = false;
-    for (uint32_t page = first_position / kPagePositions + threadIdx.x; readable && page <= last;
-         page += kAttentionThreads)
-      missing = missing || __ldcg(pages + page) >= p.table.cache_pages;
-    if (__syncthreads_or(missing) != 0) bits = kPageOutOfRange;
-    converge();
-    if (readable && bits == 0) ids = pages;
     last = row.position / kChunk;
     // The warp's first chunk: the first of its strand that is not before the window.
     const uint32_t first = first_position / kChunk, strand = warp * kCluster + rank;
     c = first + (strand - first) % kStrands;
   };
-  const auto load_first = [&] {
-    if (ids == nullptr || c > last) return;
-    chunk.load_keys(unit_of(0, c), held(c));
-    chunk.load_values(unit_of(1, c), held(c));
+  const auto check_pages = [&] {
+    bool missing = false;
+    for (uint32_t page = first_position / kPagePositions + threadIdx.x;
+         ids != nullptr && page <= row.position / kPagePositions; page += kAttentionThreads)
+      missing = missing || __ldcg(ids + page) >= p.table.cache_pages;
+    if (__syncthreads_or(missing) != 0) {
+      bits = kPageOutOfRange;
+      ids = nullptr;
+    }
+    converge();
   };
   const auto find_angles = [&] {
     if (!kSet || threadIdx.x >= kDim / 2) return;
@@ -290,9 +356,10 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   const auto prepare = [&] {
     find_row();
     if constexpr (kSet) {
-      load_first();
+      start_first();
       find_angles();
     }
+    check_pages();
   };
   const bool ahead = p.state.ahead;
   const Running run(p.state, [&] {
@@ -303,6 +370,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   const bool writes = kSet && last % kCluster == rank;
   const uint32_t items = kQueries + (writes ? 2u : 0u);
   if (warp < items) head.load(vector_of(warp));  // before anything is waited for: a plan has memory for it
+  if (r >= run.rows || ids == nullptr) drain();  // what has been started ends before the block does
   if (r >= run.rows) return;
   if (ids == nullptr) {
     constexpr uint32_t kSlice = Parts<kDim, kQueries>::kSlice;
@@ -314,7 +382,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   }
   // That all blocks of it have begun is waited for below; nothing has to be seen by then.
   asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-  if constexpr (!kSet) load_first();
+  if constexpr (!kSet) start_first();
 
   if constexpr (kSet) __syncthreads();  // the angles
   for (uint32_t item = warp; item < items; item += kAttentionWarps) {
@@ -341,18 +409,23 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
 
   Strand<kDim, kQueries> strand;
   const bool any = c <= last;
-  for (; c <= last; c += kStrands) {
-    if (kSet && c == last) chunk.replace(row.position % kChunk, newest[0], newest[1]);
-    const uint32_t at = c * kChunk;
-    strand.weigh(chunk, at < first_position ? first_position - at : 0, row.position + 1 - at, queries,
-                 weights[warp]);
-    const uint32_t next = c + kStrands;
-    const bool more = next <= last;
-    if (more) chunk.load_keys(unit_of(0, next), held(next));
+  for (uint32_t n = 0; c + n * kStrands <= last; ++n) {
+    const uint32_t at = c + n * kStrands, position = at * kChunk;
+    ChunkView view;
+    view.begin = position < first_position ? first_position - position : 0;
+    view.end = row.position + 1 - position;
+    if (kSet && at == last) view.newest = row.position % kChunk;
+    const bool more = c + (n + p.stages) * kStrands <= last;
+    view.rows = ring.wait(0, n);
+    view.newest_row = newest[0];
+    strand.weigh(view, queries, weights[warp]);
     __syncwarp();
-    strand.add(chunk, weights[warp]);
-    if (more) chunk.load_values(unit_of(1, next), held(next));
+    if (more) start(0, n + p.stages);
+    view.rows = ring.wait(1, n);
+    view.newest_row = newest[1];
+    strand.add(view, weights[warp]);
     __syncwarp();
+    if (more) start(1, n + p.stages);
   }
   asm volatile("barrier.cluster.wait;" ::: "memory");
   converge();
@@ -362,12 +435,12 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
 #pragma unroll
     for (uint32_t q = 0; q < kQueries; ++q) {
       float4 v = strand.values[q];
-      if constexpr (Chunk<kDim>::kAtOnce == 2) {
+      if constexpr (Share<kDim>::kAtOnce == 2) {
         v = make_float4(v.x + __shfl_xor_sync(~0u, v.x, 16), v.y + __shfl_xor_sync(~0u, v.y, 16),
                         v.z + __shfl_xor_sync(~0u, v.z, 16), v.w + __shfl_xor_sync(~0u, v.w, 16));
       }
-      const uint32_t column = 4 * Chunk<kDim>::value_quad();
-      if (lane < Chunk<kDim>::kColumns) {
+      const uint32_t column = 4 * Share<kDim>::value_quad();
+      if (lane < Share<kDim>::kColumns) {
         auto* other = cluster.map_shared_rank(&parts, column / kSlice);
         *reinterpret_cast<float4*>(&other->values[to][q][column % kSlice]) = v;
       }

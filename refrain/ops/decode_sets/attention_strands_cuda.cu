@@ -61,6 +61,13 @@ template <size_t kCount>
 constexpr SetPattern kPattern{std::span(kPlaces).first(kCount), std::span(kWires).first(kCount == 6 ? 11 : 9),
                               std::span(kElided).first(kCount == 6 ? 4 : 2), takes};
 
+uint32_t stages_of(const AttentionConstants& c) {
+  constexpr uint32_t kManyPages = 4 * kStrands * kChunk / kPagePositions;
+  return c.pages_per_slot > kManyPages && (c.window == 0 || c.window > kManyPages * kPagePositions)
+             ? kMostStages
+             : 1;
+}
+
 /// What attention itself says.
 void set_attention(AttentionStrands& p, const BoundMember& member) {
   const auto& c = member.constants_as<AttentionConstants>();
@@ -73,6 +80,8 @@ void set_attention(AttentionStrands& p, const BoundMember& member) {
   p.kv_heads = c.kv_heads;
   p.pages = c.pages;
   p.window = c.window;
+  // Two are worth their memory, of which other kernels want some, where a warp has many chunks.
+  p.stages = stages_of(c);
   p.scale = c.scale * 1.44269504f;
 }
 
@@ -116,6 +125,7 @@ KernelEntry entry_of() {
                   const auto& c = member.constants_as<AttentionConstants>();
                   return GridShape{.blocks = uint64_t{c.rows} * c.kv_heads * kCluster,
                                    .threads = kAttentionThreads,
+                                   .shared_bytes = ChunkRing<kDim>::bytes(stages_of(c)),
                                    .cluster = kCluster};
                 }
                 return GridShape{};

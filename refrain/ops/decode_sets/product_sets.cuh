@@ -54,7 +54,7 @@ inline constexpr uint32_t kMostDepth = 4;
 
 /// Of few warps it takes the registers of half an SM, so that the next kernel can begin beside it.
 template <uint32_t kWarps, Ending kEnding>
-__global__ void __launch_bounds__(kWarps* kWarp, kWarps <= 8 ? 2 : 1)
+__global__ void __launch_bounds__(kWarps* kWarp, kWarps <= 8 ? 3 : 1)
     product_set(const __grid_constant__ ProductParameters p) {
 #if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
   extern __shared__ __align__(128) std::byte memory[];
