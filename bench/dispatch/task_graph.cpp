@@ -88,7 +88,8 @@ TaskGraph qwen3_28_layers() {
 
   Device device(backend::make_null(ops::cpu_kernels(), 0, 2), ops::cpu_layouts(), {});
   const format::ModelFolder folder = format::ModelFolder::open(files.path());
-  model::WeightLoader loader(device, folder, nullptr);
+  const model::FolderWeights weights(folder);
+  model::WeightLoader loader(device, weights, nullptr);
   const model::Config c = model::read_config(files.path(), json);
   const auto architecture = model::family_of(json).load(json, loader);
   const model::KvCache cache(device, c, 1, c.context_tokens);

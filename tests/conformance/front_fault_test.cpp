@@ -108,7 +108,8 @@ class Layer {
     const format::ModelFolder folder = format::ModelFolder::open(kModel);
     const format::Json json = test::first_layers(folder.path(), 1);
     const model::Config config = model::read_config(folder.path(), json);
-    model::WeightLoader loader(device_, folder, nullptr);
+    const model::FolderWeights weights(folder);
+    model::WeightLoader loader(device_, weights, nullptr);
     architecture_ = model::family_of(json).load(json, loader);
     const model::KvCache cache(device_, config, 1, 64);
     const model::Slots slots(device_, {}, cache);

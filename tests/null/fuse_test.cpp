@@ -472,7 +472,8 @@ struct Layer {
     const format::Json json = test::first_layers(folder.path(), layers);
     config = model::read_config(folder.path(), json);
     sizes.emplace(json);
-    model::WeightLoader loader(device, folder, nullptr);
+    const model::FolderWeights weights(folder);
+    model::WeightLoader loader(device, weights, nullptr);
     architecture = model::family_of(json).load(json, loader);
   }
   /// So many times the whole of it, one behind the other.

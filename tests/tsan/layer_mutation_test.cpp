@@ -27,7 +27,8 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
   const format::ModelFolder folder = format::ModelFolder::open("models/tales-qwen3-4bit");
   const format::Json json = test::first_layers(folder.path(), 1);
   const model::Config config = model::read_config(folder.path(), json);
-  model::WeightLoader loader(device, folder, nullptr);
+  const model::FolderWeights weights(folder);
+  model::WeightLoader loader(device, weights, nullptr);
   const auto architecture = model::family_of(json).load(json, loader);
 
   constexpr uint32_t kRows = 2;
