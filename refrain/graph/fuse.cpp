@@ -9,10 +9,13 @@
 #include <tuple>
 #include <utility>
 
+#include "refrain/core/checked.h"
 #include "refrain/graph/accesses.h"
+#include "refrain/graph/fuse_node.h"
 #include "refrain/graph/hazards.h"
 #include "refrain/graph/lower.h"
 #include "refrain/graph/merged_order.h"
+#include "refrain/graph/set_call.h"
 
 namespace refrain::graph {
 namespace {
@@ -24,26 +27,14 @@ using backend::Iteration;
 // worker that has it.
 constexpr uint64_t kUnitFlops = uint64_t{1} << 18;
 
+// What recomputing a prologue may cost, as a part of its group's work.
+constexpr uint64_t kPrologueShare = 16;
+
 // A group has so many members at most, and tries so many siblings and so many epilogues: what it costs to form one
 // does not grow with the recording. Models have up to a dozen.
 constexpr size_t kMostMembers = 64;
 // How far a command is brought: several layers, so that products of one input meet across them.
 constexpr size_t kReach = 1024;
-
-/// What fusing asks of one command.
-struct Node {
-  Iteration iteration = Iteration::other;
-  uint32_t units = 0;      ///< 0: never fused
-  size_t fences = 0;       ///< before it
-  uint32_t input = kNone;  ///< the argument that a contraction reads whole rows of, if there is exactly one
-  int64_t rows = 0;
-  uint64_t flops = 0;   ///< of one row
-  std::string refusal;  ///< why this device cannot have it in a group
-  bool feeds_contraction =
-      false;  ///< a reduction of whole rows that a contraction reads: left to be its prologue
-  bool grouped = false;
-  bool refused = false;  ///< a group has refused it, and that is noted
-};
 
 /// A value and the commands bound to it.
 struct Value {
@@ -65,6 +56,7 @@ class Fuser {
         count_(static_cast<uint32_t>(graph.commands.size())),
         order_(derive_order(accesses(graph), /*reduced=*/false)),
         contraction_(order_),
+        workers_(info.compute_units),
         nodes_(count_),
         values_(graph.temps.size()) {
     for (const uint32_t level : order_.levels)
@@ -84,12 +76,12 @@ class Fuser {
 
   FuseReport run() {
     for (uint32_t i = 0; i < count_; ++i) {
-      const Node& node = nodes_[i];
+      const FuseNode& node = nodes_[i];
       if (node.iteration == Iteration::contraction && node.units != 0 && !node.grouped) form(i);
     }
     for (const auto& [candidate, text] : refused_) {
       // A product has missed its siblings, even if it has a group of its own.
-      const Node& node = nodes_[candidate];
+      const FuseNode& node = nodes_[candidate];
       if (!node.grouped || node.iteration == Iteration::contraction) report_.misses.push_back(text);
     }
     if (!groups_.empty()) rewrite();
@@ -154,39 +146,7 @@ class Fuser {
     add_uses(index, command);
     for (uint32_t m = 0; m < command.members.count; ++m)
       add_uses(index, graph_.members[command.members.first + m].command);
-    if (command.op == nullptr || command.op->units == nullptr) return;
-    const backend::OpCall call = op_call(graph_, command, infos_);
-    Node& node = nodes_[index];
-    for (size_t i = 0; i < call.args.size() && node.rows == 0; ++i) {
-      if (command.op->args[i].rows && call.args[i].bound && call.args[i].shape.rank() > 0)
-        node.rows = call.args[i].shape[0];
-    }
-    if (node.rows == 0) return;
-    node.iteration = command.op->iteration;
-    node.units = command.op->units(call);
-    node.flops = row_flops(call, static_cast<uint64_t>(node.rows));
-    const backend::Kernel* kernel = select_kernel(call, kernels, info);
-    if (kernel == nullptr) {
-      node.refusal = "no kernel accepts it";
-    } else if (!kernel->regions) {
-      node.refusal = fmt::format("kernel {} computes whole tiles only", kernel->name);
-    } else if (const uint32_t rows = kernel->launch(call, info).rows; rows != node.rows) {
-      node.refusal =
-          fmt::format("kernel {} walks {} rows, not the {} of its arguments", kernel->name, rows, node.rows);
-    }
-    if (node.iteration == Iteration::contraction && node.units != 0) node.input = input_of(index);
-  }
-
-  uint32_t input_of(uint32_t contraction) const {
-    uint32_t found = kNone;
-    for (uint32_t b = 0; b < binding_count(contraction); ++b) {
-      const backend::ArgumentSpec* s = spec(contraction, b);
-      if (s == nullptr || !s->rows || s->units || s->access != Access::in || !binding(contraction, b).bound())
-        continue;
-      if (found != kNone) return kNone;
-      found = b;
-    }
-    return found;
+    if (command.op != nullptr) nodes_[index] = fuse_node(graph_, command, kernels, info, infos_);
   }
 
   /// The only writer of a contraction's input, if it is a Temp that its writer only writes.
@@ -233,13 +193,13 @@ class Fuser {
 
   /// Makes `candidate` a member. Returns why it cannot be one; empty when it is.
   std::string join(Grown& grown, uint32_t candidate, bool prologue = false) {
-    const Node& node = nodes_[candidate];
+    const FuseNode& node = nodes_[candidate];
     const uint32_t first = grown.first();
     if (!node.refusal.empty()) return node.refusal;
     if (grown.full()) return fmt::format("it has {} members", kMostMembers);
     if (node.rows != nodes_[first].rows)
       return fmt::format("{} rows and {} rows", nodes_[first].rows, node.rows);
-    if (!same_live(first, candidate)) return "another live count";
+    if (!same_live(graph_, graph_.commands[first], graph_.commands[candidate])) return "another live count";
     std::set<uint32_t> parts;  // that the candidate would join
     for (const Member& member : grown.members) {
       const uint32_t a = std::min(member.command, candidate), b = std::max(member.command, candidate);
@@ -280,14 +240,6 @@ class Fuser {
     return a == prologue && binding(a, x).access == Access::out && y == nodes_[b].input;
   }
 
-  bool same_live(uint32_t a, uint32_t b) const {
-    const Command &first = graph_.commands[a], &second = graph_.commands[b];
-    if (first.live != second.live) return false;
-    if (!first.live) return true;
-    const Binding &x = binding(a, first.bindings.count - 1), &y = binding(b, second.bindings.count - 1);
-    return x.view.allocation == y.view.allocation && x.view.offset_bytes == y.view.offset_bytes;
-  }
-
   /// Why `parts` and the candidate cannot share tiles.
   std::string units_refusal(const Grown& grown, uint32_t candidate, const std::set<uint32_t>& parts) const {
     if (parts.empty()) return {};  // a contraction that stays alone is cut as finely as before
@@ -325,7 +277,7 @@ class Fuser {
   }
 
   void form(uint32_t first) {
-    Node& node = nodes_[first];
+    FuseNode& node = nodes_[first];
     if (!node.refusal.empty()) {
       report_.misses.push_back(fmt::format("{} forms no group: {}", name(first), node.refusal));
       return;
@@ -370,6 +322,7 @@ class Fuser {
     const uint32_t source = source_of(grown.first());
     if (source == kNone || !whole_row(source) || nodes_[source].grouped) return;
     std::string reason = private_refusal(grown, source);
+    if (reason.empty()) reason = cost_refusal(grown, source);
     if (reason.empty()) reason = join(grown, source, /*prologue=*/true);
     if (!reason.empty()) refuse(source, grown, reason);
   }
@@ -391,9 +344,25 @@ class Fuser {
     return {};
   }
 
+  /// Why `source` costs too much when each worker that has a tile of a block of rows computes it.
+  std::string cost_refusal(const Grown& grown, uint32_t source) const {
+    auto rows = static_cast<uint32_t>(std::min<int64_t>(nodes_[source].rows, UINT32_MAX));
+    for (const Member& member : grown.members) rows = std::min(rows, nodes_[member.command].rows_per_block);
+    uint64_t tiles = 0;
+    for (const Member& member : grown.members) {
+      const FuseNode& node = nodes_[member.command];
+      tiles += ceil_div(node.units, units_per_tile(node.units, node.flops, node.granule, rows));
+    }
+    const uint64_t times = std::min<uint64_t>(workers_, tiles);
+    const uint64_t flops = nodes_[source].flops * times;
+    if (times <= 1 || flops <= grown.flops / kPrologueShare) return {};
+    return fmt::format("{} workers would compute it, {} operations a row for a group of {}", times, flops,
+                       grown.flops);
+  }
+
   /// True for what may take on the values of a product.
   bool takes_on(uint32_t command) const {
-    const Node& node = nodes_[command];
+    const FuseNode& node = nodes_[command];
     return node.units != 0 && !node.grouped && node.iteration != Iteration::contraction &&
            node.iteration != Iteration::other && !node.feeds_contraction;
   }
@@ -466,7 +435,8 @@ class Fuser {
   const uint32_t count_;
   const Order order_;
   MergedOrder contraction_;
-  std::vector<Node> nodes_;
+  const uint32_t workers_;
+  std::vector<FuseNode> nodes_;
   std::vector<uint32_t> fences_;
   std::vector<Value> values_;                              // of each temp
   std::map<Key, std::vector<uint32_t>> readers_;           // contractions with this input, ascending

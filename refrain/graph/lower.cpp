@@ -248,18 +248,13 @@ class Lowering {
     return kNone;
   }
 
-  /// Cuts each component into tiles of like work. From shapes alone: bits and plans do not depend on workers.
+  /// Cuts each component into tiles.
   void add_tiles(const std::vector<Part>& parts, backend::FusedGroup& group, backend::Launch& launch) {
     launch.tiles_per_block = 0;
-    // More rows give each weight more to do; as the products on their own have it.
-    const uint64_t passes = ceil_div(launch.rows_per_block, 16u);
     for (const Part& part : parts) {
-      const uint64_t unit_flops = std::max<uint64_t>(part.flops / part.units * passes, 1);
-      const uint64_t nearest = (kTileFlops + unit_flops / 2) / unit_flops;
-      const uint64_t wanted = ceil_div(std::max<uint64_t>(nearest, 1), part.granule) * part.granule;
       backend::FusedComponent component;
       component.units = part.units;
-      component.units_per_tile = static_cast<uint32_t>(std::min<uint64_t>(wanted, part.units));
+      component.units_per_tile = units_per_tile(part.units, part.flops, part.granule, launch.rows_per_block);
       launch.tiles_per_block += ceil_div(component.units, component.units_per_tile);
       lowered_.components.push_back(component);
       ++group.components.count;
@@ -328,6 +323,15 @@ uint64_t row_flops(const backend::OpCall& call, uint64_t rows) {
     flops += call.op->args[i].rows ? elements / rows : 2 * elements;
   }
   return flops;
+}
+
+uint32_t units_per_tile(uint32_t units, uint64_t flops, uint64_t granule, uint32_t rows_per_block) {
+  // More rows give each weight more to do; as the products on their own have it.
+  const uint64_t passes = ceil_div(rows_per_block, 16u);
+  const uint64_t unit_flops = std::max<uint64_t>(flops / units * passes, 1);
+  const uint64_t nearest = (kTileFlops + unit_flops / 2) / unit_flops;
+  const uint64_t wanted = ceil_div(std::max<uint64_t>(nearest, 1), granule) * granule;
+  return static_cast<uint32_t>(std::min<uint64_t>(wanted, units));
 }
 
 LoweredGraph lower(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,

@@ -41,6 +41,10 @@ const backend::Kernel* select_kernel(const backend::OpCall& call, std::span<cons
 /// The work of one of `rows` rows: OpSchema::cost, or what stands for it.
 uint64_t row_flops(const backend::OpCall& call, uint64_t rows);
 
+/// How many of the `units` of a row make one tile of a component of a group, which works `flops` for a row and does best in
+/// multiples of `granule` units: tiles are of like work. From shapes alone: bits and tiles do not depend on workers.
+uint32_t units_per_tile(uint32_t units, uint64_t flops, uint64_t granule, uint32_t rows_per_block);
+
 /// Gives each command, and each member of a group, the kernel of select_kernel(). Throws InvalidArgument,
 /// naming op, dtypes and device, when there is none.
 LoweredGraph lower(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,

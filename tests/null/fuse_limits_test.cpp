@@ -312,6 +312,38 @@ TEST(FuseCosts, AGroupOfOpsWithoutCostIsCutAsWell) {
   EXPECT_EQ(plan.data().components[0].units_per_tile, 8u);
 }
 
+TEST(FuseCosts, APrologueJoinsWhereComputingItInManyWorkersCostsLittle) {
+  // A row of a norm is 8 operations a column, one of a product 2,048 an output. 64 outputs make a tile.
+  const auto plan = [](uint32_t workers, uint32_t columns, uint32_t outputs) {
+    Device device(backend::make_null(fusible_kernels(), 0, workers), {}, {});
+    const Buffer x = device.buffer(DType::u32, {4, columns}), y = device.buffer(DType::u32, {4, outputs}),
+                 weight = device.buffer(DType::u32, {1});
+    CommandEncoder e = device.encoder();
+    const Temp normed = e.temp(DType::u32, {4, columns});
+    dispatch(e, kNorm, std::array{Operand(x), Operand(normed)}, RowConstants{7, columns, 1, 0});
+    dispatch(e, kProject, std::array{Operand(normed), Operand(weight), Operand(y)},
+             RowConstants{7, outputs, outputs, columns});
+    return device.plan(e.finish()).second;
+  };
+  const auto joins = [&](uint32_t workers, uint32_t columns, uint32_t outputs) {
+    return plan(workers, columns, outputs).commands == 1;
+  };
+  // 8 * 4,096 * 16 workers: a sixteenth of 2,048 * 4,096.
+  EXPECT_TRUE(joins(16, 4096, 4096));
+  EXPECT_FALSE(joins(16, 4104, 4096));
+  EXPECT_TRUE(joins(2, 8 * 4096, 4096));
+  EXPECT_FALSE(joins(2, 8 * 4096 + 8, 4096));
+  EXPECT_FALSE(joins(2, 16 * 4096, 4096));
+  EXPECT_TRUE(joins(1, 16 * 4096, 4096)) << "one worker computes it once";
+  EXPECT_TRUE(joins(16, 4096, 64)) << "so does one tile";
+  EXPECT_TRUE(joins(16, 8 * 128, 128)) << "two tiles, two workers";
+  EXPECT_FALSE(joins(16, 8 * 128 + 8, 128));
+  EXPECT_EQ(plan(16, 4104, 4096).misses,
+            std::vector<std::string>{
+                "#0 norm does not join project at #1: 16 workers would compute it, 525312 operations "
+                "a row for a group of 8388608"});
+}
+
 TEST(FuseCosts, APrologueThatIsNotInPlaceOfItsInputMayBeNarrower) {
   backend::CpuOptions options;
   options.threads = 2;
