@@ -17,12 +17,15 @@ struct SquaredReluConstants {
 
 // The first dimension counts rows. `units`: an element of a row needs and touches nothing of its neighbours.
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = Access::in, .rows = true, .units = true},
-    {.name = "output", .access = Access::out, .rows = true, .in_place = 1, .units = true}};
+    {.name = "input", .access = Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
+    {.name = "output",
+     .access = Access::out,
+     .rows = true,
+     .in_place = 1,
+     .units = true,
+     .dtypes = {DType::f32}}};
 
 void check(const backend::OpCall& call) {
-  if (call.args[0].dtype != DType::f32 || call.args[1].dtype != DType::f32)
-    throw InvalidArgument("[squared_relu] input, output: expected f32");
   if (call.args[0].shape != call.args[1].shape || call.args[0].shape.rank() != 2)
     throw InvalidArgument("[squared_relu] output: expected the shape of input, [rows, columns]");
 }

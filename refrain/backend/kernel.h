@@ -131,6 +131,7 @@ struct Kernel {
   std::string_view numerics;  ///< mode, instruction, blocking, order; equal classes give equal bits of a row
   uint64_t needs = 0;         ///< features required
   uint64_t prefetches = 0;    ///< bit i: argument i may be loaded before the dependencies when it is sealed
+  /// Of calls whose dtypes the schema lists; where it lists several for an argument, what a kernel tests first.
   bool (*accepts)(const OpCall& call) = nullptr;
   Launch (*launch)(const OpCall& call, const DeviceInfo& info) = nullptr;
   const void* entry = nullptr;  ///< the backend's own: a TileKernel, a cubin symbol

@@ -50,6 +50,9 @@ struct ArgumentSpec {
   /// the order of the units and fill the row, and only its unit touches a part. Fusing relies on it: what one
   /// op writes by units, another reads by multiples or divisors of them.
   bool units = false;
+  /// Of elements: a tensor has one of these, checked where it is recorded and, once the plan has given activations
+  /// theirs, where it is planned. Empty: a weight, or what OpSchema::check and the kernels judge alone.
+  DTypes dtypes = {};
 };
 
 /// How an op walks its rows: with OpSchema::units, all that fusing asks of an op.
@@ -159,6 +162,10 @@ struct Cost {
   uint64_t bytes = 0;  ///< read and written, each once
   uint64_t flops = 0;
 };
+
+/// Throws InvalidArgument, `[op] argument: expected f32, got u32`, for the first argument whose dtype its schema does not
+/// list. DType::activation stands for any dtype that a plan may make of it.
+void check_dtypes(const OpCall& call);
 
 struct TileArgs;
 

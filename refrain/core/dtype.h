@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <string_view>
 
 namespace refrain {
@@ -55,6 +56,21 @@ constexpr std::string_view name(DType dtype) {
                                          "i16", "u32", "i32",  "u64", "i64", "boolean", "activation"};
   return kNames[static_cast<size_t>(dtype)];
 }
+
+/// A set of dtypes.
+class DTypes {
+ public:
+  constexpr DTypes() = default;
+  constexpr DTypes(std::initializer_list<DType> dtypes) {
+    for (const DType dtype : dtypes) bits_ |= bit(dtype);
+  }
+  constexpr bool empty() const { return bits_ == 0; }
+  constexpr bool has(DType dtype) const { return (bits_ & bit(dtype)) != 0; }
+
+ private:
+  static constexpr uint32_t bit(DType dtype) { return uint32_t{1} << static_cast<uint32_t>(dtype); }
+  uint32_t bits_ = 0;
+};
 
 /// The C++ types that `Buffer::span<T>` accepts for a dtype are in half.h (f16, bf16) and <cstdint>.
 template <class T>

@@ -315,7 +315,9 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
     }
     if (live != nullptr && live->allocation == nullptr) live = nullptr;
 
-    if (op.check != nullptr) op.check({&op, std::span(r.infos.data(), count), dispatch.constants});
+    const backend::OpCall call{&op, std::span(r.infos.data(), count), dispatch.constants};
+    backend::check_dtypes(call);
+    if (op.check != nullptr) op.check(call);
     check_rows(op, std::span(r.infos.data(), count));
     check_overlap(op, std::span(r.graph.bindings).subspan(mark.bindings), live);
 

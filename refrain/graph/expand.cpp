@@ -3,10 +3,9 @@
 namespace refrain::graph {
 
 void expand(ComputeGraph& graph, Mode mode) {
-  // In both modes activations are f32.
-  (void)mode;
-  const auto resolve = [](DType& dtype) {
-    if (dtype == DType::activation) dtype = DType::f32;
+  const DType activation = types_of(mode).activation;
+  const auto resolve = [activation](DType& dtype) {
+    if (dtype == DType::activation) dtype = activation;
   };
   for (TempInfo& temp : graph.temps) resolve(temp.dtype);
   for (backend::ArgumentInfo& info : graph.infos) resolve(info.dtype);
@@ -15,6 +14,10 @@ void expand(ComputeGraph& graph, Mode mode) {
       const TempInfo& temp = graph.temps[binding.temp];
       binding.view.bytes = static_cast<size_t>(temp.shape.elements()) * size_bytes(temp.dtype);
     }
+  }
+  std::vector<backend::ArgumentInfo> infos;
+  for (const Command& command : graph.commands) {
+    if (!command.fence()) backend::check_dtypes(op_call(graph, command, infos));
   }
 }
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "refrain/core/dtype.h"
+
 namespace refrain::graph {
 
 /// Arithmetic of a model, chosen once: it decides the dtype of activations and caches.
@@ -14,6 +16,15 @@ enum class Mode : uint8_t {
   exact,  ///< f32 activations, f32 cache; what references are judged by
   fast,   ///< kernels may round what they multiply to 16 bits where a device has such; else as exact
 };
+
+/// The dtypes that a mode gives to what a recording leaves open.
+struct ModeTypes {
+  DType activation = DType::f32;  ///< of DType::activation
+  DType cache = DType::f32;       ///< of keys and values between steps
+};
+
+/// Both modes compute on f32; what `fast` rounds, its kernels round inside.
+constexpr ModeTypes types_of(Mode) { return {}; }
 
 /// In which of the orders that the edges allow commands stand. Edges and bits are the same in all.
 enum class CommandOrder : uint8_t {

@@ -7,7 +7,7 @@
 
 namespace refrain::model {
 
-KvCache::KvCache(Device& device, const Config& config, uint32_t slots, uint32_t context_tokens)
+KvCache::KvCache(Device& device, const Config& config, uint32_t slots, uint32_t context_tokens, DType dtype)
     : groups_(cache_groups(config.state)), layers_(config.state.size()) {
   if (slots == 0 || context_tokens == 0) {
     throw InvalidArgument(
@@ -26,8 +26,7 @@ KvCache::KvCache(Device& device, const Config& config, uint32_t slots, uint32_t 
       const auto* shared = std::get_if<SharedKvState>(&config.state[layer]);
       const Shape shape{2, *pages, state.kv_heads, ops::kPagePositions, state.head_dim};
       layers_[layer] = {
-          shared != nullptr ? layers_[shared->layer].buffer : device.buffer(DType::f32, shape, "kv cache"),
-          group};
+          shared != nullptr ? layers_[shared->layer].buffer : device.buffer(dtype, shape, "kv cache"), group};
     }
   }
 }

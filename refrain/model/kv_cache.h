@@ -15,9 +15,10 @@ namespace refrain::model {
 class KvCache {
  public:
   /// Throws InvalidArgument for a size of zero or out of range, or a state that has no cache.
-  KvCache(Device& device, const Config& config, uint32_t slots, uint32_t context_tokens);
+  KvCache(Device& device, const Config& config, uint32_t slots, uint32_t context_tokens,
+          DType dtype = DType::f32);
 
-  /// f32 [2 (keys, values)][pages][kv_heads][64][head_dim]; one buffer for layers that share
+  /// [2 (keys, values)][pages][kv_heads][64][head_dim]; one buffer for layers that share
   const Buffer& layer(uint32_t index) const { return layers_[index].buffer; }
   const KvState& state(uint32_t index) const { return groups_[layers_[index].group].state; }
   /// Whose page table a layer goes by.

@@ -135,7 +135,10 @@ class Call {
   backend::ArgumentInfo& info(size_t index) { return infos_[index]; }
 
   backend::OpCall op_call() const { return {schema_, infos_, constants_.span()}; }
-  void check() const { schema_->check(op_call()); }
+  void check() const {
+    backend::check_dtypes(op_call());
+    schema_->check(op_call());
+  }
   /// What the check throws; empty when it passes.
   std::string check_error() const {
     try {

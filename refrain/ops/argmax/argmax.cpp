@@ -9,8 +9,8 @@ namespace {
 enum : size_t { kInput, kOutput };
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = backend::Access::in, .rows = true},
-    {.name = "output", .access = backend::Access::out, .rows = true},
+    {.name = "input", .access = backend::Access::in, .rows = true, .dtypes = {DType::f32}},
+    {.name = "output", .access = backend::Access::out, .rows = true, .dtypes = {DType::u32}},
 };
 
 void check(const backend::OpCall& call) {

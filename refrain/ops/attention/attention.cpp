@@ -13,12 +13,12 @@ namespace {
 enum : size_t { kQuery, kRows, kPageTable, kCache, kStatus, kOutput };
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "query", .access = backend::Access::in, .rows = true},
-    {.name = "rows", .access = backend::Access::in, .rows = true},
-    {.name = "page_table", .access = backend::Access::in},
-    {.name = "cache", .access = backend::Access::in},
-    {.name = "status", .access = backend::Access::accumulate},
-    {.name = "output", .access = backend::Access::out, .rows = true},
+    {.name = "query", .access = backend::Access::in, .rows = true, .dtypes = {DType::f32}},
+    {.name = "rows", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
+    {.name = "page_table", .access = backend::Access::in, .dtypes = {DType::u32}},
+    {.name = "cache", .access = backend::Access::in, .dtypes = {DType::f32}},
+    {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
+    {.name = "output", .access = backend::Access::out, .rows = true, .dtypes = {DType::f32}},
 };
 
 void check(const backend::OpCall& call) {

@@ -11,10 +11,10 @@ namespace refrain::ops {
 namespace {
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {"weight", backend::Access::in},
-    {"rows", backend::Access::in, true},
-    {"status", backend::Access::accumulate},
-    {"output", backend::Access::out, true},
+    {.name = "weight", .access = backend::Access::in},
+    {.name = "rows", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
+    {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
+    {.name = "output", .access = backend::Access::out, .rows = true, .dtypes = {DType::f32}},
 };
 
 void check(const backend::OpCall& call) {

@@ -11,11 +11,11 @@ namespace {
 enum : size_t { kInput, kIndex, kInputRows, kStatus, kOutput };
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = backend::Access::in},
-    {.name = "index", .access = backend::Access::in, .rows = true},
-    {.name = "input_rows", .access = backend::Access::in},
-    {.name = "status", .access = backend::Access::accumulate},
-    {.name = "output", .access = backend::Access::out, .rows = true},
+    {.name = "input", .access = backend::Access::in, .dtypes = {DType::f32}},
+    {.name = "index", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
+    {.name = "input_rows", .access = backend::Access::in, .dtypes = {DType::u32}},
+    {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
+    {.name = "output", .access = backend::Access::out, .rows = true, .dtypes = {DType::f32}},
 };
 
 void check(const backend::OpCall& call) {

@@ -10,12 +10,12 @@ namespace {
 enum : size_t { kKey, kValue, kRows, kPageTable, kCache, kStatus };
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "key", .access = backend::Access::in, .rows = true, .units = true},
-    {.name = "value", .access = backend::Access::in, .rows = true, .units = true},
-    {.name = "rows", .access = backend::Access::in, .rows = true},
-    {.name = "page_table", .access = backend::Access::in},
-    {.name = "cache", .access = backend::Access::inout},
-    {.name = "status", .access = backend::Access::accumulate},
+    {.name = "key", .access = backend::Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
+    {.name = "value", .access = backend::Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
+    {.name = "rows", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
+    {.name = "page_table", .access = backend::Access::in, .dtypes = {DType::u32}},
+    {.name = "cache", .access = backend::Access::inout, .dtypes = {DType::f32}},
+    {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
 };
 
 void check(const backend::OpCall& call) {

@@ -7,9 +7,9 @@ namespace refrain::ops {
 namespace {
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {"input", backend::Access::in, true},
-    {"weight", backend::Access::in},
-    {.name = "output", .access = backend::Access::out, .rows = true, .units = true},
+    {.name = "input", .access = backend::Access::in, .rows = true, .dtypes = {DType::f32}},
+    {.name = "weight", .access = backend::Access::in},
+    {.name = "output", .access = backend::Access::out, .rows = true, .units = true, .dtypes = {DType::f32}},
 };
 
 void check(const backend::OpCall& call) {

@@ -11,9 +11,14 @@ namespace refrain::ops {
 namespace {
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = backend::Access::in, .rows = true, .units = true},
-    {"weight", backend::Access::in, false, true},
-    {.name = "output", .access = backend::Access::out, .rows = true, .in_place = 0b1, .units = true},
+    {.name = "input", .access = backend::Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
+    {.name = "weight", .access = backend::Access::in, .optional = true},
+    {.name = "output",
+     .access = backend::Access::out,
+     .rows = true,
+     .in_place = 0b1,
+     .units = true,
+     .dtypes = {DType::f32}},
 };
 
 RmsNormConstants constants_of(const Shape& shape, float eps) {

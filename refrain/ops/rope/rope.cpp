@@ -15,10 +15,15 @@ namespace {
 enum : size_t { kInput, kRows, kFrequencies, kOutput };
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = backend::Access::in, .rows = true, .units = true},
-    {.name = "rows", .access = backend::Access::in, .rows = true},
+    {.name = "input", .access = backend::Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
+    {.name = "rows", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
     {.name = "frequencies", .access = backend::Access::in},
-    {.name = "output", .access = backend::Access::out, .rows = true, .in_place = 0b1, .units = true},
+    {.name = "output",
+     .access = backend::Access::out,
+     .rows = true,
+     .in_place = 0b1,
+     .units = true,
+     .dtypes = {DType::f32}},
 };
 
 void check(const backend::OpCall& call) {

@@ -10,12 +10,12 @@ namespace {
 enum : size_t { kLogits, kIndex, kStepRows, kSlots, kMasks, kStatus };
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "logits", .access = backend::Access::in, .rows = true},
-    {.name = "index", .access = backend::Access::in, .rows = true},
-    {.name = "step_rows", .access = backend::Access::inout},
-    {.name = "slots", .access = backend::Access::in},
-    {.name = "masks", .access = backend::Access::in, .optional = true},
-    {.name = "status", .access = backend::Access::accumulate},
+    {.name = "logits", .access = backend::Access::in, .rows = true, .dtypes = {DType::f32}},
+    {.name = "index", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
+    {.name = "step_rows", .access = backend::Access::inout, .dtypes = {DType::u32}},
+    {.name = "slots", .access = backend::Access::in, .dtypes = {DType::u32}},
+    {.name = "masks", .access = backend::Access::in, .optional = true, .dtypes = {DType::u32}},
+    {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
 };
 
 void check(const backend::OpCall& call) {

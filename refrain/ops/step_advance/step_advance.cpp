@@ -12,12 +12,12 @@ namespace {
 enum : size_t { kSegments, kRows, kStopSets, kSlots, kStatus, kRing };
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "segments", .access = backend::Access::in},
-    {.name = "rows", .access = backend::Access::in},
-    {.name = "stop_sets", .access = backend::Access::in, .optional = true},
-    {.name = "slots", .access = backend::Access::inout},
-    {.name = "status", .access = backend::Access::inout},
-    {.name = "ring", .access = backend::Access::inout},
+    {.name = "segments", .access = backend::Access::in, .dtypes = {DType::u32}},
+    {.name = "rows", .access = backend::Access::in, .dtypes = {DType::u32}},
+    {.name = "stop_sets", .access = backend::Access::in, .optional = true, .dtypes = {DType::u32}},
+    {.name = "slots", .access = backend::Access::inout, .dtypes = {DType::u32}},
+    {.name = "status", .access = backend::Access::inout, .dtypes = {DType::u32}},
+    {.name = "ring", .access = backend::Access::inout, .dtypes = {DType::u32}},
 };
 
 void check(const backend::OpCall& call) {

@@ -10,13 +10,13 @@ namespace {
 enum : size_t { kBlock, kSlots, kLive, kRows, kSegments, kOutputs, kStatus };
 
 constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "block", .access = backend::Access::in},
-    {.name = "slots", .access = backend::Access::in},
-    {.name = "live", .access = backend::Access::out},
-    {.name = "rows", .access = backend::Access::out},
-    {.name = "segments", .access = backend::Access::out},
-    {.name = "outputs", .access = backend::Access::out},
-    {.name = "status", .access = backend::Access::accumulate},
+    {.name = "block", .access = backend::Access::in, .dtypes = {DType::u32}},
+    {.name = "slots", .access = backend::Access::in, .dtypes = {DType::u32}},
+    {.name = "live", .access = backend::Access::out, .dtypes = {DType::u32}},
+    {.name = "rows", .access = backend::Access::out, .dtypes = {DType::u32}},
+    {.name = "segments", .access = backend::Access::out, .dtypes = {DType::u32}},
+    {.name = "outputs", .access = backend::Access::out, .dtypes = {DType::u32}},
+    {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
 };
 
 void check(const backend::OpCall& call) {
