@@ -108,11 +108,17 @@ struct SetCall {
   uint32_t rows = 1;
 };
 
+/// In which numerics class a kernel for several commands computes those of one op.
+struct OpClass {
+  std::string_view op;
+  std::string_view numerics;
+};
+
 /// A kernel that computes several commands as one: for backends that do not compose kernels. Fuses a set only where
 /// it is all that the set does, bit for bit as its numerics class says.
 struct GroupKernel {
   std::string_view name;      ///< "norm_qkv_q4_f32"
-  std::string_view numerics;  ///< as Kernel::numerics
+  std::string_view numerics;  ///< as Kernel::numerics: of its members, unless `classes` says otherwise
   uint64_t needs = 0;         ///< features required
   /// How the members fit. `places`: one a member, written unless the answer is no: its place among the parts of the
   /// kernel, which `entry` knows. Compares ops by name. Adding a command to a set never turns `no` into a better answer.
@@ -122,6 +128,15 @@ struct GroupKernel {
   /// Of a set that is whole.
   Launch (*launch)(const SetCall& call, const DeviceInfo& info) = nullptr;
   const void* entry = nullptr;  ///< the backend's own
+  /// The ops whose members it computes bit for bit as kernels of these classes do.
+  std::span<const OpClass> classes = {};
+
+  std::string_view numerics_of(std::string_view op) const {
+    for (const OpClass& row : classes) {
+      if (row.op == op) return row.numerics;
+    }
+    return numerics;
+  }
 };
 
 /// One row of a backend's kernel table. Of the rows that accept a call, the first is taken.

@@ -97,6 +97,10 @@ std::string dump(const PlanReport& report) {
                                  report.recorded_commands, report.recorded_levels, report.fused_levels);
   for (const std::string& fusion : report.fusions) text += "fused " + fusion + '\n';
   for (const std::string& miss : report.misses) text += "missed " + miss + '\n';
+  for (const OpNumerics& row : report.numerics) {
+    text += fmt::format("numerics {} of {}: {} by {}{}\n", row.op, row.types, row.numerics, row.kernel,
+                        row.elided ? ", elided" : "");
+  }
   return text +
          fmt::format(
              "commands {}\nedges {}\nconflicts {}\nlevels {}\nmoved {}\nbarriers_before {}\nbarriers {}\n"

@@ -119,6 +119,7 @@ class Lowering {
   void lower_plain(const Command& command, backend::PlanCommand& out) {
     const backend::OpCall call = op_call(graph_, command, infos_);
     out.kernel = &select(call);
+    lowered_.numerics.add(call, out.kernel->name, out.kernel->numerics, command.recorded);
     out.launch = launch_of(*out.kernel, call);
     out.constants = command.constants;
     for (uint32_t i = 0; i < command.bindings.count; ++i) add_argument(command, i);
@@ -128,6 +129,18 @@ class Lowering {
   void add_argument(const Command& command, uint32_t index) {
     const Binding& binding = graph_.bindings[command.bindings.first + index];
     lowered_.args.push_back({binding.view, binding.temp, binding.access, binding.sealed});
+  }
+
+  /// True when nobody sees what the member writes.
+  static bool elides_all(const backend::GroupKernel& kernel, const backend::SetCall& call, uint32_t member) {
+    if (kernel.elides == nullptr) return false;
+    const backend::OpCall& op_call = call.members[member].call;
+    for (uint32_t i = 0; i < op_call.args.size(); ++i) {
+      const backend::Access access = op_call.op->args[i].access;
+      const bool written = access == backend::Access::out || access == backend::Access::inout;
+      if (written && op_call.args[i].bound && !kernel.elides(call, member, i)) return false;
+    }
+    return true;
   }
 
   /// The members of a group with a kernel. What it elides has no bytes, neither as argument nor as a temp.
@@ -144,6 +157,8 @@ class Lowering {
     for (uint32_t m = 0; m < members.size(); ++m) {
       const Command& member = members[m].command;
       const auto count = static_cast<uint32_t>(member.op->args.size());
+      lowered_.numerics.add(call.members[m].call, kernel.name, kernel.numerics_of(member.op->name),
+                            member.recorded, elides_all(kernel, call, m));
       lowered_.placed.push_back({member.op,
                                  {static_cast<uint32_t>(lowered_.args.size()), count},
                                  member.constants,
@@ -194,6 +209,7 @@ class Lowering {
       const backend::OpCall call = op_call(graph_, member.command, infos_);
       backend::FusedMember& lowered = lowered_.members.emplace_back();
       lowered.kernel = &select(call);
+      lowered_.numerics.add(call, lowered.kernel->name, lowered.kernel->numerics, member.command.recorded);
       lowered.constants = member.command.constants;
       lowered.role = member.role;
       lowered.component = member.component;

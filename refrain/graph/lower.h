@@ -7,6 +7,7 @@
 #include "refrain/backend/kernel.h"
 #include "refrain/backend/plan.h"
 #include "refrain/graph/compute_graph.h"
+#include "refrain/graph/numerics.h"
 
 namespace refrain::graph {
 
@@ -31,6 +32,7 @@ struct LoweredGraph {
   std::vector<backend::FusedComponent> components;
   std::vector<backend::PlacedMember> placed;
   size_t ticket_bytes = 0;  ///< as in a Plan
+  NumericsBook numerics;
 };
 
 /// The first kernel of `kernels` that the device has the features for and that accepts the call; null: there
@@ -46,7 +48,7 @@ uint64_t row_flops(const backend::OpCall& call, uint64_t rows);
 uint32_t units_per_tile(uint32_t units, uint64_t flops, uint64_t granule, uint32_t rows_per_block);
 
 /// Gives each command, and each member of a group, the kernel of select_kernel(). Throws InvalidArgument,
-/// naming op, dtypes and device, when there is none.
+/// naming op, dtypes and device, when there is none, and where kernels mix numerics classes.
 LoweredGraph lower(const ComputeGraph& graph, std::span<const backend::Kernel> kernels,
                    const backend::DeviceInfo& info);
 

@@ -74,6 +74,7 @@ std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const b
   backend::DeviceInfo info = device;
   if (options.mode == Mode::fast) info.features |= backend::kFeatureFast;
   Stopwatch watch(report.passes);
+  for (uint32_t i = 0; i < graph.commands.size(); ++i) graph.commands[i].recorded = i;
   expand(graph, options.mode);
   report.recorded_commands = static_cast<size_t>(
       std::ranges::count_if(graph.commands, [](const Command& command) { return !command.fence(); }));
@@ -87,6 +88,7 @@ std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const b
     watch.lap("fuse");
   }
   LoweredGraph lowered = lower(graph, tables.kernels, info);
+  lowered.numerics.report(report);
   watch.lap("lower");
   AccessList list = accesses(lowered);
   Order values = derive_order(list);

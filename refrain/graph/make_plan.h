@@ -12,7 +12,7 @@
 namespace refrain::graph {
 
 /// Turns a recording, which is expanded in place, into a Plan for a device. Throws InvalidArgument when no
-/// kernel accepts a command, Error when the independent check refutes the derived order (a defect of this
+/// kernel accepts a command or kernels mix numerics classes, Error when the independent check refutes the derived order (a defect of this
 /// library).
 std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const backend::KernelTables& tables,
                                                    const backend::DeviceInfo& info,

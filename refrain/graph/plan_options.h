@@ -49,6 +49,17 @@ struct PassTime {
   double us = 0;
 };
 
+/// Where an op runs in a plan, and in which numerics class: equal classes give equal bits of a row.
+struct OpNumerics {
+  std::string op = {};
+  /// Of its arguments, a weight's being its format: "f32, mlx_affine4_g64_bf16, f32".
+  std::string types = {};
+  std::string numerics = {};  ///< Kernel::numerics
+  std::string kernel = {};    ///< the first that computes it so; of a set, its GroupKernel
+  /// Its value is a GroupKernel's own and nobody sees it: the same op may run elsewhere in another class.
+  bool elided = false;
+};
+
 struct PlanReport {
   size_t recorded_commands = 0;      ///< fences excluded, as everywhere here
   size_t recorded_levels = 0;        ///< the longest chain of the recording
@@ -62,6 +73,10 @@ struct PlanReport {
   size_t moved = 0;            ///< commands that PlanOptions::order brought to an earlier place
   size_t barriers_before = 0;  ///< that a device without edges would need in the order after fusing
   size_t barriers = 0;         ///< that it would need in the final order
+  /// Of an op with arguments of the same types there is one whose value is seen.
+  std::vector<OpNumerics> numerics;
+  /// Of each recorded command, its place in `numerics`; of a fence ~0.
+  std::vector<uint32_t> numerics_of;
   std::vector<PassTime> passes;
   size_t temp_bytes = 0;  ///< sum over all temps
   size_t scratch_bytes = 0;

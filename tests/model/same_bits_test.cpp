@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "tests/model/tales.h"
+#include "tests/refusal.h"
 
 namespace refrain::test {
 namespace {
@@ -188,6 +189,31 @@ TEST(SameBits, FusingChangesNothing) {
       }
     }
   }
+}
+
+/// Of rows, a + b.
+void add_rows(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
+  const size_t columns = args.constants_as<ops::AddConstants>().columns;
+  for (size_t i = begin * columns; i < end * columns; ++i)
+    args.arg<float>(2)[i] = args.arg<float>(0)[i] + args.arg<float>(1)[i];
+}
+
+TEST(SameBits, CapacitiesOfTwoClassesAreRefused) {
+  const model::Model model = open_tales(2, true, kThreadSanitizer);
+  if (!model.device().info().composes) GTEST_SKIP() << "C++ functions are not run there";
+  model.device().kernels().add(
+      {.name = "add_one_row",
+       .op = &ops::add_schema,
+       .numerics = "of one row",
+       .accepts = [](const backend::OpCall& call) { return call.args[0].shape[0] == 1; },
+       .entry = {nullptr, nullptr, add_rows}});
+  const ModelRunner one(model, runner_options({1})), many(model, runner_options({7, 64}));
+  EXPECT_EQ(one.report(0).numerics_of.size(), many.report(1).numerics_of.size());
+  const std::string error = refusal([&] { ModelRunner(model, runner_options({1, 64})); });
+  EXPECT_EQ(error.substr(0, error.find(", got")),
+            "[plan] add of f32, f32, f32: expected one numerics class in the plans of a model");
+  EXPECT_NE(error.find("kernel add_one_row of the class 'of one row' and kernel add_f32_"), std::string::npos)
+      << error;
 }
 
 TEST(SameBits, MemoryReuseChangesNothing) {

@@ -52,10 +52,13 @@ TEST(Dump, GoldenPlan) {
   Device device = null_device(2);
   const auto [plan, report] = device.plan(record(device));
   EXPECT_EQ(graph::dump(plan.data()), kGolden);
-  EXPECT_EQ(graph::dump(report),
-            "recorded_commands 4\nrecorded_levels 3\nfused_levels 3\ncommands 4\nedges 4\nconflicts "
-            "1\nlevels 3\nmoved 0\nbarriers_before 2\nbarriers 2\ntemp_bytes 384\nscratch_bytes "
-            "128\narena_bytes 384\n");
+  EXPECT_EQ(
+      graph::dump(report),
+      "recorded_commands 4\nrecorded_levels 3\nfused_levels 3\nnumerics rows of u32, u32: test by rows\n"
+      "numerics mix of u32, u32: test by mix_scratch\nnumerics update of u32, u32: test by update\n"
+      "numerics mix of u32, u32, u32: test by mix\ncommands 4\nedges 4\nconflicts "
+      "1\nlevels 3\nmoved 0\nbarriers_before 2\nbarriers 2\ntemp_bytes 384\nscratch_bytes "
+      "128\narena_bytes 384\n");
 }
 
 TEST(Dump, EqualPlansGiveEqualText) {
