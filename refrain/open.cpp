@@ -1,4 +1,4 @@
-// Device::open: the one place that knows every backend, and hands each its kernels.
+// Device::open: the one place that finds every backend. Each opener gives the whole bundle: kernels, layouts, backend.
 #include <fmt/format.h>
 
 #include <charconv>
@@ -25,14 +25,17 @@ constexpr bool kValidateUnlessTold = false;
 constexpr bool kValidateUnlessTold = true;
 #endif
 
-/// A backend and the kernel table that it refers to, as one owner.
+/// A backend and the tables that it refers to, as one owner.
 struct OpenBackend {
   std::vector<backend::Kernel> kernels;
+  std::vector<backend::WeightLayout> own_layouts;
+  std::span<const backend::WeightLayout> layouts;  // best first
   std::unique_ptr<backend::Backend> backend;
 };
 
 void open_cpu(OpenBackend& opened, const DeviceOptions& options) {
   opened.kernels = ops::cpu_kernels();
+  opened.layouts = ops::cpu_layouts();
   backend::CpuOptions cpu;
   cpu.threads = options.threads;
   cpu.queue_priorities = options.queue_priorities;
@@ -42,11 +45,14 @@ void open_cpu(OpenBackend& opened, const DeviceOptions& options) {
 
 void open_cuda(OpenBackend& opened, uint32_t ordinal, const DeviceOptions& options) {
   const backend::cuda::Plugin& plugin = backend::cuda::open_plugin({}, fmt::format("cuda:{}", ordinal));
-  opened.kernels = backend::cuda::bind_kernels(plugin, ops::all_schemas());
+  backend::cuda::Bundle bundle = backend::cuda::bind_plugin(plugin, ops::all_schemas(), ops::all_layouts());
+  opened.kernels = std::move(bundle.kernels);
+  opened.own_layouts = std::move(bundle.layouts);
+  opened.layouts = opened.own_layouts;
   backend::cuda::CudaOptions cuda;
   cuda.ordinal = ordinal;
   cuda.queue_priorities = options.queue_priorities;
-  opened.backend = plugin.open(cuda, {opened.kernels, plugin.group_kernels});
+  opened.backend = plugin.open(cuda, {opened.kernels, bundle.group_kernels});
 }
 
 /// N of "cuda:N", 0 of "cuda".
@@ -80,6 +86,7 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
     if (name == "remote") opened->backend = backend::make_remote(std::move(opened->backend));
   } else if (name == "null") {
     opened->kernels = ops::null_kernels();
+    opened->layouts = ops::cpu_layouts();
     opened->backend = backend::make_null(opened->kernels);
   } else if (name == "cuda" || name.starts_with("cuda:")) {
     open_cuda(*opened, cuda_ordinal(name), options);
@@ -93,9 +100,9 @@ Device Device::open(std::string_view name, const DeviceOptions& options) {
   }
   if (options.validate.value_or(kValidateUnlessTold))
     opened->backend = backend::make_validate(std::move(opened->backend));
-  backend::Backend* backend = opened->backend.get();
-  return Device(std::shared_ptr<backend::Backend>(std::move(opened), backend),
-                backend->info.backend == "cuda" ? ops::cuda_layouts() : ops::cpu_layouts(), options);
+  backend::Backend* const backend = opened->backend.get();
+  const std::span<const backend::WeightLayout> layouts = opened->layouts;
+  return Device(std::shared_ptr<backend::Backend>(std::move(opened), backend), layouts, options);
 }
 
 }  // namespace refrain

@@ -34,4 +34,10 @@ std::span<const GroupKernel> plugin_group_kernels() {
   return kTable;
 }
 
+std::span<const WeightLayout> plugin_layouts() {
+  static constexpr WeightLayout kLibrarys[] = {
+      {.name = "tiles_4x1024"}, {.name = "vector_f32"}, {.name = "rows"}, {.name = "grouped"}};
+  return kLibrarys;
+}
+
 }  // namespace refrain::backend::cuda

@@ -18,6 +18,7 @@
 #include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/checked.h"
+#include "refrain/ops/decode_sets/tiles.h"
 #include "refrain/ops/kernel_tables.h"
 
 namespace refrain::ops::harness {
@@ -36,7 +37,7 @@ inline TestDevice open_test_device(std::string_view name) {
     device.backend = backend::make_validate(backend::make_remote(backend::make_cpu(options, {})));
   } else if (name.starts_with("cuda:")) {
     const backend::cuda::Plugin& plugin = backend::cuda::open_plugin({});
-    device.kernels = backend::cuda::bind_kernels(plugin, all_schemas());
+    device.kernels = backend::cuda::bind_plugin(plugin, all_schemas(), all_layouts()).kernels;
     backend::cuda::CudaOptions options;
     options.ordinal = static_cast<uint32_t>(std::stoul(std::string(name.substr(5))));
     device.backend = backend::make_validate(plugin.open(options, device.kernels));

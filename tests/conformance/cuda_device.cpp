@@ -30,7 +30,7 @@ Opened open_test_plugin(bool full_edges) {
   folder.resize(folder.rfind('/') + 1);
   const cuda::Plugin& plugin = cuda::open_plugin(folder + name);
   Opened opened;
-  opened.kernels = cuda::bind_kernels(plugin, schemas);
+  opened.kernels = cuda::bind_plugin(plugin, schemas, {}).kernels;
   cuda::CudaOptions options;
   options.ordinal = static_cast<uint32_t>(std::stoul(cuda_under_test().substr(5)));
   options.full_edges = full_edges;

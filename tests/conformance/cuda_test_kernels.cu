@@ -128,6 +128,7 @@ PluginKernel kernel(std::string_view op, std::string_view name, const KernelEntr
   PluginKernel row;
   row.op = op;
   row.kernel.name = name;
+  row.kernel.numerics = "test";
   row.kernel.entry = &entry;
   return row;
 }
@@ -175,5 +176,6 @@ std::span<const PluginKernel> plugin_kernels() {
 }
 
 std::span<const GroupKernel> plugin_group_kernels() { return {}; }
+std::span<const WeightLayout> plugin_layouts() { return {}; }
 
 }  // namespace refrain::backend::cuda

@@ -152,6 +152,6 @@ std::unique_ptr<Backend> open(const CudaOptions& options, const KernelTables& ke
 extern "C" __attribute__((visibility("default"))) const refrain::backend::cuda::Plugin*
 refrain_cuda_plugin() {
   using namespace refrain::backend::cuda;
-  static const Plugin kPlugin{plugin_abi(), plugin_kernels(), plugin_group_kernels(), open};
+  static const Plugin kPlugin{plugin_abi(), plugin_kernels(), plugin_group_kernels(), plugin_layouts(), open};
   return &kPlugin;
 }

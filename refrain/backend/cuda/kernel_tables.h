@@ -1,4 +1,4 @@
-// The kernels that a plugin holds: of the ops in the plugin itself, others in the plugin of the tests. Each links one
+// The kernels and layouts that a plugin holds: of the ops in the plugin itself, others in the plugin of the tests. Each links one
 // definition of these.
 #pragma once
 
@@ -10,5 +10,6 @@ namespace refrain::backend::cuda {
 
 std::span<const PluginKernel> plugin_kernels();
 std::span<const GroupKernel> plugin_group_kernels();
+std::span<const WeightLayout> plugin_layouts();
 
 }  // namespace refrain::backend::cuda

@@ -78,20 +78,42 @@ const Plugin& open_plugin(const std::string& path, std::string_view device) {
   return *plugin;
 }
 
-std::vector<Kernel> bind_kernels(const Plugin& plugin, std::span<const OpSchema* const> schemas) {
-  std::vector<Kernel> table;
-  table.reserve(plugin.kernels.size());
+Bundle bind_plugin(const Plugin& plugin, std::span<const OpSchema* const> schemas,
+                   std::span<const WeightLayout> layouts) {
+  const auto refuse = [](std::string_view kernel, const std::string& what) {
+    throw DeviceError("cuda: kernel " + std::string(kernel) + what);
+  };
+  const auto schema_of = [&](std::string_view kernel, std::string_view op) {
+    const auto found = std::ranges::find(schemas, op, &OpSchema::name);
+    if (found == schemas.end())
+      refuse(kernel, " is for the op " + std::string(op) + ", which does not exist");
+    return *found;
+  };
+  const auto check_class = [&](std::string_view kernel, std::string_view numerics) {
+    if (numerics.empty()) refuse(kernel, ": expected a numerics class, got none");
+  };
+  Bundle bundle;
+  bundle.kernels.reserve(plugin.kernels.size());
   for (const PluginKernel& row : plugin.kernels) {
-    const auto found =
-        std::ranges::find_if(schemas, [&](const OpSchema* schema) { return schema->name == row.op; });
-    if (found == schemas.end()) {
-      throw DeviceError("cuda: kernel " + std::string(row.kernel.name) + " is for the op " +
-                        std::string(row.op) + ", which does not exist");
-    }
-    table.push_back(row.kernel);
-    table.back().op = *found;
+    bundle.kernels.push_back(row.kernel);
+    bundle.kernels.back().op = schema_of(row.kernel.name, row.op);
+    check_class(row.kernel.name, row.kernel.numerics);
   }
-  return table;
+  for (const GroupKernel& row : plugin.group_kernels) {
+    check_class(row.name, row.numerics);
+    for (const OpClass& of : row.classes) {
+      schema_of(row.name, of.op);
+      check_class(row.name, of.numerics);
+    }
+  }
+  bundle.group_kernels = plugin.group_kernels;
+  for (const WeightLayout& row : plugin.layouts) {
+    const auto found = std::ranges::find(layouts, row.name, &WeightLayout::name);
+    if (row.accepts == nullptr && found == layouts.end())
+      throw DeviceError("cuda: layout " + std::string(row.name) + " does not exist");
+    bundle.layouts.push_back(row.accepts != nullptr ? row : *found);
+  }
+  return bundle;
 }
 
 }  // namespace refrain::backend::cuda

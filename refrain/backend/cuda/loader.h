@@ -19,8 +19,16 @@ inline constexpr const char* kPluginFile = "librefrain_cuda.so";
 /// cannot be loaded or is not of this build's ABI.
 const Plugin& open_plugin(const std::string& path, std::string_view device = "cuda");
 
-/// The plugin's kernels with their ops, found by name in `schemas`. Throws DeviceError naming the kernel and the op that
-/// does not exist.
-std::vector<Kernel> bind_kernels(const Plugin& plugin, std::span<const OpSchema* const> schemas);
+/// What a plugin brings, bound to what the library has of the same names.
+struct Bundle {
+  std::vector<Kernel> kernels;
+  std::span<const GroupKernel> group_kernels;
+  std::vector<WeightLayout> layouts;
+};
+
+/// Finds the ops of the plugin's kernels in `schemas`, and the library's layouts that it names in `layouts`. Throws
+/// DeviceError naming the kernel and an op that does not exist or a numerics class that it does not say, or the layout.
+Bundle bind_plugin(const Plugin& plugin, std::span<const OpSchema* const> schemas,
+                   std::span<const WeightLayout> layouts);
 
 }  // namespace refrain::backend::cuda

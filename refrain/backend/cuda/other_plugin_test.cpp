@@ -3,6 +3,6 @@
 
 extern "C" const refrain::backend::cuda::Plugin* refrain_cuda_plugin() {
   static const refrain::backend::cuda::Plugin kPlugin{
-      refrain::backend::cuda::plugin_abi() + 1, {}, {}, nullptr};
+      refrain::backend::cuda::plugin_abi() + 1, {}, {}, {}, nullptr};
   return &kPlugin;
 }

@@ -30,6 +30,8 @@ struct Plugin {
   uint64_t abi = 0;  ///< first, and read before anything else: plugin_abi() where the plugin was built
   std::span<const PluginKernel> kernels;
   std::span<const GroupKernel> group_kernels;
+  /// What its kernels read, best first. One with nothing but a name is the library's of that name.
+  std::span<const WeightLayout> layouts;
   /// `kernels` and what they point to outlive the backend. Throws DeviceError, saying what is missing.
   std::unique_ptr<Backend> (*open)(const CudaOptions& options, const KernelTables& kernels) = nullptr;
 };

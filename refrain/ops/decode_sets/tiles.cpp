@@ -95,9 +95,9 @@ constexpr backend::WeightLayout kTiles{.name = "tiles_4x1024",
 
 }  // namespace
 
-const backend::WeightLayout& tiles_4x1024() { return cuda_layouts().front(); }
+const backend::WeightLayout& tiles_4x1024() { return all_layouts().front(); }
 
-std::span<const backend::WeightLayout> cuda_layouts() {
+std::span<const backend::WeightLayout> all_layouts() {
   static const std::vector<backend::WeightLayout> kLayouts = [] {
     std::vector<backend::WeightLayout> layouts{kTiles};
     layouts.insert(layouts.end(), cpu_layouts().begin(), cpu_layouts().end());

@@ -28,7 +28,7 @@ constexpr uint32_t tile_chunks(uint32_t columns) { return (columns + kTileColumn
 /// the mode `fast`.
 const backend::WeightLayout& tiles_4x1024();
 
-/// What the CUDA kernels read, best first.
-std::span<const backend::WeightLayout> cuda_layouts();
+/// Every layout of the library, for plugins that name what their kernels read.
+std::span<const backend::WeightLayout> all_layouts();
 
 }  // namespace refrain::ops
