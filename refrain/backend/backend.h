@@ -107,6 +107,13 @@ struct TickSpan {
   uint64_t end = 0;
 };
 
+/// A kernel as source text, for a backend that compiles.
+struct KernelSource {
+  std::string_view name;   ///< of the kernel, for errors
+  std::string_view text;   ///< in the backend's language: CUDA C++
+  std::string_view entry;  ///< the function in it
+};
+
 class Backend {
  public:
   Backend(DeviceInfo device_info, const KernelTables& kernel_tables)
@@ -155,6 +162,9 @@ class Backend {
   virtual void write(const BufferView& to, std::span<const std::byte> from) = 0;
   /// The other way. No submission in flight writes the bytes of `from`.
   virtual void read(const BufferView& from, std::span<std::byte> to) const = 0;
+  /// What Kernel::entry is for a kernel made of `source`; it lives as long as the backend. Throws InvalidArgument for
+  /// source that does not compile, and where the backend compiles none.
+  virtual const void* compile(const KernelSource& source);
   /// The plan and what it names outlive the program.
   virtual std::unique_ptr<Executable> prepare(const PlanData& plan, const ExecutableOptions& options) = 0;
   /// Returns at once.

@@ -24,8 +24,8 @@ struct DeviceInfo {
   size_t buffer_alignment_bytes = 64;
   double ns_per_tick = 1.0;
   bool host_memory = false;  ///< memory of kind device can be read and written by the host in place
-  /// Any commands whose kernels compute regions can be one command: the backend walks their kernels tile by tile. False: only
-  /// those that a GroupKernel computes.
+  /// Any commands whose kernels compute regions can be one command: the backend walks their kernels, which are C++ functions,
+  /// tile by tile. False: only those that a GroupKernel computes.
   bool composes = false;
 };
 

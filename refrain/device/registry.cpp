@@ -53,18 +53,38 @@ void check_schema(const std::string& kernel, const backend::OpSchema& op) {
 
 }  // namespace
 
-KernelRegistry::KernelRegistry(std::span<const backend::Kernel> built_in)
-    : owned_(std::make_shared<std::deque<Owned>>()),
-      table_(std::make_shared<const KernelTable>(built_in.begin(), built_in.end())) {}
+KernelRegistry::KernelRegistry(backend::Backend& backend)
+    : backend_(backend),
+      owned_(std::make_shared<std::deque<Owned>>()),
+      table_(std::make_shared<const KernelTable>(backend.kernels.begin(), backend.kernels.end())) {}
+
+/// Of a kernel from source, what the backend makes of it; null for C++ functions.
+const void* KernelRegistry::entry_of(const UserKernel& kernel) const {
+  const bool functions = kernel.entry.tiles != nullptr;
+  if (kernel.source.empty()) {
+    if (!functions)
+      throw InvalidArgument(fmt::format("[kernels] {}: tiles: expected a function, got none", kernel.name));
+    if (!backend_.info.composes) {
+      throw InvalidArgument(fmt::format("[kernels] {}: device {} walks no C++ functions; expected source",
+                                        kernel.name, backend_.info.backend));
+    }
+    return nullptr;
+  }
+  if (functions)
+    throw InvalidArgument(fmt::format("[kernels] {}: expected tiles or source, got both", kernel.name));
+  if (kernel.source_entry.empty())
+    throw InvalidArgument(fmt::format("[kernels] {}: source_entry: expected a name, got none", kernel.name));
+  return backend_.compile({kernel.name, kernel.source, kernel.source_entry});
+}
 
 void KernelRegistry::add(const UserKernel& kernel) {
   if (kernel.name.empty()) throw InvalidArgument("[kernels] name: expected one, got none");
   if (kernel.op == nullptr)
     throw InvalidArgument(fmt::format("[kernels] {}: op: expected one, got none", kernel.name));
-  if (kernel.entry.tiles == nullptr) {
-    throw InvalidArgument(fmt::format("[kernels] {}: tiles: expected a function, got none", kernel.name));
-  }
+  if (kernel.numerics.empty())
+    throw InvalidArgument(fmt::format("[kernels] {}: numerics: expected a class, got none", kernel.name));
   check_schema(kernel.name, *kernel.op);
+  const void* const compiled = entry_of(kernel);
 
   const std::lock_guard lock(mutex_);
   if (std::ranges::find(*table_, kernel.name, &backend::Kernel::name) != table_->end()) {
@@ -88,7 +108,7 @@ void KernelRegistry::add(const UserKernel& kernel) {
   row.prefetches = kernel.prefetches;
   row.accepts = kernel.accepts != nullptr ? kernel.accepts : accept_all;
   row.launch = kernel.launch != nullptr ? kernel.launch : launch_rows;
-  row.entry = &owned.entry;
+  row.entry = compiled != nullptr ? compiled : &owned.entry;
   row.regions = kernel.entry.region != nullptr;
   row.keeps_rows = kernel.entry.rows_prologue != nullptr;
   holder->table.insert(holder->table.begin() + static_cast<std::ptrdiff_t>(user_kernels_), row);

@@ -20,7 +20,7 @@
 
 namespace refrain::null_tests {
 
-class ControlledBackend final : public backend::Backend {
+class ControlledBackend : public backend::Backend {
  public:
   explicit ControlledBackend(std::span<const backend::Kernel> table, bool host_memory = true)
       : Backend(describe(host_memory), table), host_memory_(host_memory) {}

@@ -152,11 +152,12 @@ TEST(RegistryMemory, AKernelIsAddedOrNot) {
   kernel.numerics = "a class that is too long to be kept in place";
   kernel.op = &kMix;
   kernel.entry = kRunMix;
+  const std::unique_ptr<backend::Backend> backend = backend::make_null(kKernels);
   bool failed = true;
   uint64_t failures = 0;
   for (uint64_t n = 1; failed; ++n) {
     failed = false;
-    KernelRegistry registry(kKernels);
+    KernelRegistry registry(*backend);
     test::heap_refusal = test::heap_allocations + n;
     try {
       registry.add(kernel);

@@ -4,12 +4,17 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <deque>
 #include <functional>
 #include <thread>
 
 #include "refrain/backend/cpu/cpu_backend.h"
+#include "refrain/backend/fault/fault_backend.h"
+#include "refrain/backend/null/null_backend.h"
+#include "refrain/backend/remote/remote_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/device/pool.h"
+#include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
 
@@ -38,6 +43,10 @@ void scale_tiles(const TileArgs& args, uint32_t begin, uint32_t end) {
 
 UserKernel scale_kernel(std::string name = "scale_f32") {
   return {.name = std::move(name), .op = &kScale, .entry = {nullptr, nullptr, scale_tiles}};
+}
+
+UserKernel scale_source(std::string text = "kernel scale() {}") {
+  return {.name = "scale_source", .op = &kScale, .source = std::move(text), .source_entry = "scale"};
 }
 
 class Registry : public testing::Test {
@@ -199,6 +208,13 @@ TEST_F(Registry, Misuse) {
   EXPECT_EQ(add(unnamed), "[kernels] name: expected one, got none");
   EXPECT_EQ(add(none), "[kernels] x: op: expected one, got none");
   EXPECT_EQ(add(idle), "[kernels] x: tiles: expected a function, got none");
+  UserKernel classless = scale_kernel("x"), both = scale_kernel("x"), nameless_source = scale_source();
+  classless.numerics.clear();
+  both.source = "kernel";
+  nameless_source.source_entry.clear();
+  EXPECT_EQ(add(classless), "[kernels] x: numerics: expected a class, got none");
+  EXPECT_EQ(add(both), "[kernels] x: expected tiles or source, got both");
+  EXPECT_EQ(add(nameless_source), "[kernels] scale_source: source_entry: expected a name, got none");
   EXPECT_EQ(add(scale_kernel()), "[kernels] scale_f32: there is a kernel of this name");
   EXPECT_EQ(add(scale_kernel("mix")), "[kernels] mix: there is a kernel of this name");
   const auto of = [&](std::span<const ArgumentSpec> args, const char* name = "op") {
@@ -227,6 +243,64 @@ TEST_F(Registry, Misuse) {
   EXPECT_EQ(of(odd), "[kernels] x: op 'op': a: expected in, out, inout or status, got 9");
   EXPECT_EQ(of(many), "[kernels] x: op 'op': expected at most 32 arguments, got 33");
   EXPECT_EQ(device_.kernels().table()->size(), std::size(kKernels) + 1);
+}
+
+/// Walks no tiles on the host; compiles what begins with "kernel".
+class CompilingBackend final : public ControlledBackend {
+ public:
+  CompilingBackend() : ControlledBackend({}) {}
+
+  const void* compile(const backend::KernelSource& source) override {
+    if (!source.text.starts_with("kernel"))
+      throw InvalidArgument("[kernels] " + std::string(source.name) + ": line 1: expected kernel");
+    compiled.emplace_back(source.entry);
+    return &compiled.back();
+  }
+
+  std::deque<std::string> compiled;
+};
+
+TEST_F(Registry, SourceIsCompiledByABackendThatCan) {
+  const auto compiling = std::make_shared<CompilingBackend>();
+  Device device(compiling, {}, {});
+  device.kernels().add(scale_source());
+  EXPECT_EQ(compiling->compiled, std::deque<std::string>{"scale"});
+  const Buffer x = device.buffer(DType::f32, {64, 4});
+  CommandEncoder encoder = device.encoder();
+  scale(encoder, x, x, 2);
+  const backend::Kernel& row = *device.plan(encoder.finish()).first.data().commands[0].kernel;
+  EXPECT_EQ(row.name, "scale_source");
+  EXPECT_EQ(row.entry, &compiling->compiled.front()) << "what the backend has made of it";
+  EXPECT_FALSE(row.regions);
+
+  const auto add = [&](const UserKernel& kernel) { return refusal([&] { device.kernels().add(kernel); }); };
+  UserKernel other = scale_source("banana");
+  other.name = "other";
+  EXPECT_EQ(add(other), "[kernels] other: line 1: expected kernel");
+  EXPECT_EQ(add(scale_kernel()),
+            "[kernels] scale_f32: device controlled walks no C++ functions; expected source");
+  EXPECT_EQ(device.kernels().table()->size(), 1u);
+}
+
+TEST_F(Registry, SourceIsRefusedWhereNothingCompiles) {
+  const auto refused_by = [&](std::unique_ptr<backend::Backend> backend) {
+    Device device(std::shared_ptr<backend::Backend>(std::move(backend)), {}, {});
+    return refusal([&] { device.kernels().add(scale_source()); });
+  };
+  const std::string refused = " compiles no source; expected a C++ function";
+  const auto cpu = [] { return backend::make_cpu({}, kKernels); };
+  EXPECT_EQ(refused_by(cpu()), "[kernels] scale_source: device cpu" + refused);
+  EXPECT_EQ(refused_by(backend::make_null(kKernels)), "[kernels] scale_source: device null" + refused);
+  EXPECT_EQ(refused_by(backend::make_validate(cpu())), "[kernels] scale_source: device cpu" + refused);
+  EXPECT_EQ(refused_by(backend::make_fault(cpu())), "[kernels] scale_source: device cpu" + refused);
+  EXPECT_EQ(refused_by(backend::make_remote(cpu())), "[kernels] scale_source: device cpu" + refused);
+}
+
+TEST_F(Registry, DecoratorsPassSourceOn) {
+  const std::unique_ptr<backend::Backend> decorated =
+      backend::make_validate(backend::make_fault(backend::make_remote(std::make_unique<CompilingBackend>())));
+  const auto* entry = static_cast<const std::string*>(decorated->compile({"k", "kernel", "main"}));
+  EXPECT_EQ(*entry, "main");
 }
 
 TEST_F(Registry, MoreRowsThanALaunchCountsAreRefused) {

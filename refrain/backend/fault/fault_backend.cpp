@@ -100,6 +100,11 @@ class FaultBackend final : public Backend {
     return inner_->memory();
   }
 
+  const void* compile(const KernelSource& source) override {
+    count("compile");
+    return inner_->compile(source);
+  }
+
   void write(const BufferView& to, std::span<const std::byte> from) override {
     count_copy("write");
     inner_->write(to, from);

@@ -21,7 +21,7 @@ struct FaultPlan {
   uint64_t submit = 0;      ///< this submit() throws DeviceError; nothing has been submitted
   uint64_t execution = 0;   ///< this submission fails before its first command
   uint64_t command = 0;     ///< the submission that holds this command fails there; those before it have run
-  /// At this call the device is lost: one of allocate, advise, memory, write, read, prepare, submit, wait and
+  /// At this call the device is lost: one of allocate, advise, compile, memory, write, read, prepare, submit, wait and
   /// timestamps.
   uint64_t loss = 0;
   /// A submission is not seen as completed earlier than this after its submit(), nor is what waits for it.

@@ -148,6 +148,8 @@ class RemoteBackend final : public Backend {
 
   MemoryUsage memory() const override { return inner_->memory(); }
 
+  const void* compile(const KernelSource& source) override { return inner_->compile(source); }
+
   void write(const BufferView& to, std::span<const std::byte> from) override {
     if (from.empty()) return;
     const BufferView view = inner_view(to);

@@ -112,6 +112,8 @@ class ValidateBackend final : public Backend {
 
   MemoryUsage memory() const override { return inner_->memory(); }
 
+  const void* compile(const KernelSource& source) override { return inner_->compile(source); }
+
   void write(const BufferView& to, std::span<const std::byte> from) override {
     checked_copy("write", to, from.size(), true).write(to, from);
   }
