@@ -1,4 +1,4 @@
-// Time of a step of a model, fused and not: one row and 64 rows, one thread and two, taken in turn, the other
+// Time of a step of a model, fused and not: 1, 64 and 512 rows, one thread and two, taken in turn, the other
 // one first every other time. CPU time of all threads stands beside, for machines that others use as well; its
 // clock may move in jumps longer than a step, so it is read around several steps and has no least.
 //
@@ -75,7 +75,8 @@ int main(int count, char** arguments) {
     std::unique_ptr<ModelRunner> families[2];
     for (const bool fuse : {false, true}) {
       model::RunnerOptions runner;
-      runner.context_tokens = 256;
+      runner.context_tokens = 1024;
+      runner.capacities = {1, 64, 512};
       runner.plan.fuse = fuse;
       families[fuse] = std::make_unique<ModelRunner>(model, runner);
       families[fuse]->set_slot(0, {.length = 64});
@@ -83,7 +84,7 @@ int main(int count, char** arguments) {
     const PlanReport& report = families[1]->report(0);
     std::printf("%u threads: %zu commands in %zu levels recorded, %zu in %zu fused\n", workers,
                 report.recorded_commands, report.recorded_levels, report.commands, report.fused_levels);
-    for (const uint32_t rows : {1u, 64u}) {
+    for (const uint32_t rows : {1u, 64u, 512u}) {
       for (const auto& runner : families) step_us(*runner, rows, 64);  // the first touches memory
       const int steps = std::max(1, static_cast<int>(kTurnUs / step_us(*families[0], rows, 64)));
       // In turn, so that both meet the same neighbours on the machine.

@@ -43,7 +43,7 @@ using PluginFunction = const Plugin* (*)();
 /// A number that two builds share when they agree on the contract: counted up when its meaning changes, mixed with the
 /// sizes of what passes through it.
 constexpr uint64_t plugin_abi() {
-  constexpr uint64_t kContract = 1;
+  constexpr uint64_t kContract = 2;
   uint64_t hash = 14695981039346656037u;
   for (const uint64_t part : {kContract,
                               uint64_t{sizeof(Plugin)},
@@ -52,6 +52,7 @@ constexpr uint64_t plugin_abi() {
                               uint64_t{sizeof(Kernel)},
                               uint64_t{sizeof(GroupKernel)},
                               uint64_t{sizeof(OpSchema)},
+                              uint64_t{sizeof(ArgumentSpec)},
                               uint64_t{sizeof(OpCall)},
                               uint64_t{sizeof(ArgumentInfo)},
                               uint64_t{sizeof(WeightInfo)},
