@@ -66,14 +66,20 @@ struct Head {
     for (uint32_t i = 0; i < kCount; ++i) to[threadIdx.x % kWarp + i * kWarp] = e[i];
   }
   __device__ void normalize(const Head& gain, float eps) {
-    // In the order of the kernel of rms_norm: 32 neighbours, then these in halves.
+    // In the order of rms_norm_tiles: neighbours first, which are lanes and then steps of 32.
     float sums[kCount];
 #pragma unroll
-    for (uint32_t i = 0; i < kCount; ++i) sums[i] = warp_sum(e[i] * e[i]);
+    for (uint32_t i = 0; i < kCount; ++i) sums[i] = e[i] * e[i];
+    converge();
 #pragma unroll
-    for (uint32_t half = kCount / 2; half > 0; half /= 2) {
+    for (uint32_t half = 1; half < kWarp; half *= 2) {
 #pragma unroll
-      for (uint32_t i = 0; i < half; ++i) sums[i] += sums[i + half];
+      for (uint32_t i = 0; i < kCount; ++i) sums[i] += __shfl_xor_sync(~0u, sums[i], half);
+    }
+#pragma unroll
+    for (uint32_t step = 1; step < kCount; step *= 2) {
+#pragma unroll
+      for (uint32_t i = 0; i < kCount; i += 2 * step) sums[i] += sums[i + step];
     }
     const float factor = __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sums[0], static_cast<float>(kDim)) + eps));
 #pragma unroll
@@ -264,7 +270,9 @@ struct Parts {
 /// Dynamic shared memory: ChunkRing<kDim>::bytes(stages). kSet: of one row, with norms, ropes and the write of key and value
 /// to the cache.
 template <uint32_t kDim, uint32_t kQueries, bool kSet>
-__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, kQueries <= 2 ? 3 : kQueries <= 4 ? 2 : 1)
+__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, kQueries <= 2   ? 3
+                                                                                      : kQueries <= 4 ? 2
+                                                                                                      : 1)
     attention_strands(const __grid_constant__ AttentionStrands p) {
 #if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
   __shared__ __align__(16) float queries[kQueries][kDim];

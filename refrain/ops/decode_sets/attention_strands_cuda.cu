@@ -20,6 +20,8 @@ using backend::SetPattern;
 using backend::SetWire;
 
 constexpr std::string_view kNumerics = "fast, f32, 64 strands of 8 positions";
+constexpr backend::OpClass kClasses[] = {
+    {"rms_norm", kNormNumerics}, {"rope", kRopeNumerics}, {"kv_write", kCopyNumerics}};
 
 // Arguments: rms_norm input, weight, output; rope input, rows, frequencies, output; kv_write key, value, rows, page_table,
 // cache, status; attention query, rows, page_table, cache, status, output.
@@ -159,6 +161,7 @@ backend::GroupKernel set_row() {
   static const KernelEntry kEntry = entry_of<kDim, kQueries, true>();
   return {.name = kCount == 6 ? "norm_rope_attention" : "rope_attention",
           .numerics = kNumerics,
+          .classes = kClasses,
           .needs = kFeatureHopper | backend::kFeatureFast,
           .fits =
               [](const SetCall& call, std::span<uint32_t> places) {

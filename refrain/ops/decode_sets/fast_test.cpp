@@ -78,28 +78,35 @@ TEST(Fast, RmsNorm) {
   const auto kernels = fast_kernels(rms_norm_schema);
   SKIP_WITHOUT(kernels);
   Random random;
-  for (const auto& [rows, columns] :
-       {std::array{1, 8}, std::array{3, 1024}, std::array{2, 1096}, std::array{2, 16384}}) {
+  for (const auto& [rows, vectors, columns] :
+       {std::array{1, 1, 8}, std::array{3, 1, 1024}, std::array{2, 1, 1096}, std::array{2, 1, 16384},
+        std::array{3, 5, 64}, std::array{2, 4, 128}}) {
     const format::EncodedTensor tensor = random_tensor(format::plain(DType::f32), {columns}, random);
     const PackedWeight weight = pack(tensor.source("w"), vector_f32());
-    const auto count = static_cast<size_t>(rows) * static_cast<size_t>(columns);
+    const Shape shape{rows, vectors, columns};
+    const auto count = static_cast<size_t>(shape.elements());
     Array<float> input(count), expected(count, -7), got(count, -7);
     random.fill(input, -3, 3);
-    const auto call_of = [&](const Array<float>& output) {
-      Call call(rms_norm_schema);
-      call.tensor({rows, columns}, input).weight(weight).tensor({rows, columns}, output);
-      call.constants(RmsNormConstants{static_cast<uint32_t>(rows), 1, static_cast<uint32_t>(columns), 1e-6f});
-      return call;
-    };
-    call_of(expected).reference(static_cast<uint32_t>(rows));
-    for (const backend::Kernel* kernel : kernels) {
-      call_of(got).run(*kernel, static_cast<uint32_t>(rows));
-      // Squares and their tree within 1,024, the root and the quotient, two products; half of the sum's error counts.
-      const double bound = (16 + columns / 1024.0 + 6) * kUnitRoundoff;
-      EXPECT_LE(
-          excess(got, expected, [&](size_t i) { return bound * std::abs(static_cast<double>(expected[i])); }),
-          0)
-          << kernel->name << ' ' << rows << " x " << columns;
+    for (const bool weighted : {true, false}) {
+      const auto call_of = [&](const Array<float>& output) {
+        Call call(rms_norm_schema);
+        call.tensor(shape, input);
+        weighted ? call.weight(weight) : call.none();
+        call.tensor(shape, output);
+        call.constants(RmsNormConstants{static_cast<uint32_t>(rows), static_cast<uint32_t>(vectors),
+                                        static_cast<uint32_t>(columns), 1e-6f});
+        return call;
+      };
+      call_of(expected).reference(static_cast<uint32_t>(rows));
+      for (const backend::Kernel* kernel : kernels) {
+        call_of(got).run(*kernel, static_cast<uint32_t>(rows));
+        // Squares and their tree within 1,024, the root and the quotient, two products; half of the sum's error counts.
+        const double bound = (16 + columns / 1024.0 + 6) * kUnitRoundoff;
+        EXPECT_LE(excess(got, expected,
+                         [&](size_t i) { return bound * std::abs(static_cast<double>(expected[i])); }),
+                  0)
+            << kernel->name << ' ' << to_string(shape);
+      }
     }
   }
 }

@@ -20,22 +20,28 @@ using backend::SetWire;
 
 constexpr std::string_view kNorm = "rms_norm", kProduct = "matmul";
 constexpr std::string_view kNumerics = "fast, two int8 planes";
+constexpr std::string_view kGatedNumerics = "fast, f32, elementwise, exp of CUDA";
+constexpr backend::OpClass kClasses[] = {
+    {kNorm, kNormNumerics}, {"silu_mul", kGatedNumerics}, {"add", kAddNumerics}};
 
 // Arguments: rms_norm input, weight, output; matmul input, weight, output; add a, b, output; silu_mul the same.
 constexpr uint32_t kInput = 0, kWeight = 1, kOutput = 2;
 
-// Chunks of a row that fit into shared memory beside the ring.
-constexpr uint32_t kMostChunks = 16;
-
 bool in_tiles(const backend::ArgumentInfo& weight) {
-  return weight.layout != nullptr && weight.layout->name == "tiles_4x1024" &&
-         tile_chunks(static_cast<uint32_t>(weight.shape[1])) <= kMostChunks;
+  return weight.layout != nullptr && weight.layout->name == "tiles_4x1024";
+}
+
+/// Norms that the kernels here take.
+bool norm_in_tiles(const backend::OpCall& call) {
+  const auto& c = call.constants_as<RmsNormConstants>();
+  const backend::ArgumentInfo& gain = call.args[kWeight];
+  return (!gain.bound || gain.layout->name == "vector_f32") && c.columns % 8 == 0 &&
+         tile_chunks(c.columns) <= kMostTileChunks;
 }
 
 bool whole_rows(const backend::OpCall& call) {
-  const auto& c = call.constants_as<RmsNormConstants>();
-  return call.args[kWeight].bound && call.args[kWeight].layout->name == "vector_f32" && c.vectors == 1 &&
-         c.columns % 8 == 0 && tile_chunks(c.columns) <= kMostChunks;
+  return norm_in_tiles(call) && call.args[kWeight].bound &&
+         call.constants_as<RmsNormConstants>().vectors == 1;
 }
 
 /// Weights in tiles, norms of whole rows.
@@ -91,6 +97,7 @@ void set_norm(ProductParameters& p, const BoundMember& norm) {
 /// How many row tiles a block takes: all blocks the same, one block an SM. Returns the warps of a block: one a unit, where
 /// that is enough; more than 16 leave the next kernel no room.
 constexpr uint32_t kBlocks = 132;
+constexpr size_t kMostSharedBytes = size_t{220} << 10;  // of a block, on this hardware
 uint32_t divide(ProductParameters& p, Ending ending) {
   uint32_t tiles = 0;
   for (uint32_t w = 0; w < (ending == Ending::gate ? 1 : kMostWeights); ++w) tiles += tiles_of(p.rows[w]);
@@ -98,6 +105,7 @@ uint32_t divide(ProductParameters& p, Ending ending) {
   const uint32_t units = p.tiles_per_block * tile_chunks(p.columns) * (ending == Ending::gate ? 2 : 1);
   const uint32_t warps = units <= 8 ? 8 : units <= 12 ? 12 : 16;
   p.depth = std::min((units + warps - 1) / warps, kMostDepth);
+  while (p.depth > 1 && ProductShape(p, warps, ending).bytes() > kMostSharedBytes) --p.depth;
   p.step_tiles = warps / tile_chunks(p.columns);
   p.step_chunks = warps % tile_chunks(p.columns);
   return warps;
@@ -177,6 +185,7 @@ backend::GroupKernel row(std::string_view name, const KernelEntry& entry) {
   return {
       .name = name,
       .numerics = kNumerics,
+      .classes = kClasses,
       .needs = kFeatureHopper | backend::kFeatureFast,
       .fits = [](const SetCall& call, std::span<uint32_t> places) { return match(kPattern, call, places); },
       .elides = [](const SetCall& call, uint32_t member,
@@ -187,14 +196,14 @@ backend::GroupKernel row(std::string_view name, const KernelEntry& entry) {
 }
 
 using RmsNormParameters = Parameters<RmsNormConstants, 3>;
-constexpr uint32_t kNormThreads = 512;
+constexpr uint32_t kNormThreads = 256;
 
-/// rms_norm of whole rows as the sets take it: a block a row.
+/// rms_norm as the sets take it: a block a vector.
 __global__ void __launch_bounds__(kNormThreads) rms_norm_tiles(const __grid_constant__ RmsNormParameters p) {
   const Running run(p.state);
-  if (blockIdx.x >= run.rows) return;
   const RmsNormConstants& c = p.constants;
-  __shared__ float squares[kMostChunks * kTileGroups];
+  if (blockIdx.x >= size_t{run.rows} * c.vectors) return;
+  __shared__ float squares[kMostTileChunks * kTileGroups];
   const float* input = p.arg<const float>(kInput) + size_t{blockIdx.x} * c.columns;
   const float* gain = p.arg<const float>(kWeight);
   float* output = p.arg<float>(kOutput) + size_t{blockIdx.x} * c.columns;
@@ -203,12 +212,13 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_tiles(const __grid_cons
   const float factor = norm_factor(row, input, c.eps, c.columns, squares);
   for (uint32_t part = 0; part < row.parts(c.columns); ++part) {
     RowPart<kNormThreads> gains;
-    gains.template load<true>(gain, part, c.columns);
+    if (gain != nullptr) gains.template load<true>(gain, part, c.columns);
     if (part != 0) row.load(input, part, c.columns);
     for (uint32_t i = 0; i < row.kLoads; ++i) {
       const uint32_t column = row.column(part, i);
       for (uint32_t h = 0; h < 2 && column < c.columns; ++h)
-        reinterpret_cast<float4*>(output + column)[h] = normalized(row.v[i][h], factor, gains.v[i][h]);
+        reinterpret_cast<float4*>(output + column)[h] =
+            normalized(row.v[i][h], factor, gain != nullptr ? gains.v[i][h] : make_float4(1, 1, 1, 1));
     }
   }
 }
@@ -218,8 +228,7 @@ struct Gated {
 };
 
 PluginKernel gated_kernel() {
-  PluginKernel kernel =
-      elementwise_cuda_kernel<Gated>("silu_mul", "silu_mul_f32_fast", "fast, f32, elementwise, exp of CUDA");
+  PluginKernel kernel = elementwise_cuda_kernel<Gated>("silu_mul", "silu_mul_f32_fast", kGatedNumerics);
   kernel.kernel.needs = backend::kFeatureFast;
   return kernel;
 }
@@ -230,8 +239,8 @@ std::span<const PluginKernel> tiles_cuda_kernels() {
   static const KernelEntry kPlain = entry_of<Ending::store, product>();
   static const KernelEntry kNormEntry = [] {
     KernelEntry entry = plain_entry(rms_norm_tiles, [](const BoundCommand& command) {
-      return GridShape{.blocks = command.members[0].constants_as<RmsNormConstants>().rows,
-                       .threads = kNormThreads};
+      const auto& c = command.members[0].constants_as<RmsNormConstants>();
+      return GridShape{.blocks = uint64_t{c.rows} * c.vectors, .threads = kNormThreads};
     });
     entry.bind = [](const BoundCommand& command, std::byte* parameters) {
       for (const uint32_t argument : {kInput, kWeight, kOutput})
@@ -244,9 +253,9 @@ std::span<const PluginKernel> tiles_cuda_kernels() {
       gated_kernel(),
       {.op = kNorm,
        .kernel = {.name = "rms_norm_tiles",
-                  .numerics = "fast, f32, groups of 64 columns",
+                  .numerics = kNormNumerics,
                   .needs = backend::kFeatureFast,
-                  .accepts = whole_rows,
+                  .accepts = norm_in_tiles,
                   .launch =
                       [](const backend::OpCall& call, const backend::DeviceInfo&) {
                         return backend::Launch{.rows = call.constants_as<RmsNormConstants>().rows};

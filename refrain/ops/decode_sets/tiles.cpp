@@ -27,6 +27,7 @@ bool accepts(const backend::WeightInfo& weight, backend::Uses uses) {
   const WeightFormat& format = *weight.format;
   return format.bits == 4 && format.has_biases && format.dtype == DType::bf16 &&
          format.block_elements == kTileGroup && format.separate == nullptr && weight.shape.rank() == 2 &&
+         tile_chunks(columns_of(weight)) <= kMostTileChunks &&
          uses.within({backend::Use::matvec, backend::Use::matmul, backend::Use::gather});
 }
 

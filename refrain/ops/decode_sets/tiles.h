@@ -21,6 +21,9 @@ inline constexpr uint32_t kTileCodesBytes = kTileRows * kTileRowBytes;
 inline constexpr uint32_t kTileBytes = kTileCodesBytes + kTileGroups * kTileRows * 4;
 static_assert(kTileBytes == 2304 && kTileBytes % 16 == 0);
 
+/// Of a row: what fits into the shared memory of a block beside the units on their way.
+inline constexpr uint32_t kMostTileChunks = 32;
+
 constexpr uint32_t tiles_of(uint32_t rows) { return (rows + kTileRows - 1) / kTileRows; }
 constexpr uint32_t tile_chunks(uint32_t columns) { return (columns + kTileColumns - 1) / kTileColumns; }
 

@@ -59,6 +59,8 @@ TEST(Tiles, TakesFourBitsInGroupsOf64WithScalesInBf16) {
   const WeightFormat& four = format::mlx_affine({4, 64}, DType::bf16);
   EXPECT_TRUE(accepts(four, {4, 64}, {Use::matvec, Use::matmul, Use::gather}));
   EXPECT_FALSE(accepts(four, {4, 64}, {Use::vector}));
+  EXPECT_TRUE(accepts(four, {4, 32768}, {Use::matvec}));
+  EXPECT_FALSE(accepts(four, {4, 32832}, {Use::matvec})) << "more than a block holds of a row";
   EXPECT_FALSE(accepts(format::mlx_affine({8, 64}, DType::bf16), {4, 64}, {Use::matvec}));
   EXPECT_FALSE(accepts(format::mlx_affine({4, 32}, DType::bf16), {4, 64}, {Use::matvec}));
   EXPECT_FALSE(accepts(format::mlx_affine({4, 64}, DType::f16), {4, 64}, {Use::matvec}));
