@@ -3,8 +3,8 @@
 # Builds the program NAME from GoogleTest sources and registers it with ctest under that name. Every test carries the
 # labels `unit` and `asan`; LABELS adds others: `tsan` for what starts threads; `fuzz` for what, in `make fuzz`, goes on
 # for REFRAIN_FUZZ_SECONDS and is short without that variable. REMOTE: also registered as NAME_remote, which gets
-# REFRAIN_TEST_DEVICE=remote: the CPU with memory that the host cannot reach. ctest reports a program as skipped when all
-# its tests are.
+# REFRAIN_TEST_DEVICE=remote: the CPU with memory that the host cannot reach; and, where the CUDA plugin is built on a
+# machine with a GPU, as NAME_cuda, which gets cuda:0. ctest reports a program as skipped when all its tests are.
 # Tests run in the repository's root and get REFRAIN_BUILD and REFRAIN_MODELS in their environment.
 if(PROJECT_IS_TOP_LEVEL AND REFRAIN_TESTS)
   enable_testing()
@@ -49,6 +49,14 @@ function(refrain_test_properties name)
   endif()
 endfunction()
 
+# The same program on another device, as NAME_SUFFIX.
+function(refrain_add_test_on name suffix device labels timeout)
+  add_test(NAME ${name}_${suffix} COMMAND ${refrain_test_launcher} $<TARGET_FILE:${name}> --gtest_brief=1)
+  refrain_test_properties(${name}_${suffix} LABELS ${labels} TIMEOUT ${timeout})
+  set_property(TEST ${name}_${suffix} APPEND PROPERTY ENVIRONMENT "REFRAIN_TEST_DEVICE=${device}")
+  set_tests_properties(${name}_${suffix} PROPERTIES SKIP_RETURN_CODE 77)
+endfunction()
+
 function(refrain_add_test name)
   cmake_parse_arguments(PARSE_ARGV 1 ARG "REMOTE" "TIMEOUT" "SOURCES;LABELS;LIBRARIES")
   if(NOT ARG_SOURCES)
@@ -64,9 +72,9 @@ function(refrain_add_test name)
   refrain_test_properties(${name} LABELS unit asan ${ARG_LABELS} TIMEOUT ${ARG_TIMEOUT})
   set_tests_properties(${name} PROPERTIES SKIP_RETURN_CODE 77)
   if(ARG_REMOTE)
-    add_test(NAME ${name}_remote COMMAND ${refrain_test_launcher} $<TARGET_FILE:${name}> --gtest_brief=1)
-    refrain_test_properties(${name}_remote LABELS unit asan TIMEOUT ${ARG_TIMEOUT})
-    set_property(TEST ${name}_remote APPEND PROPERTY ENVIRONMENT "REFRAIN_TEST_DEVICE=remote")
-    set_tests_properties(${name}_remote PROPERTIES SKIP_RETURN_CODE 77)
+    refrain_add_test_on(${name} remote remote "unit;asan" "${ARG_TIMEOUT}")
+    if(REFRAIN_CUDA AND EXISTS /dev/nvidiactl)
+      refrain_add_test_on(${name} cuda cuda:0 cuda "${ARG_TIMEOUT}")
+    endif()
   endif()
 endfunction()

@@ -1,22 +1,20 @@
-// The tables that ops.inc spells out.
+// The tables that ops.inc and the files in the folders of ops spell out.
 #include "refrain/ops/kernel_tables.h"
 
 #include "refrain/core/shape.h"
 
 namespace refrain::ops {
 
-#define OP(name, kernels)                                \
-  extern const backend::OpSchema name##_schema;          \
-  std::span<const backend::Kernel> name##_cpu_kernels(); \
-  std::span<const backend::Kernel> name##_cpu_avx2_kernels();
+#define OP(name) extern const backend::OpSchema name##_schema;
 #include "refrain/ops/ops.inc"
 #undef OP
 
-namespace {
+// REFRAIN_CPU_KERNELS: KERNELS(file) for each file NAME_cpu*.cpp that this build has, of each op the best first.
+#define KERNELS(file) std::span<const backend::Kernel> file##_kernels();
+REFRAIN_CPU_KERNELS
+#undef KERNELS
 
-void append(std::vector<backend::Kernel>& table, std::span<const backend::Kernel> kernels) {
-  table.insert(table.end(), kernels.begin(), kernels.end());
-}
+namespace {
 
 bool accept_all(const backend::OpCall&) { return true; }
 
@@ -40,18 +38,12 @@ constexpr backend::TileKernel kNothing{nullptr, nullptr, no_tiles, no_region};
 
 }  // namespace
 
-#if defined(__x86_64__)
-#define REFRAIN_APPEND_avx2(name) append(table, name##_cpu_avx2_kernels());
-#else
-#define REFRAIN_APPEND_avx2(name)
-#endif
-#define REFRAIN_APPEND_portable(name)
-
 std::vector<backend::Kernel> cpu_kernels() {
   std::vector<backend::Kernel> table;
-#define OP(name, kernels) REFRAIN_APPEND_##kernels(name) append(table, name##_cpu_kernels());
-#include "refrain/ops/ops.inc"
-#undef OP
+#define KERNELS(file) \
+  for (const backend::Kernel& kernel : file##_kernels()) table.push_back(kernel);
+  REFRAIN_CPU_KERNELS
+#undef KERNELS
   return table;
 }
 
@@ -70,7 +62,7 @@ std::vector<backend::Kernel> null_kernels() {
 }
 
 std::span<const backend::OpSchema* const> all_schemas() {
-#define OP(name, kernels) &name##_schema,
+#define OP(name) &name##_schema,
   static constexpr const backend::OpSchema* kSchemas[] = {
 #include "refrain/ops/ops.inc"
   };

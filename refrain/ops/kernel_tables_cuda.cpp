@@ -3,7 +3,15 @@
 
 #include "refrain/backend/cuda/kernel_tables.h"
 #include "refrain/ops/decode_sets/tables_cuda.h"
-#include "refrain/ops/kernel_tables_cuda.h"
+
+namespace refrain::ops {
+
+// REFRAIN_CUDA_KERNELS: KERNELS(file) for each file NAME_cuda.cu.
+#define KERNELS(file) std::span<const backend::cuda::PluginKernel> file##_kernels();
+REFRAIN_CUDA_KERNELS
+#undef KERNELS
+
+}  // namespace refrain::ops
 
 namespace refrain::backend::cuda {
 
@@ -16,9 +24,9 @@ std::span<const PluginKernel> plugin_kernels() {
     append(ops::tiles_cuda_kernels());
     append(ops::attention_strands_cuda_kernels());
     append(ops::embedding_tiles_cuda_kernels());
-#define OP(name) append(ops::name##_cuda_kernels());
-    REFRAIN_CUDA_OPS
-#undef OP
+#define KERNELS(file) append(ops::file##_kernels());
+    REFRAIN_CUDA_KERNELS
+#undef KERNELS
     return table;
   }();
   return kTable;

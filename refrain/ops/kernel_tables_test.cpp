@@ -3,8 +3,22 @@
 
 #include <gtest/gtest.h>
 
+#include "refrain/ops/testing.h"
+
 namespace refrain::ops {
 namespace {
+
+/// When all tests of the program have run, so has every kernel of every op on the tested device.
+class EveryKernelIsTested : public testing::Environment {
+  void TearDown() override {
+    if (GTEST_FLAG_GET(filter) != "*") return;
+    for (const backend::OpSchema* op : all_schemas()) {
+      for (const backend::Kernel* kernel : harness::kernels_of(*op))
+        EXPECT_TRUE(harness::kernels_run().contains(kernel)) << "no test runs " << kernel->name;
+    }
+  }
+};
+const auto* const kEveryKernelIsTested = testing::AddGlobalTestEnvironment(new EveryKernelIsTested);
 
 TEST(KernelTables, WhoeverClaimsRegionsHasThem) {
   size_t with_regions = 0;

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstring>
 #include <new>
+#include <set>
 #include <span>
 #include <string>
 #include <utility>
@@ -47,37 +48,32 @@ inline backend::DeviceInfo machine(uint32_t workers = 2) {
   return info;
 }
 
-/// Kernels of an op's table that this machine can run; the device's of that op, where one with its own is tested.
-inline void append_runnable(std::vector<const backend::Kernel*>& list,
-                            std::span<const backend::Kernel> kernels) {
-  if (const TestDevice* device = test_device(); device != nullptr && !device->kernels.empty()) {
-    for (const backend::Kernel& kernel : device->kernels) {
-      // Kernels of the mode fast have bounds and layouts of their own: decode_sets/fast_test.cpp.
-      if ((kernel.needs & backend::kFeatureFast) != 0) continue;
-      if (kernel.op == kernels.front().op && std::ranges::find(list, &kernel) == list.end())
-        list.push_back(&kernel);
-    }
-    return;
-  }
-  for (const backend::Kernel& kernel : kernels) {
-    if ((kernel.needs & ~machine_features()) == 0) list.push_back(&kernel);
-  }
-}
-
-/// How many kernels append_runnable() finds of an op with a portable and an AVX2 one; on a device of its own: one.
-inline size_t expected_kernels() {
+/// Every kernel of an op that the tested device can run: its own, where it has some, or the host's.
+inline std::vector<const backend::Kernel*> kernels_of(const backend::OpSchema& op) {
+  static const std::vector<backend::Kernel> host_kernels = cpu_kernels();
   const TestDevice* device = test_device();
   const bool own = device != nullptr && !device->kernels.empty();
-  return own || machine_features() == 0 ? 1 : 2;
+  const uint64_t features = own ? device->backend->info.features : machine_features();
+  std::vector<const backend::Kernel*> list;
+  for (const backend::Kernel& kernel : own ? device->kernels : host_kernels) {
+    if (kernel.op == &op && (kernel.needs & ~features) == 0) list.push_back(&kernel);
+  }
+  if (list.empty()) throw InvalidArgument("kernels_of " + std::string(op.name) + ": expected some, got none");
+  return list;
 }
 
 /// The kernel of an op that has one.
-inline const backend::Kernel& kernel_of(std::span<const backend::Kernel> kernels) {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, kernels);
+inline const backend::Kernel& kernel_of(const backend::OpSchema& op) {
+  const std::vector<const backend::Kernel*> list = kernels_of(op);
   if (list.size() != 1)
     throw InvalidArgument("kernel_of: expected one kernel, got " + std::to_string(list.size()));
   return *list.front();
+}
+
+/// What Call::run has run in this process.
+inline std::set<const backend::Kernel*>& kernels_run() {
+  static std::set<const backend::Kernel*> kernels;
+  return kernels;
 }
 
 /// How the tiles of a command are walked: in pieces of `piece` tiles, backwards or not, dealt to workers in
@@ -159,6 +155,7 @@ class Call {
     check();
     ASSERT_EQ(kernel.op, schema_);
     ASSERT_TRUE(accepted_by(kernel)) << kernel.name;
+    kernels_run().insert(&kernel);
     const TestDevice* const device = test_device();
     const backend::Launch launch =
         kernel.launch(op_call(), device != nullptr ? device->backend->info : machine(walk.workers));

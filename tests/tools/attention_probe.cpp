@@ -15,9 +15,12 @@
 #include <string_view>
 #include <vector>
 
+#include "refrain/backend/features.h"
 #include "refrain/core/checked.h"
+#include "refrain/core/error.h"
 #include "refrain/format/safetensors.h"
 #include "refrain/ops/attention/attention.h"
+#include "refrain/ops/kernel_tables.h"
 #include "refrain/ops/kv_write/kv_write.h"
 #include "refrain/ops/rope/rope.h"
 #include "refrain/ops/sample/sample.h"
@@ -81,18 +84,27 @@ struct Kernels {
   const backend::Kernel* sample;
 };
 
+/// The kernel of an op that needs these features and no others.
+const backend::Kernel* kernel_of(const backend::OpSchema& op, uint64_t needs = 0) {
+  static const std::vector<backend::Kernel> kernels = ops::cpu_kernels();
+  for (const backend::Kernel& kernel : kernels) {
+    if (kernel.op == &op && kernel.needs == needs) return &kernel;
+  }
+  throw InvalidArgument(std::string(op.name) + ": no such kernel");
+}
+
 /// Empty when the machine has none of the name.
 std::vector<Kernels> choose(std::string_view name) {
-  if (name == "portable") {
-    return {{&ops::rope_cpu_kernels()[0], &ops::attention_cpu_kernels()[0], &ops::sample_cpu_kernels()[0]}};
-  }
+  uint64_t needs = 0;
+  if (name != "portable") {
 #if defined(__x86_64__)
-  if (name == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return {{&ops::rope_cpu_avx2_kernels()[0], &ops::attention_cpu_avx2_kernels()[0],
-             &ops::sample_cpu_avx2_kernels()[0]}};
-  }
+    if (name == "avx2" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      needs = backend::kFeatureAvx2;
 #endif
-  return {};
+    if (needs == 0) return {};
+  }
+  return {{kernel_of(ops::rope_schema, needs), kernel_of(ops::attention_schema, needs),
+           kernel_of(ops::sample_schema, needs)}};
 }
 
 int rope(const Kernels& kernels, Tensors tensors, const char* out, const char* interleaved) {
@@ -118,7 +130,7 @@ int attention(const Kernels& kernels, Tensors tensors, const char* out, const ch
       slots,        pages,        cache.dim(1), std::strtof(scale, nullptr)};
   tensors["output"] = query;
   tensors["status"] = {DType::u32, {int64_t{slots} + 1}, std::vector<uint32_t>(slots + 1)};
-  run(ops::kv_write_cpu_kernels()[0], tensors, {"key", "value", "rows", "page_table", "cache", "status"},
+  run(*kernel_of(ops::kv_write_schema), tensors, {"key", "value", "rows", "page_table", "cache", "status"},
       written);
   run(*kernels.attention, tensors, {"query", "rows", "page_table", "cache", "status", "output"}, constants);
   write(out, tensors, {"output", "cache", "status"});

@@ -1,8 +1,6 @@
 // add: the sum of two tensors, element by element. No broadcasting.
 #pragma once
 
-#include <span>
-
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
 #include "refrain/ops/elementwise.h"
@@ -28,7 +26,5 @@ void add(CommandEncoder& encoder, const Add& args);
 using AddConstants = ElementwiseConstants;
 
 extern const backend::OpSchema add_schema;
-std::span<const backend::Kernel> add_cpu_kernels();
-std::span<const backend::Kernel> add_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

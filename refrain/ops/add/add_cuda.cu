@@ -1,7 +1,6 @@
 // add: CUDA kernel.
 #include "refrain/ops/add/add.h"
 #include "refrain/ops/elementwise.cuh"
-#include "refrain/ops/kernel_tables_cuda.h"
 
 namespace refrain::ops {
 namespace {

@@ -8,14 +8,7 @@ namespace {
 
 using namespace harness;
 
-std::vector<const backend::Kernel*> kernels() {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, add_cpu_kernels());
-#if defined(__x86_64__)
-  append_runnable(list, add_cpu_avx2_kernels());
-#endif
-  return list;
-}
+std::vector<const backend::Kernel*> kernels() { return kernels_of(add_schema); }
 
 Call call_of(const Shape& shape, const Array<float>& a, const Array<float>& b, const Array<float>& output) {
   Call call(add_schema);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -32,7 +31,5 @@ extern const backend::OpSchema argmax_schema;
 /// One tile a row.
 backend::Launch argmax_launch(const backend::OpCall& call, const backend::DeviceInfo& info);
 void argmax_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> argmax_cpu_kernels();
-std::span<const backend::Kernel> argmax_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

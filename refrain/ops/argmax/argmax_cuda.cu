@@ -1,7 +1,7 @@
 // Argmax, CUDA kernel: a block a row. The greatest of keys that order values as the op does, so any order of joining is right.
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/argmax/argmax.h"
-#include "refrain/ops/kernel_tables_cuda.h"
 #include "refrain/ops/order_key.cuh"
 
 namespace refrain::ops {

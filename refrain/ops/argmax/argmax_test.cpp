@@ -11,14 +11,7 @@ using namespace harness;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInf = std::numeric_limits<float>::infinity();
 
-std::vector<const backend::Kernel*> kernels() {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, argmax_cpu_kernels());
-#if defined(__x86_64__)
-  append_runnable(list, argmax_cpu_avx2_kernels());
-#endif
-  return list;
-}
+std::vector<const backend::Kernel*> kernels() { return kernels_of(argmax_schema); }
 
 Call make_call(uint32_t rows, uint32_t columns, const Array<float>& input, const Array<uint32_t>& output) {
   Call call(argmax_schema);

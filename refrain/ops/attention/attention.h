@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -64,7 +63,5 @@ uint32_t attention_rows_per_block(const AttentionConstants& constants);
 
 extern const backend::OpSchema attention_schema;
 void attention_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> attention_cpu_kernels();
-std::span<const backend::Kernel> attention_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

@@ -1,8 +1,8 @@
 // Attention, CUDA kernel: a block computes one query head of one row, the cache's blocks of 64 positions one after the other.
 // Each score is summed by a warp, lane d % 32 taking dimension d; each output by one thread, positions ascending.
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/attention/attention.h"
-#include "refrain/ops/kernel_tables_cuda.h"
 #include "refrain/ops/step_row.h"
 
 namespace refrain::ops {

@@ -13,14 +13,7 @@ namespace {
 using namespace harness;
 using Positions = std::vector<TestStep::Position>;
 
-std::vector<const backend::Kernel*> kernels() {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, attention_cpu_kernels());
-#if defined(__x86_64__)
-  append_runnable(list, attention_cpu_avx2_kernels());
-#endif
-  return list;
-}
+std::vector<const backend::Kernel*> kernels() { return kernels_of(attention_schema); }
 
 struct Heads {
   uint32_t heads, kv_heads, head_dim;

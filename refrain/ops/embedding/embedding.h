@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -44,7 +43,5 @@ struct EmbeddingConstants {
 };
 
 extern const backend::OpSchema embedding_schema;
-std::span<const backend::Kernel> embedding_cpu_kernels();
-std::span<const backend::Kernel> embedding_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

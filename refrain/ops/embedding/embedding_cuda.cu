@@ -1,7 +1,7 @@
 // embedding: the CUDA kernel, a block a row.
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/embedding/embedding_row.h"
-#include "refrain/ops/kernel_tables_cuda.h"
 #include "refrain/ops/weight_row.cuh"
 
 namespace refrain::ops {

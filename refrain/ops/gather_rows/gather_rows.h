@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -35,6 +34,5 @@ struct GatherRowsConstants {
 
 extern const backend::OpSchema gather_rows_schema;
 void gather_rows_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> gather_rows_cpu_kernels();
 
 }  // namespace refrain::ops

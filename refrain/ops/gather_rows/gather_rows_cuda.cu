@@ -1,7 +1,7 @@
 // Gathering of rows, CUDA kernel: a block a row.
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/gather_rows/gather_rows.h"
-#include "refrain/ops/kernel_tables_cuda.h"
 #include "refrain/ops/step_row.h"
 
 namespace refrain::ops {

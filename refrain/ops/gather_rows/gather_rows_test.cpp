@@ -9,7 +9,7 @@ namespace {
 
 using namespace harness;
 
-const backend::Kernel& kernel() { return kernel_of(gather_rows_cpu_kernels()); }
+const backend::Kernel& kernel() { return kernel_of(gather_rows_schema); }
 
 struct Data {
   Data(uint32_t input_rows, uint32_t outputs, uint32_t columns)

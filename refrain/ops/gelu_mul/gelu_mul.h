@@ -2,8 +2,6 @@
 // ("gelu_pytorch_tanh"), not by the error function.
 #pragma once
 
-#include <span>
-
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
 #include "refrain/ops/elementwise.h"
@@ -37,7 +35,5 @@ inline constexpr double kGeluCubic = kGeluLinear * 0.044715;
 using GeluMulConstants = ElementwiseConstants;
 
 extern const backend::OpSchema gelu_mul_schema;
-std::span<const backend::Kernel> gelu_mul_cpu_kernels();
-std::span<const backend::Kernel> gelu_mul_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

@@ -1,7 +1,6 @@
 // gelu_mul: CUDA kernel. The exponential is taken in double, so that it is all but always the nearest float.
 #include "refrain/ops/elementwise.cuh"
 #include "refrain/ops/gelu_mul/gelu_mul.h"
-#include "refrain/ops/kernel_tables_cuda.h"
 
 namespace refrain::ops {
 namespace {

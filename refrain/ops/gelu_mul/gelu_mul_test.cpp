@@ -8,14 +8,7 @@ namespace {
 
 using namespace harness;
 
-std::vector<const backend::Kernel*> kernels() {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, gelu_mul_cpu_kernels());
-#if defined(__x86_64__)
-  append_runnable(list, gelu_mul_cpu_avx2_kernels());
-#endif
-  return list;
-}
+std::vector<const backend::Kernel*> kernels() { return kernels_of(gelu_mul_schema); }
 
 Call call_of(const Shape& shape, const Array<float>& gate, const Array<float>& up,
              const Array<float>& output) {

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -42,6 +41,5 @@ struct KvWriteConstants {
 
 extern const backend::OpSchema kv_write_schema;
 void kv_write_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> kv_write_cpu_kernels();
 
 }  // namespace refrain::ops

@@ -1,6 +1,6 @@
 // Cache write, CUDA kernel: a block a row.
 #include "refrain/backend/cuda/device.cuh"
-#include "refrain/ops/kernel_tables_cuda.h"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/kv_write/kv_write.h"
 #include "refrain/ops/step_row.h"
 

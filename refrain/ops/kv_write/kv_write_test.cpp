@@ -8,7 +8,7 @@ namespace {
 
 using namespace harness;
 
-const backend::Kernel& kernel() { return kernel_of(kv_write_cpu_kernels()); }
+const backend::Kernel& kernel() { return kernel_of(kv_write_schema); }
 
 struct Data {
   Data(TestStep test_step, uint32_t kv_heads, uint32_t head_dim, uint64_t seed = 5)

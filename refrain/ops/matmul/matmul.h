@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -36,7 +35,5 @@ struct MatmulConstants {
 };
 
 extern const backend::OpSchema matmul_schema;
-std::span<const backend::Kernel> matmul_cpu_kernels();
-std::span<const backend::Kernel> matmul_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

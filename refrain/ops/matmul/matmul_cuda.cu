@@ -1,8 +1,8 @@
 // matmul: the CUDA kernel. A warp computes one output of up to eight rows: element k is summed in lane k % 32, ascending, one
 // FMA each; then lanes in halves. Neither the number of rows nor their neighbours change a bit.
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/core/checked.h"
-#include "refrain/ops/kernel_tables_cuda.h"
 #include "refrain/ops/matmul/matmul.h"
 #include "refrain/ops/weight_row.cuh"
 

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -49,7 +48,5 @@ inline backend::Launch rms_norm_launch(const backend::OpCall& call, const backen
 }
 
 extern const backend::OpSchema rms_norm_schema;
-std::span<const backend::Kernel> rms_norm_cpu_kernels();
-std::span<const backend::Kernel> rms_norm_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

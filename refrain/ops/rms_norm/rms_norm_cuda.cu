@@ -1,6 +1,6 @@
 // rms_norm: CUDA kernel, a block a vector. Element i is summed by thread i % 256, then lanes and warps in halves.
 #include "refrain/backend/cuda/device.cuh"
-#include "refrain/ops/kernel_tables_cuda.h"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/rms_norm/rms_norm.h"
 
 namespace refrain::ops {

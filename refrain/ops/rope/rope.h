@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -51,7 +50,5 @@ void rope_angles(const backend::TileArgs& args, uint32_t row_begin, uint32_t row
 void rope_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end,
                 void (*region)(const backend::TileArgs&, uint32_t, uint32_t, uint32_t, uint32_t));
 void rope_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> rope_cpu_kernels();
-std::span<const backend::Kernel> rope_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

@@ -1,7 +1,7 @@
 // Rope, CUDA kernel: a block a row. Cosines and sines of the float32 angle are taken in double, so that they are all but
 // always the nearest floats.
 #include "refrain/backend/cuda/device.cuh"
-#include "refrain/ops/kernel_tables_cuda.h"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/rope/rope.h"
 #include "refrain/ops/step_block.h"
 

@@ -9,14 +9,7 @@ namespace {
 
 using namespace harness;
 
-std::vector<const backend::Kernel*> kernels() {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, rope_cpu_kernels());
-#if defined(__x86_64__)
-  append_runnable(list, rope_cpu_avx2_kernels());
-#endif
-  return list;
-}
+std::vector<const backend::Kernel*> kernels() { return kernels_of(rope_schema); }
 
 struct Case {
   uint32_t rows, heads, head_dim, pairs;

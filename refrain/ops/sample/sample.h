@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -58,7 +57,5 @@ extern const backend::OpSchema sample_schema;
 /// One tile a row; scratch of eight bytes an id.
 backend::Launch sample_launch(const backend::OpCall& call, const backend::DeviceInfo& info);
 void sample_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> sample_cpu_kernels();
-std::span<const backend::Kernel> sample_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

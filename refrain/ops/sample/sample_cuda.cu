@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/core/checked.h"
-#include "refrain/ops/kernel_tables_cuda.h"
 #include "refrain/ops/order_key.cuh"
 #include "refrain/ops/sample/exponential.h"
 #include "refrain/ops/sample/philox.h"

@@ -24,14 +24,7 @@ static_assert(philox4x32_10({0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0xFFFFFFFF}, {0
 static_assert(philox4x32_10({0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, {0xa4093822, 0x299f31d0}) ==
               Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1});
 
-std::vector<const backend::Kernel*> kernels() {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, sample_cpu_kernels());
-#if defined(__x86_64__)
-  append_runnable(list, sample_cpu_avx2_kernels());
-#endif
-  return list;
-}
+std::vector<const backend::Kernel*> kernels() { return kernels_of(sample_schema); }
 
 /// `outputs` rows of logits, one slot for each, row o of the step block for output o.
 struct Data {

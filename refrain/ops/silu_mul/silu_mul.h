@@ -1,8 +1,6 @@
 // silu_mul: the gated activation of a feed-forward layer, silu(gate) times up, element by element.
 #pragma once
 
-#include <span>
-
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
 #include "refrain/ops/elementwise.h"
@@ -29,7 +27,5 @@ void silu_mul(CommandEncoder& encoder, const SiluMul& args);
 using SiluMulConstants = ElementwiseConstants;
 
 extern const backend::OpSchema silu_mul_schema;
-std::span<const backend::Kernel> silu_mul_cpu_kernels();
-std::span<const backend::Kernel> silu_mul_cpu_avx2_kernels();
 
 }  // namespace refrain::ops

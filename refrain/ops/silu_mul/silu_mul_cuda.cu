@@ -1,6 +1,5 @@
 // silu_mul: CUDA kernel. The exponential is taken in double, so that it is all but always the nearest float.
 #include "refrain/ops/elementwise.cuh"
-#include "refrain/ops/kernel_tables_cuda.h"
 #include "refrain/ops/silu_mul/silu_mul.h"
 
 namespace refrain::ops {

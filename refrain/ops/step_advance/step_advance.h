@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -47,6 +46,5 @@ struct StepAdvanceConstants {
 
 extern const backend::OpSchema step_advance_schema;
 void step_advance_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> step_advance_cpu_kernels();
 
 }  // namespace refrain::ops

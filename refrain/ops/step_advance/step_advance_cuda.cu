@@ -1,6 +1,6 @@
 // Advance of the slots, CUDA kernel: one thread.
 #include "refrain/backend/cuda/device.cuh"
-#include "refrain/ops/kernel_tables_cuda.h"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/step_advance/advance_slots.h"
 
 namespace refrain::ops {

@@ -9,7 +9,7 @@ namespace {
 
 using namespace harness;
 
-const backend::Kernel& kernel() { return kernel_of(step_advance_cpu_kernels()); }
+const backend::Kernel& kernel() { return kernel_of(step_advance_schema); }
 
 struct Data {
   Data(uint32_t segment_count, uint32_t row_count, uint32_t slot_count, uint32_t entries = 8)

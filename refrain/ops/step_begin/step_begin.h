@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/kernel.h"
 #include "refrain/device/encoder.h"
@@ -50,6 +49,5 @@ struct StepBeginConstants {
 
 extern const backend::OpSchema step_begin_schema;
 void step_begin_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> step_begin_cpu_kernels();
 
 }  // namespace refrain::ops

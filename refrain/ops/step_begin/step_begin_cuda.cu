@@ -1,6 +1,6 @@
 // Begin of a step, CUDA kernel: one thread.
 #include "refrain/backend/cuda/device.cuh"
-#include "refrain/ops/kernel_tables_cuda.h"
+#include "refrain/backend/cuda/plugin.h"
 #include "refrain/ops/step_begin/resolve_step.h"
 
 namespace refrain::ops {

@@ -9,7 +9,7 @@ namespace {
 
 using namespace harness;
 
-const backend::Kernel& kernel() { return kernel_of(step_begin_cpu_kernels()); }
+const backend::Kernel& kernel() { return kernel_of(step_begin_schema); }
 
 struct Data {
   Data(uint32_t row_capacity, uint32_t segment_capacity, uint32_t output_capacity, uint32_t slot_count)
