@@ -25,7 +25,7 @@ CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: all setup setup-test setup-ci build demo test asan tsan clang cuda cuda-carry test-cuda lint format fuzz mutants bench-dispatch clean install
+.PHONY: all setup setup-test setup-ci build demo test asan tsan clang cuda cuda-carry test-cuda lint ops-page format fuzz mutants bench-dispatch clean install
 all: build
 
 setup:
@@ -91,6 +91,11 @@ lint:
 	@python3 tools/check_includes.py
 	@python3 tools/check_sizes.py
 	@python3 tools/check_laws.py
+	@python3 tools/make_ops_page.py --check
+
+# docs/ops.md from the headers of the ops.
+ops-page:
+	@python3 tools/make_ops_page.py
 
 format:
 	@tools/setup.sh lint

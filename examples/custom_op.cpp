@@ -34,7 +34,6 @@ void check(const backend::OpCall& call) {
 // below, it would work as well, as a command of its own.
 constexpr backend::OpSchema kSquaredRelu{
     .name = "squared_relu",
-    .doc = "output = max(input, 0)^2, element by element; may be in place.",
     .args = kArgs,
     .constants_bytes = sizeof(SquaredReluConstants),
     .check = check,

@@ -172,10 +172,12 @@ struct TileArgs;
 /// An op. A value in ops/, one a folder.
 struct OpSchema {
   std::string_view name;
-  std::string_view doc;  ///< sentence; formula; arguments; aliasing; errors; accuracy; source
   std::span<const ArgumentSpec> args;
-  size_t constants_bytes = 0;                   ///< size of the op's constants struct
-  void (*check)(const OpCall& call) = nullptr;  ///< throws InvalidArgument
+  size_t constants_bytes = 0;  ///< size of the op's constants struct
+  void (*check)(const OpCall& call) =
+      nullptr;  ///< throws InvalidArgument; what it asks of constants is what is not implied
+  /// Writes what of the constants the arguments imply, once they are checked; who records gives the rest. Null: gives all.
+  void (*complete)(const OpCall& call, std::byte* constants) = nullptr;
   /// Null: taken as one flop for each element of a row argument and, a row, two for each of another.
   Cost (*cost)(const OpCall& call) = nullptr;
   /// All live rows, computed in double and rounded once on output. The oracle of the op's tests.

@@ -315,9 +315,14 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
     }
     if (live != nullptr && live->allocation == nullptr) live = nullptr;
 
-    const backend::OpCall call{&op, std::span(r.infos.data(), count), dispatch.constants};
+    r.graph.constants.resize(mark.constants + align_up(dispatch.constants.size(), 16));
+    const std::span constants =
+        std::span(r.graph.constants).subspan(mark.constants, dispatch.constants.size());
+    std::ranges::copy(dispatch.constants, constants.begin());
+    const backend::OpCall call{&op, std::span(r.infos.data(), count), constants};
     backend::check_dtypes(call);
     if (op.check != nullptr) op.check(call);
+    if (op.complete != nullptr) op.complete(call, constants.data());
     check_rows(op, std::span(r.infos.data(), count));
     check_overlap(op, std::span(r.graph.bindings).subspan(mark.bindings), live);
 
@@ -327,8 +332,6 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
       binding.view = *live;
     }
     if (op.unknown_access) barrier();
-    r.graph.constants.resize(mark.constants + align_up(dispatch.constants.size(), 16));
-    std::ranges::copy(dispatch.constants, r.graph.constants.begin() + static_cast<ptrdiff_t>(mark.constants));
     graph::Command& command = r.graph.commands.emplace_back();
     command.op = &op;
     command.bindings = {static_cast<uint32_t>(mark.bindings),

@@ -100,11 +100,6 @@ void expect_constant(const OpCall& call, std::string_view field, uint64_t expect
   if (expected != got) fail(call, field, fmt::to_string(expected), fmt::to_string(got));
 }
 
-void expect_format(const OpCall& call, size_t index, const WeightFormat* got) {
-  const WeightFormat* expected = call.args[index].weight->format;
-  if (got != expected) fail(call, "format", expected->name, got != nullptr ? got->name : "none");
-}
-
 uint64_t argument_bytes(const ArgumentInfo& argument) {
   if (!argument.bound) return 0;
   if (argument.layout != nullptr) return argument.layout->packed_bytes(*argument.weight);
@@ -116,30 +111,24 @@ uint32_t dimension(const Shape& shape, size_t axis) {
   return axis < shape.rank() ? static_cast<uint32_t>(shape[axis]) : 0;
 }
 
-ElementwiseConstants elementwise_constants(const Shape& shape) {
-  ElementwiseConstants constants{dimension(shape, 0), 1};
-  for (size_t axis = 1; axis < shape.rank(); ++axis) constants.columns *= dimension(shape, axis);
-  return constants;
-}
-
-void expect_elementwise_pair(const backend::OpCall& call) {
+void expect_elementwise(const backend::OpCall& call) {
   expect_call(call);
   expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 1, Shape::kMaxRank, "[rows, ...]");
   const Shape& shape = call.args[0].shape;
-  expect_tensor(call, 1, DType::f32, shape);
-  expect_tensor(call, 2, DType::f32, shape);
-  expect_elementwise_constants(call, shape);
+  for (size_t i = 1; i < call.args.size(); ++i) expect_tensor(call, i, DType::f32, shape);
+  if (shape.elements() / shape[0] > std::numeric_limits<uint32_t>::max())
+    fail(call, size_t{0}, "rows of fewer than 2^32 elements", to_string(shape));
 }
 
-void expect_elementwise_constants(const OpCall& call, const Shape& shape) {
-  const uint64_t columns = static_cast<uint64_t>(shape.elements() / shape[0]);
-  const auto& constants = call.constants_as<ElementwiseConstants>();
-  if (columns > std::numeric_limits<uint32_t>::max()) {
-    fail(call, size_t{0}, "rows of fewer than 2^32 elements", to_string(shape));
-  }
-  expect_constant(call, "rows", static_cast<uint64_t>(shape[0]), constants.rows);
-  expect_constant(call, "columns", columns, constants.columns);
+void complete_elementwise(const backend::OpCall& call, std::byte* constants) {
+  const Shape& shape = call.args[0].shape;
+  *reinterpret_cast<ElementwiseConstants*>(constants) = {dimension(shape, 0),
+                                                         static_cast<uint32_t>(shape.elements() / shape[0])};
+}
+
+uint32_t elementwise_units(const backend::OpCall& call) {
+  return call.constants_as<ElementwiseConstants>().columns;
 }
 
 }  // namespace refrain::ops

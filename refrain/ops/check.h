@@ -39,8 +39,6 @@ void expect_tensor(const backend::OpCall& call, size_t index, DType dtype, const
 void expect_weight(const backend::OpCall& call, size_t index, std::initializer_list<backend::Use> uses);
 /// A field of the constants has the value that the shapes imply.
 void expect_constant(const backend::OpCall& call, std::string_view name, uint64_t expected, uint64_t got);
-/// The constant `format` is that of argument `index`, a Weight.
-void expect_format(const backend::OpCall& call, size_t index, const WeightFormat* got);
 
 /// Bytes of a bound argument with all rows live: a tensor's elements (activations as f32), a weight's packed
 /// form.
@@ -49,12 +47,22 @@ uint64_t argument_bytes(const backend::ArgumentInfo& argument);
 /// Dimension `axis` as a kernel constant; 0 when there is no such axis (the check then says what is wrong).
 uint32_t dimension(const Shape& shape, size_t axis);
 
-/// What the shape of an elementwise op's argument implies: [rows, ...].
-ElementwiseConstants elementwise_constants(const Shape& shape);
-/// Arguments 0 and 1, which are read, and 2, which is written, are f32 of one shape [rows, ...], and the
-/// constants are those of it.
-void expect_elementwise_pair(const backend::OpCall& call);
-/// The call's ElementwiseConstants are these, and a row has fewer than 2^32 elements.
-void expect_elementwise_constants(const backend::OpCall& call, const Shape& shape);
+/// All arguments are f32 of one shape [rows, ...], a row has fewer than 2^32 elements.
+void expect_elementwise(const backend::OpCall& call);
+
+/// OpSchema::complete by a function that knows the constants' type.
+template <class Constants, void (*Complete)(const backend::OpCall&, Constants&)>
+void complete_as(const backend::OpCall& call, std::byte* constants) {
+  Complete(call, *reinterpret_cast<Constants*>(constants));
+}
+
+/// OpSchema::complete and cost of elementwise ops: constants that are or begin with ElementwiseConstants; `Flops` an element.
+void complete_elementwise(const backend::OpCall& call, std::byte* constants);
+uint32_t elementwise_units(const backend::OpCall& call);
+template <uint64_t Flops>
+backend::Cost elementwise_cost(const backend::OpCall& call) {
+  const auto elements = static_cast<uint64_t>(call.args[0].shape.elements());
+  return {call.args.size() * elements * sizeof(float), Flops * elements};
+}
 
 }  // namespace refrain::ops

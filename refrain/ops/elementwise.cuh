@@ -1,5 +1,7 @@
-// The CUDA kernel of elementwise ops with two inputs: one element a thread.
+// The CUDA kernel of elementwise ops: one element a thread.
 #pragma once
+
+#include <utility>
 
 #include "refrain/backend/cuda/device.cuh"
 #include "refrain/backend/cuda/plugin.h"
@@ -7,17 +9,23 @@
 
 namespace refrain::ops {
 
-using ElementwiseParameters = backend::cuda::Parameters<ElementwiseConstants, 3>;
-
 inline constexpr uint32_t kElementwiseThreads = 256;
 
-template <class Combine>
+/// `Value`: how an element of the output follows from the constants and the elements of the `kInputs` arguments before it.
+template <class Value, class Constants, size_t... kInputs>
+__device__ float element(const backend::cuda::Parameters<Constants, sizeof...(kInputs) + 1>& p, size_t i,
+                         std::index_sequence<kInputs...>) {
+  return Value::of(p.constants, p.template arg<const float>(kInputs)[i]...);
+}
+
+template <class Value, class Constants, size_t kInputs>
 __global__ void __launch_bounds__(kElementwiseThreads)
-    elementwise_kernel(const __grid_constant__ ElementwiseParameters p) {
+    elementwise_kernel(const __grid_constant__ backend::cuda::Parameters<Constants, kInputs + 1> p) {
   const backend::cuda::Running run(p.state);
   const size_t i = size_t{blockIdx.x} * kElementwiseThreads + threadIdx.x;
-  if (i >= size_t{run.rows} * p.constants.columns) return;
-  p.arg<float>(2)[i] = Combine()(p.arg<const float>(0)[i], p.arg<const float>(1)[i]);
+  const auto& size = reinterpret_cast<const ElementwiseConstants&>(p.constants);
+  if (i >= size_t{run.rows} * size.columns) return;
+  p.template arg<float>(kInputs)[i] = element<Value>(p, i, std::make_index_sequence<kInputs>());
 }
 
 inline backend::cuda::GridShape elementwise_shape(const backend::cuda::BoundCommand& command) {
@@ -31,11 +39,11 @@ inline backend::Launch elementwise_cuda_launch(const backend::OpCall& call, cons
 }
 
 /// The row of such a kernel.
-template <class Combine>
+template <class Value, class Constants = ElementwiseConstants, size_t kInputs = 2>
 backend::cuda::PluginKernel elementwise_cuda_kernel(std::string_view op, std::string_view name,
                                                     std::string_view numerics) {
   static const backend::cuda::KernelEntry kEntry =
-      backend::cuda::plain_entry(elementwise_kernel<Combine>, elementwise_shape);
+      backend::cuda::plain_entry(elementwise_kernel<Value, Constants, kInputs>, elementwise_shape);
   return {.op = op,
           .kernel = {.name = name,
                      .numerics = numerics,

@@ -10,7 +10,7 @@
 
 namespace refrain::ops {
 
-/// Constants of an elementwise op: all dimensions after the first make one row.
+/// What the constants of an elementwise op are or begin with: all dimensions after the first make one row.
 struct ElementwiseConstants {
   uint32_t rows = 0;
   uint32_t columns = 0;
@@ -27,13 +27,14 @@ inline backend::Launch elementwise_launch(const ElementwiseConstants& constants)
   return launch;
 }
 
-/// Runs of elements, the same in every argument: each contiguous, one for each row.
+/// Elements, the same of every argument.
 struct ElementRange {
-  size_t first = 0;  ///< of the first run
-  size_t count = 0;  ///< of a run
-  size_t rows = 1;
-  size_t stride = 0;  ///< elements from run to run
+  size_t first = 0;
+  size_t count = 0;
 };
+
+/// Computes the elements of a range.
+using ElementFunction = void (*)(const backend::TileArgs&, const ElementRange&);
 
 /// The elements of `tile` that belong to live rows.
 inline ElementRange element_range(const ElementwiseConstants& constants, uint32_t live_rows, uint32_t tile) {
@@ -46,15 +47,15 @@ inline ElementRange element_range(const ElementwiseConstants& constants, uint32_
   return {first, std::min(constants.columns - column, kElementsPerTile)};
 }
 
-/// The tile function of a kernel whose `Run` computes runs of elements.
-template <void (*Run)(const backend::TileArgs&, const ElementRange&)>
+/// The tile function of a kernel.
+template <ElementFunction Run>
 void elementwise_tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<ElementwiseConstants>();
   for (uint32_t tile = begin; tile < end; ++tile) Run(args, element_range(c, args.live_rows, tile));
 }
 
 /// The region function of the same; its units are elements of a row.
-template <void (*Run)(const backend::TileArgs&, const ElementRange&)>
+template <ElementFunction Run>
 void elementwise_region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end,
                         uint32_t unit_begin, uint32_t unit_end) {
   const size_t columns = args.constants_as<ElementwiseConstants>().columns;
@@ -62,12 +63,25 @@ void elementwise_region(const backend::TileArgs& args, uint32_t row_begin, uint3
     Run(args, {row_begin * columns, (row_end - row_begin) * columns});
     return;
   }
-  Run(args, {row_begin * columns + unit_begin, unit_end - unit_begin, row_end - row_begin, columns});
+  for (size_t row = row_begin; row < row_end; ++row)
+    Run(args, {row * columns + unit_begin, unit_end - unit_begin});
 }
 
 /// Both, as a kernel's entry.
-template <void (*Run)(const backend::TileArgs&, const ElementRange&)>
+template <ElementFunction Run>
 inline constexpr backend::TileKernel kElementwiseEntry{nullptr, nullptr, elementwise_tiles<Run>,
                                                        elementwise_region<Run>};
+
+/// A kernel by its `Run`, for every call that the op's schema admits; the rest is said in `row`.
+template <ElementFunction Run>
+constexpr backend::Kernel elementwise_kernel(backend::Kernel row) {
+  row.accepts = [](const backend::OpCall&) { return true; };
+  row.launch = [](const backend::OpCall& call, const backend::DeviceInfo&) {
+    return elementwise_launch(call.constants_as<ElementwiseConstants>());
+  };
+  row.entry = &kElementwiseEntry<Run>;
+  row.regions = true;
+  return row;
+}
 
 }  // namespace refrain::ops

@@ -9,20 +9,17 @@ namespace refrain::ops::avx2 {
 /// output = Activation::of(gate) * up; arguments in this order.
 template <class Activation>
 REFRAIN_AVX2 void run_gated(const backend::TileArgs& args, const ElementRange& range) {
-  for (size_t row = 0; row < range.rows; ++row) {
-    const size_t at = range.first + row * range.stride;
-    const float* gate = args.arg<float>(0) + at;
-    const float* up = args.arg<float>(1) + at;
-    float* output = args.arg<float>(2) + at;
-    size_t i = 0;
-    for (; i + kLanes <= range.count; i += kLanes) {
-      _mm256_storeu_ps(output + i, _mm256_mul_ps(Activation::of(load8(gate + i)), load8(up + i)));
-    }
-    const size_t rest = range.count - i;
-    if (rest == 0) continue;
-    const __m256 last = Activation::of(load_first(gate + i, rest));
-    store_first(output + i, _mm256_mul_ps(last, load_first(up + i, rest)), rest);
+  const float* gate = args.arg<float>(0) + range.first;
+  const float* up = args.arg<float>(1) + range.first;
+  float* output = args.arg<float>(2) + range.first;
+  size_t i = 0;
+  for (; i + kLanes <= range.count; i += kLanes) {
+    _mm256_storeu_ps(output + i, _mm256_mul_ps(Activation::of(load8(gate + i)), load8(up + i)));
   }
+  const size_t rest = range.count - i;
+  if (rest == 0) return;
+  const __m256 last = Activation::of(load_first(gate + i, rest));
+  store_first(output + i, _mm256_mul_ps(last, load_first(up + i, rest)), rest);
 }
 
 }  // namespace refrain::ops::avx2

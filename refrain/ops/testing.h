@@ -98,7 +98,7 @@ inline constexpr std::array<Walk, 7> kWalks{{{},
 /// outlive it.
 class Call {
  public:
-  explicit Call(const backend::OpSchema& schema) : schema_(&schema) {}
+  explicit Call(const backend::OpSchema& schema) : schema_(&schema), constants_(schema.constants_bytes) {}
 
   Call& tensor(DType dtype, const Shape& shape, void* data) {
     infos_.push_back({true, dtype, shape, nullptr, nullptr});
@@ -131,9 +131,11 @@ class Call {
   backend::ArgumentInfo& info(size_t index) { return infos_[index]; }
 
   backend::OpCall op_call() const { return {schema_, infos_, constants_.span()}; }
+  /// As recording does: the constants are then those of the shapes.
   void check() const {
     backend::check_dtypes(op_call());
     schema_->check(op_call());
+    if (schema_->complete != nullptr) schema_->complete(op_call(), constants_.data());
   }
   /// What the check throws; empty when it passes.
   std::string check_error() const {
@@ -147,7 +149,10 @@ class Call {
 
   bool accepted_by(const backend::Kernel& kernel) const { return kernel.accepts(op_call()); }
 
-  void reference(uint32_t live_rows) const { schema_->reference(tile_args(live_rows, nullptr)); }
+  void reference(uint32_t live_rows) const {
+    check();
+    schema_->reference(tile_args(live_rows, nullptr));
+  }
 
   /// Checks the call, then runs the kernel as a backend does: the live count is clamped to the capacity, each
   /// worker has scratch of its own, filled with rubbish, and runs the prologue once.
@@ -251,7 +256,7 @@ class Call {
   const backend::OpSchema* schema_;
   std::vector<backend::ArgumentInfo> infos_;
   std::vector<void*> args_;
-  Array<std::byte> constants_{0};
+  Array<std::byte> constants_;
 };
 
 /// Half the distance between 1 and the next float: the greatest relative error of one rounding.

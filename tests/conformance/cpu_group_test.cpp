@@ -71,7 +71,6 @@ uint32_t units(const OpCall& call) { return call.constants_as<Shapes>().units; }
 Cost cost(const OpCall&) { return {0, uint64_t{kRows} * kUnits * 65536}; }
 
 const OpSchema kSpreadOp{.name = "spread",
-                         .doc = "",
                          .args = kSpreadArgs,
                          .constants_bytes = sizeof(Shapes),
                          .check = [](const OpCall&) {},
@@ -79,7 +78,6 @@ const OpSchema kSpreadOp{.name = "spread",
                          .iteration = Iteration::contraction,
                          .units = units};
 const OpSchema kTurnOp{.name = "turn",
-                       .doc = "",
                        .args = kTurnArgs,
                        .constants_bytes = sizeof(Shapes),
                        .check = [](const OpCall&) {},

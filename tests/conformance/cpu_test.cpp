@@ -118,7 +118,7 @@ TEST_P(Throwing, FailsTheSubmissionAndWhatFollows) {
 }
 
 constexpr ArgumentSpec kInOut[] = {{"input", Access::in, true}, {"output", Access::out, true}};
-constexpr OpSchema kHastyOp{"hasty", "", kInOut, sizeof(Constants)};
+constexpr OpSchema kHastyOp{"hasty", kInOut, sizeof(Constants)};
 std::atomic<uint32_t> hasty_calls{0};
 constexpr TileKernel kHastyTiles{[](const TileArgs&) {
                                    ++hasty_calls;

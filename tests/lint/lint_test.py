@@ -59,6 +59,8 @@ def include(name):
         ("tests/null/b.cpp", "refrain/backend/null/null.h"),
         ("bench/b.cpp", "refrain/backend/cpu/team.h"),
         ("bench/b.cpp", "refrain/ops/add/testing.h"),
+        ("refrain/ops/add/add_bench.cpp", "refrain/ops/add/testing.h"),
+        ("refrain/refrain.h", "refrain/ops/ops.h"),
     ],
 )
 def test_allowed_include(tmp_path, path, target):
@@ -177,3 +179,27 @@ def test_within_the_laws(tmp_path, path, line):
 def test_this_repository(script):
     result = check(script, TOOLS.parent)
     assert result.returncode == 0, result.stderr
+
+
+def op_files(op, doc="/// Adds.\n"):
+    return {
+        "refrain/ops/ops.inc": f"OP({op})\n",
+        f"refrain/ops/{op}/{op}.h": f"// {op}: a sum.\n#pragma once\nstruct Add {{\n  int a;\n}};\n\n{doc}"
+        f"void {op}(CommandEncoder& encoder, const Add& args);\n",
+        f"refrain/ops/{op}/{op}_cpu.cpp": "",
+        f"refrain/ops/{op}/{op}_cuda.cu": "",
+    }
+
+
+def test_the_page_of_ops_is_what_the_headers_say(tmp_path):
+    script = [sys.executable, TOOLS / "make_ops_page.py"]
+    plant(tmp_path, op_files("add") | {"docs/a.md": ""})
+    assert check("make_ops_page.py", tmp_path).returncode == 0
+    page = (tmp_path / "docs/ops.md").read_text()
+    assert "## add\n\nA sum.\n" in page and "/// Adds.\nvoid add(" in page and "Kernels: portable, CUDA." in page
+    assert subprocess.run([*script, "--check", tmp_path], check=False).returncode == 0
+    plant(tmp_path, op_files("add", "/// Adds two.\n"))
+    done = subprocess.run([*script, "--check", tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "make ops-page" in done.stderr
+    plant(tmp_path, op_files("add", ""))
+    assert "add/add.h: expected a docstring" in check("make_ops_page.py", tmp_path).stderr

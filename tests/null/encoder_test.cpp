@@ -107,7 +107,7 @@ TEST_F(Encoder, RowArgumentsHaveEquallyManyRows) {
 }
 
 TEST_F(Encoder, ConstantsAreAlignedWhateverTheirSize) {
-  static constexpr OpSchema kOdd{"odd", "", kUpdateArgs, 5, nullptr};
+  static constexpr OpSchema kOdd{"odd", kUpdateArgs, 5, nullptr};
   const std::array<std::byte, 5> constants{std::byte{1}, std::byte{2}, std::byte{3}, std::byte{4},
                                            std::byte{5}};
   for (int i = 0; i < 3; ++i) encoder_.dispatch({&kOdd, std::array{Operand(a_), Operand(b_)}, constants});
@@ -123,8 +123,8 @@ TEST_F(Encoder, ConstantsOfFourGigabytesAreRefused) {
   constexpr size_t kMany = UINT32_MAX - 8;
   void* zeros = mmap(nullptr, kMany, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   ASSERT_NE(zeros, MAP_FAILED);
-  const OpSchema few{.name = "few", .doc = "", .args = {}, .constants_bytes = 16};
-  const OpSchema many{.name = "many", .doc = "", .args = {}, .constants_bytes = kMany};
+  const OpSchema few{.name = "few", .args = {}, .constants_bytes = 16};
+  const OpSchema many{.name = "many", .args = {}, .constants_bytes = kMany};
   const std::span constants(static_cast<const std::byte*>(zeros), kMany);
   encoder_.dispatch({&few, {}, constants.first(16)});
   EXPECT_EQ(
@@ -277,7 +277,7 @@ TEST_F(Encoder, Labels) {
 }
 
 TEST_F(Encoder, EveryCallInEveryState) {
-  static constexpr OpSchema kUnknown{"unknown", "", kUpdateArgs, 0, nullptr};
+  static constexpr OpSchema kUnknown{"unknown", kUpdateArgs, 0, nullptr};
   const Buffer rows = count_.slice(0, 1);
   const std::array operands{Operand(a_), Operand(), Operand(b_)};
   const MixConstants constants{1, 1, 1, 1};
@@ -435,7 +435,7 @@ TEST_F(Encoder, DroppedCommandsAreToldToTheLog) {
 }
 
 TEST_F(Encoder, ARefusedPlanSpendsTheRecordingOnly) {
-  static constexpr OpSchema kUnknown{"unknown", "", kUpdateArgs, 0, nullptr};
+  static constexpr OpSchema kUnknown{"unknown", kUpdateArgs, 0, nullptr};
   encoder_.dispatch({&kUnknown, std::array{Operand(a_), Operand(b_)}, {}});
   EXPECT_NE(refusal([&] { encoder_.commit(); }).find("[unknown] device null: no kernel"), std::string::npos);
   encoder_ = device_.encoder();
@@ -444,9 +444,9 @@ TEST_F(Encoder, ARefusedPlanSpendsTheRecordingOnly) {
 }
 
 constexpr std::array<ArgumentSpec, 33> kWideArgs{};
-constexpr OpSchema kWide{"wide", "", kWideArgs, 0, nullptr};
+constexpr OpSchema kWide{"wide", kWideArgs, 0, nullptr};
 constexpr ArgumentSpec kStatusRowsArgs[] = {{"a", Access::in, true}, {"status", Access::accumulate}};
-constexpr OpSchema kStatusRows{"status_rows", "", kStatusRowsArgs, 0, nullptr};
+constexpr OpSchema kStatusRows{"status_rows", kStatusRowsArgs, 0, nullptr};
 
 TEST_F(Encoder, MisuseOfDispatch) {
   const Buffer foreign = other_.buffer(DType::u32, {8, 4});

@@ -308,7 +308,7 @@ TEST_F(Executor, AnEmptyRecordingRuns) {
 }
 
 TEST_F(Executor, AFinishThatFailsSpendsTheSession) {
-  static constexpr OpSchema kUnknown{"unknown", "", kUpdateArgs, 0, nullptr};
+  static constexpr OpSchema kUnknown{"unknown", kUpdateArgs, 0, nullptr};
   GraphSession session = executor_.begin();
   session.encoder().dispatch({&kUnknown, std::array{Operand(a_), Operand(b_)}, {}});
   EXPECT_NE(refusal([&] { session.finish(); }), "nothing was thrown");

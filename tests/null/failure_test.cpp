@@ -23,12 +23,12 @@ using namespace std::chrono_literals;
 using test::refusal;
 
 // Throws and writes nothing of its output.
-constexpr OpSchema kBoom{"boom", "", kMixArgs, sizeof(MixConstants), check_dtypes};
+constexpr OpSchema kBoom{"boom", kMixArgs, sizeof(MixConstants), check_dtypes};
 void explode(const TileArgs&, uint32_t, uint32_t) { throw std::runtime_error("exploded"); }
 
 // As mix, and counts how often it has run.
 std::atomic<int> runs{0};
-constexpr OpSchema kCounted{"counted", "", kMixArgs, sizeof(MixConstants), check_dtypes};
+constexpr OpSchema kCounted{"counted", kMixArgs, sizeof(MixConstants), check_dtypes};
 void run_counted(const TileArgs& args, uint32_t begin, uint32_t end) {
   ++runs;
   run_mix(args, begin, end);
@@ -376,7 +376,7 @@ TEST_F(Failure, APointOfADeviceThatIsGoneIsRefused) {
 
 // A kernel whose launch throws what it likes.
 backend::Launch throw_number(const OpCall&, const backend::DeviceInfo&) { throw 7; }
-constexpr OpSchema kOdd{"odd", "", kUpdateArgs, 0, nullptr};
+constexpr OpSchema kOdd{"odd", kUpdateArgs, 0, nullptr};
 
 TEST_F(Failure, OfAnyKindInALaunchFailsTheSession) {
   device_.kernels().add(

@@ -105,7 +105,7 @@ inline constexpr OpSchema kNarrow = row_op("narrow", kWidenArgs, backend::Iterat
 
 // A live count: 1 to 8.
 inline constexpr ArgumentSpec kCountArgs[] = {{"input", Access::in}, {"count", Access::out}};
-inline constexpr OpSchema kCount{"count", "", kCountArgs, sizeof(RowConstants)};
+inline constexpr OpSchema kCount{"count", kCountArgs, sizeof(RowConstants)};
 
 inline void project(const Region& region) {
   const RowConstants& c = region.c;

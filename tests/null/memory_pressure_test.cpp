@@ -32,13 +32,13 @@ using namespace std::chrono_literals;
 
 using test::refusal;
 
-constexpr OpSchema kBoom{"boom", "", kMixArgs, sizeof(MixConstants), check_dtypes};
+constexpr OpSchema kBoom{"boom", kMixArgs, sizeof(MixConstants), check_dtypes};
 void explode(const TileArgs&, uint32_t, uint32_t) { throw std::runtime_error("exploded"); }
 constexpr backend::TileKernel kExplode{nullptr, nullptr, explode};
 
 // As mix, and counts how often it has run.
 std::atomic<int> runs{0};
-constexpr OpSchema kCounted{"counted", "", kMixArgs, sizeof(MixConstants), check_dtypes};
+constexpr OpSchema kCounted{"counted", kMixArgs, sizeof(MixConstants), check_dtypes};
 void run_counted(const TileArgs& args, uint32_t begin, uint32_t end) {
   ++runs;
   run_mix(args, begin, end);

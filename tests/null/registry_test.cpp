@@ -30,10 +30,7 @@ struct ScaleConstants {
 constexpr ArgumentSpec kScaleArgs[] = {
     {.name = "input", .access = Access::in, .rows = true},
     {.name = "output", .access = Access::out, .rows = true, .in_place = 1}};
-constexpr OpSchema kScale{.name = "scale",
-                          .doc = "output = factor * input",
-                          .args = kScaleArgs,
-                          .constants_bytes = sizeof(ScaleConstants)};
+constexpr OpSchema kScale{.name = "scale", .args = kScaleArgs, .constants_bytes = sizeof(ScaleConstants)};
 
 void scale_tiles(const TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<ScaleConstants>();
@@ -322,11 +319,8 @@ struct HiddenConstants {
   const float* from = nullptr;
   float* to = nullptr;
 };
-constexpr OpSchema kHidden{.name = "hidden",
-                           .doc = "",
-                           .args = {},
-                           .constants_bytes = sizeof(HiddenConstants),
-                           .unknown_access = true};
+constexpr OpSchema kHidden{
+    .name = "hidden", .args = {}, .constants_bytes = sizeof(HiddenConstants), .unknown_access = true};
 void hidden_tiles(const TileArgs& args, uint32_t, uint32_t) {
   const auto& c = args.constants_as<HiddenConstants>();
   for (size_t i = 0; i < 256; ++i) c.to[i] = c.from[i] + 1;

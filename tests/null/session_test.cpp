@@ -23,7 +23,7 @@ using namespace std::chrono_literals;
 
 using test::refusal;
 
-constexpr OpSchema kBoom{"boom", "", kUpdateArgs, 0, nullptr};
+constexpr OpSchema kBoom{"boom", kUpdateArgs, 0, nullptr};
 void explode(const TileArgs&, uint32_t, uint32_t) { throw std::runtime_error("exploded"); }
 
 std::unique_ptr<backend::Backend> cpu(uint32_t threads) {
@@ -393,7 +393,7 @@ TEST_P(SessionTest, AFailedSignallerHangsNobody) {
 }
 
 TEST_P(SessionTest, AStageThatCannotBePlannedFailsTheSession) {
-  static constexpr OpSchema kUnknown{"unknown", "", kUpdateArgs, 0, nullptr};
+  static constexpr OpSchema kUnknown{"unknown", kUpdateArgs, 0, nullptr};
   EncoderSession session(device_);
   session.begin_stage("odd").dispatch({&kUnknown, std::array{Operand(a_), Operand(b_)}, {}});
   const std::string said = refusal([&] { session.commit_stage(); });
@@ -508,7 +508,7 @@ TEST_P(SessionTest, AnyTimeoutIsATimeout) {
 }
 
 TEST_P(SessionTest, WhateverAUsersKernelThrowsFailsTheSession) {
-  static constexpr OpSchema kOdd{"odd", "", kUpdateArgs, 0, nullptr};
+  static constexpr OpSchema kOdd{"odd", kUpdateArgs, 0, nullptr};
   device_.kernels().add({.name = "odd",
                          .op = &kOdd,
                          .accepts = [](const OpCall&) -> bool { throw std::runtime_error("cannot say"); },

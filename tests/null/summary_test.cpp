@@ -113,7 +113,7 @@ constexpr backend::ArgumentSpec kSpecs[] = {{"rows", Access::in, true},
                                             {"live", Access::out, true},
                                             {"both", Access::inout, true},
                                             {"status", Access::accumulate}};
-constexpr backend::OpSchema kOp{"op", "", kSpecs};
+constexpr backend::OpSchema kOp{"op", kSpecs};
 
 // Byte by byte: what is read before it has been written whole, and what has been in the end.
 TEST(Summary, ValuesOfRandomPlansAgreeWithTheDefinition) {

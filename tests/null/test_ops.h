@@ -45,30 +45,30 @@ inline void check_dtypes(const OpCall& call) {
 // output[i] = mixed(a[i], b[i], salt), inputs repeated; may be in place of a of the same bytes.
 inline constexpr ArgumentSpec kMixArgs[] = {
     {"a", Access::in}, {"b", Access::in, false, true}, {"output", Access::out, false, false, 1}};
-inline constexpr OpSchema kMix{"mix", "", kMixArgs, sizeof(MixConstants), check_dtypes};
+inline constexpr OpSchema kMix{"mix", kMixArgs, sizeof(MixConstants), check_dtypes};
 
 // target[i] = mixed(target[i], a[i], salt).
 inline constexpr ArgumentSpec kUpdateArgs[] = {{"a", Access::in}, {"target", Access::inout}};
-inline constexpr OpSchema kUpdate{"update", "", kUpdateArgs, sizeof(MixConstants), check_dtypes};
+inline constexpr OpSchema kUpdate{"update", kUpdateArgs, sizeof(MixConstants), check_dtypes};
 
 // Row by row: output[r] = mixed(a[r], salt), for live rows of `a` elements; may be in place of a.
 inline constexpr ArgumentSpec kRowsArgs[] = {{"a", Access::in, true},
                                              {"output", Access::out, true, false, 1}};
-inline constexpr OpSchema kRows{"rows", "", kRowsArgs, sizeof(MixConstants), check_dtypes};
+inline constexpr OpSchema kRows{"rows", kRowsArgs, sizeof(MixConstants), check_dtypes};
 
 // As update of a alone, with status words and two outputs, for errors of binding.
 inline constexpr ArgumentSpec kPairArgs[] = {{"input", Access::in},
                                              {"status", Access::accumulate, false, true},
                                              {"first", Access::out},
                                              {"second", Access::out, false, true}};
-inline constexpr OpSchema kPair{"pair", "", kPairArgs, 0, nullptr};
+inline constexpr OpSchema kPair{"pair", kPairArgs, 0, nullptr};
 
 // Bound to everything that a dispatch has: the op of measurements.
 inline constexpr ArgumentSpec kFourArgs[] = {{"input", Access::in, true},
                                              {"weight", Access::in},
                                              {"residual", Access::in, true},
                                              {"output", Access::out, true, false, 4}};
-inline constexpr OpSchema kFour{"four", "", kFourArgs, sizeof(MixConstants), nullptr};
+inline constexpr OpSchema kFour{"four", kFourArgs, sizeof(MixConstants), nullptr};
 
 inline void run_mix(const TileArgs& args, uint32_t, uint32_t) {
   const auto& c = args.constants_as<MixConstants>();

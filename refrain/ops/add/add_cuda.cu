@@ -6,7 +6,7 @@ namespace refrain::ops {
 namespace {
 
 struct Sum {
-  __device__ float operator()(float a, float b) const { return a + b; }
+  __device__ static float of(const ElementwiseConstants&, float a, float b) { return a + b; }
 };
 
 }  // namespace

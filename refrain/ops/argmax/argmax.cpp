@@ -19,9 +19,10 @@ void check(const backend::OpCall& call) {
   const Shape& input = call.args[kInput].shape;
   expect_dtype(call, kInput, DType::f32);
   expect_tensor(call, kOutput, DType::u32, {input[0]});
-  const auto& constants = call.constants_as<ArgmaxConstants>();
-  expect_constant(call, "rows", static_cast<uint64_t>(input[0]), constants.rows);
-  expect_constant(call, "columns", static_cast<uint64_t>(input[1]), constants.columns);
+}
+
+void complete(const backend::OpCall& call, ArgmaxConstants& c) {
+  c = {.rows = dimension(call.args[kInput].shape, 0), .columns = dimension(call.args[kInput].shape, 1)};
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -34,25 +35,17 @@ backend::Cost cost(const backend::OpCall& call) {
 
 constinit const backend::OpSchema argmax_schema = {
     .name = "argmax",
-    .doc =
-        "Finds the greatest value of each row: output[r] = the least i with input[r, i] = max over j of "
-        "input[r, j]. input f32 [R, V]; output u32 [R]. NaNs are never the greatest; a row of nothing but "
-        "NaNs "
-        "gives 0. Exact.",
     .args = kArgs,
     .constants_bytes = sizeof(ArgmaxConstants),
     .check = check,
+    .complete = complete_as<ArgmaxConstants, complete>,
     .cost = cost,
     .reference = argmax_reference,
 };
 
 void argmax(CommandEncoder& encoder, const Argmax& args) {
-  const ArgmaxConstants constants = {
-      .rows = dimension(args.input.shape(), 0),
-      .columns = dimension(args.input.shape(), 1),
-  };
   const Operand operands[] = {args.input, args.output};
-  dispatch(encoder, argmax_schema, operands, constants);
+  dispatch(encoder, argmax_schema, operands, ArgmaxConstants{});
 }
 
 backend::Launch argmax_launch(const backend::OpCall& call, const backend::DeviceInfo&) {

@@ -15,7 +15,7 @@ std::vector<const backend::Kernel*> kernels() { return kernels_of(argmax_schema)
 
 Call make_call(uint32_t rows, uint32_t columns, const Array<float>& input, const Array<uint32_t>& output) {
   Call call(argmax_schema);
-  call.tensor({rows, columns}, input).tensor({rows}, output).constants(ArgmaxConstants{rows, columns});
+  call.tensor({rows, columns}, input).tensor({rows}, output);
   return call;
 }
 

@@ -64,16 +64,6 @@ backend::Cost cost(const backend::OpCall& call) {
 
 constinit const backend::OpSchema attention_schema = {
     .name = "attention",
-    .doc =
-        "Attends from each row to its slot's cached positions up to its own. "
-        "s_j = scale (query[r, h] . k_j), 0 <= j <= position, or the last `window` of these; output[r, h] = "
-        "sum_j e^s_j v_j / sum_j e^s_j; "
-        "blocks "
-        "of 64 positions from position 0, joined in ascending order. "
-        "query f32 [R, H, D]; rows u32 [R, 4]; page_table u32 [S, P]; cache f32 "
-        "[2, pages, KVH, 64, D]; status u32 [S + 1]; output f32 [R, H, D]. Out of range: zeros and a status "
-        "bit. "
-        "Vaswani et al., 2017; Milakov and Gimelshein, 2018.",
     .args = kArgs,
     .constants_bytes = sizeof(AttentionConstants),
     .check = check,

@@ -29,13 +29,17 @@ void check(const backend::OpCall& call) {
   expect_rank(call, 2, 1, 1, "[slots + 1]");
   const Shape& weight = call.args[0].shape;
   expect_tensor(call, 3, DType::f32, Shape{rows, weight[1]});
-  const auto& c = call.constants_as<EmbeddingConstants>();
-  expect_constant(call, "rows", static_cast<uint64_t>(rows), c.rows);
-  expect_constant(call, "slots", static_cast<uint64_t>(call.args[2].shape[0] - 1), c.slots);
-  expect_constant(call, "vocabulary", dimension(weight, 0), c.vocabulary);
-  expect_constant(call, "columns", dimension(weight, 1), c.columns);
-  expect_format(call, 0, c.format);
-  if (!std::isfinite(c.scale)) fail(call, "scale", "a finite number", fmt::to_string(c.scale));
+  const float scale = call.constants_as<EmbeddingConstants>().scale;
+  if (!std::isfinite(scale)) fail(call, "scale", "a finite number", fmt::to_string(scale));
+}
+
+void complete(const backend::OpCall& call, EmbeddingConstants& c) {
+  const Shape& weight = call.args[0].shape;
+  c.rows = dimension(call.args[1].shape, 0);
+  c.slots = dimension(call.args[2].shape, 0) - 1;
+  c.vocabulary = dimension(weight, 0);
+  c.columns = dimension(weight, 1);
+  c.format = call.args[0].weight->format;
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -51,28 +55,17 @@ void embedding_reference(const backend::TileArgs& args);
 
 constinit const backend::OpSchema embedding_schema{
     .name = "embedding",
-    .doc =
-        "Fetches the weight row of each row's token. output[r] = weight[rows[r].token] * scale. weight: "
-        "Weight [V, K] of any format, packed for gather; rows: u32 [R, 4]; status: u32 [S + 1]; output: f32 "
-        "[R, K]. No aliasing. A token or slot out of range gives zeros and a status bit. Exactly what the "
-        "format decodes to; a scale other than 1 rounds once more.",
     .args = kArgs,
     .constants_bytes = sizeof(EmbeddingConstants),
     .check = check,
+    .complete = complete_as<EmbeddingConstants, complete>,
     .cost = cost,
     .reference = embedding_reference,
 };
 
 void embedding(CommandEncoder& encoder, const Embedding& args) {
   const Operand operands[] = {args.weight, args.rows, args.status, args.output};
-  EmbeddingConstants constants;
-  constants.scale = args.scale;
-  constants.rows = dimension(args.rows.shape(), 0);
-  constants.vocabulary = dimension(args.weight.shape(), 0);
-  constants.columns = dimension(args.weight.shape(), 1);
-  constants.slots = dimension(args.status.shape(), 0) - 1;
-  constants.format = args.weight.format();
-  dispatch(encoder, embedding_schema, operands, constants);
+  dispatch(encoder, embedding_schema, operands, EmbeddingConstants{.scale = args.scale});
 }
 
 }  // namespace refrain::ops

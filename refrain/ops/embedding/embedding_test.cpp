@@ -20,8 +20,7 @@ Call call_of(const PackedWeight& weight, const Array<uint32_t>& rows, const Arra
   Call call(embedding_schema);
   call.weight(weight).tensor({count, 4}, rows).tensor({kSlots + 1}, status);
   call.tensor({count, info.shape[1]}, output);
-  call.constants(EmbeddingConstants{count, kSlots, static_cast<uint32_t>(info.shape[0]),
-                                    static_cast<uint32_t>(info.shape[1]), info.format, scale});
+  call.constants(EmbeddingConstants{.scale = scale});
   return call;
 }
 

@@ -30,12 +30,13 @@ void check(const backend::OpCall& call) {
   expect_rank(call, kStatus, 1, 1, "[slots + 1]");
   expect_dtype(call, kStatus, DType::u32);
   expect_tensor(call, kOutput, DType::f32, {output_rows, input[1]});
-  const auto& constants = call.constants_as<GatherRowsConstants>();
-  expect_constant(call, "input_rows", static_cast<uint64_t>(input[0]), constants.input_rows);
-  expect_constant(call, "output_rows", static_cast<uint64_t>(output_rows), constants.output_rows);
-  expect_constant(call, "columns", static_cast<uint64_t>(input[1]), constants.columns);
-  expect_constant(call, "status_word", static_cast<uint64_t>(call.args[kStatus].shape[0] - 1),
-                  constants.status_word);
+}
+
+void complete(const backend::OpCall& call, GatherRowsConstants& c) {
+  c = {.input_rows = dimension(call.args[kInput].shape, 0),
+       .output_rows = dimension(call.args[kIndex].shape, 0),
+       .columns = dimension(call.args[kInput].shape, 1),
+       .status_word = dimension(call.args[kStatus].shape, 0) - 1};
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -46,27 +47,17 @@ backend::Cost cost(const backend::OpCall& call) {
 
 constinit const backend::OpSchema gather_rows_schema = {
     .name = "gather_rows",
-    .doc =
-        "Copies the rows of `input` that `index` names: output[o, :] = input[index[o], :]. "
-        "input f32 [R, K]; index u32 [O]; input_rows u32 [1], the live rows of input; status u32 [S + 1], "
-        "last "
-        "word; output f32 [O, K]. An index out of range gives zeros and raises a status bit. Exact.",
     .args = kArgs,
     .constants_bytes = sizeof(GatherRowsConstants),
     .check = check,
+    .complete = complete_as<GatherRowsConstants, complete>,
     .cost = cost,
     .reference = gather_rows_reference,
 };
 
 void gather_rows(CommandEncoder& encoder, const GatherRows& args) {
-  const GatherRowsConstants constants = {
-      .input_rows = dimension(args.input.shape(), 0),
-      .output_rows = dimension(args.index.shape(), 0),
-      .columns = dimension(args.input.shape(), 1),
-      .status_word = std::max(dimension(args.status.shape(), 0), 1u) - 1,
-  };
   const Operand operands[] = {args.input, args.index, args.input_rows, args.status, args.output};
-  dispatch(encoder, gather_rows_schema, operands, constants);
+  dispatch(encoder, gather_rows_schema, operands, GatherRowsConstants{});
 }
 
 }  // namespace refrain::ops

@@ -27,7 +27,6 @@ struct Data {
     Call result(gather_rows_schema);
     result.tensor({constants.input_rows, constants.columns}, input).tensor({constants.output_rows}, index);
     result.tensor({1}, live).tensor({4}, status).tensor({constants.output_rows, constants.columns}, output);
-    result.constants(constants);
     return result;
   }
   GatherRowsConstants constants;

@@ -17,35 +17,25 @@ constexpr backend::ArgumentSpec kArgs[] = {
      .dtypes = {DType::f32}},
 };
 
-backend::Cost cost(const backend::OpCall& call) {
-  const auto elements = static_cast<uint64_t>(call.args[0].shape.elements());
-  return {3 * elements * sizeof(float), 8 * elements};
-}
-
 }  // namespace
 
 void gelu_mul_reference(const backend::TileArgs& args);
 
 constinit const backend::OpSchema gelu_mul_schema{
     .name = "gelu_mul",
-    .doc =
-        "Multiplies by a gate weighted with the normal distribution. output[i] = gate[i] / (1 + exp(-2 u)) * "
-        "up[i], "
-        "u = sqrt(2 / pi) (gate[i] + 0.044715 gate[i]^3). gate, up, output: f32 [R, ...] of one shape. "
-        "output may be "
-        "gate or up. Relative error below 6e-7 + 2^-21 |2 u|.",
     .args = kArgs,
     .constants_bytes = sizeof(GeluMulConstants),
-    .check = expect_elementwise_pair,
-    .cost = cost,
+    .check = expect_elementwise,
+    .complete = complete_elementwise,
+    .cost = elementwise_cost<8>,
     .reference = gelu_mul_reference,
     .iteration = backend::Iteration::elementwise,
-    .units = [](const backend::OpCall& call) { return call.constants_as<GeluMulConstants>().columns; },
+    .units = elementwise_units,
 };
 
 void gelu_mul(CommandEncoder& encoder, const GeluMul& args) {
   const Operand operands[] = {args.gate, args.up, args.output};
-  dispatch(encoder, gelu_mul_schema, operands, elementwise_constants(args.gate.shape()));
+  dispatch(encoder, gelu_mul_schema, operands, GeluMulConstants{});
 }
 
 }  // namespace refrain::ops

@@ -6,12 +6,6 @@
 namespace refrain::ops {
 namespace {
 
-bool accepts(const backend::OpCall&) { return true; }
-
-backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
-  return elementwise_launch(call.constants_as<GeluMulConstants>());
-}
-
 struct Gelu {
   REFRAIN_AVX2_INLINE static __m256 of(__m256 x) {
     const __m256 linear = _mm256_set1_ps(static_cast<float>(kGeluLinear));
@@ -25,17 +19,13 @@ struct Gelu {
 }  // namespace
 
 std::span<const backend::Kernel> gelu_mul_cpu_avx2_kernels() {
-  static constexpr backend::Kernel kKernels[] = {{
+  static constexpr backend::Kernel kKernels[] = {elementwise_kernel<avx2::run_gated<Gelu>>({
       .name = "gelu_mul_f32_avx2",
       .op = &gelu_mul_schema,
       .numerics = "exact, f32, elementwise, avx2 exp",
       .needs = backend::kFeatureAvx2,
-      .accepts = accepts,
-      .launch = launch,
-      .entry = &kElementwiseEntry<avx2::run_gated<Gelu>>,
-      .regions = true,
       .unit_granule = avx2::kLanes,
-  }};
+  })};
   return kKernels;
 }
 

@@ -6,7 +6,7 @@ namespace refrain::ops {
 namespace {
 
 struct Gated {
-  __device__ float operator()(float gate, float up) const {
+  __device__ static float of(const ElementwiseConstants&, float gate, float up) {
     const double x = static_cast<double>(gate);
     const auto power = static_cast<float>(exp(-x * (kGeluLinear + kGeluCubic * x * x)));
     return gate / (1.0f + power) * up;

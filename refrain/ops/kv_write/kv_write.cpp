@@ -32,13 +32,17 @@ void check(const backend::OpCall& call) {
   const int64_t pages = call.args[kCache].shape[1];
   expect_tensor(call, kCache, DType::f32, {2, pages, key[1], kPagePositions, key[2]});
   expect_tensor(call, kStatus, DType::u32, {table[0] + 1});
-  const auto& constants = call.constants_as<KvWriteConstants>();
-  expect_constant(call, "rows", static_cast<uint64_t>(key[0]), constants.rows);
-  expect_constant(call, "kv_heads", static_cast<uint64_t>(key[1]), constants.kv_heads);
-  expect_constant(call, "head_dim", static_cast<uint64_t>(key[2]), constants.head_dim);
-  expect_constant(call, "slots", static_cast<uint64_t>(table[0]), constants.slots);
-  expect_constant(call, "pages_per_slot", static_cast<uint64_t>(table[1]), constants.pages_per_slot);
-  expect_constant(call, "pages", static_cast<uint64_t>(pages), constants.pages);
+}
+
+void complete(const backend::OpCall& call, KvWriteConstants& c) {
+  const Shape& key = call.args[kKey].shape;
+  const Shape& table = call.args[kPageTable].shape;
+  c = {.rows = dimension(key, 0),
+       .kv_heads = dimension(key, 1),
+       .head_dim = dimension(key, 2),
+       .slots = dimension(table, 0),
+       .pages_per_slot = dimension(table, 1),
+       .pages = dimension(call.args[kCache].shape, 1)};
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -49,17 +53,10 @@ backend::Cost cost(const backend::OpCall& call) {
 
 constinit const backend::OpSchema kv_write_schema = {
     .name = "kv_write",
-    .doc =
-        "Copies the keys and values of each row to the place of its position in its slot's pages. "
-        "page = page_table[slot, position / 64]; cache[0 or 1, page, h, position % 64] = key or "
-        "value[r, h]. "
-        "key, value f32 [R, KVH, D]; rows u32 [R, 4]; page_table u32 [S, P]; "
-        "cache f32 [2, pages, KVH, 64, D]; status u32 [S + 1]. Out of range: nothing is written, a status "
-        "bit is "
-        "raised. Exact.",
     .args = kArgs,
     .constants_bytes = sizeof(KvWriteConstants),
     .check = check,
+    .complete = complete_as<KvWriteConstants, complete>,
     .cost = cost,
     .reference = kv_write_reference,
     .iteration = backend::Iteration::scatter,
@@ -67,17 +64,8 @@ constinit const backend::OpSchema kv_write_schema = {
 };
 
 void kv_write(CommandEncoder& encoder, const KvWrite& args) {
-  const Shape& key = args.key.shape();
-  const KvWriteConstants constants = {
-      .rows = dimension(key, 0),
-      .kv_heads = dimension(key, 1),
-      .head_dim = dimension(key, 2),
-      .slots = dimension(args.page_table.shape(), 0),
-      .pages_per_slot = dimension(args.page_table.shape(), 1),
-      .pages = dimension(args.cache.shape(), 1),
-  };
   const Operand operands[] = {args.key, args.value, args.rows, args.page_table, args.cache, args.status};
-  dispatch(encoder, kv_write_schema, operands, constants);
+  dispatch(encoder, kv_write_schema, operands, KvWriteConstants{});
 }
 
 }  // namespace refrain::ops

@@ -28,8 +28,6 @@ struct Data {
     result.tensor(shape, key).tensor(shape, value).tensor(DType::u32, step.rows_shape(), step.rows.data());
     result.tensor(step.table_shape(), step.page_table).tensor(step.cache_shape(heads, dim), cache);
     result.tensor(step.status_shape(), step.status);
-    result.constants(KvWriteConstants{static_cast<uint32_t>(step.rows.size()), heads, dim, step.slots(),
-                                      step.pages_per_slot, step.cache_pages});
     return result;
   }
 

@@ -22,11 +22,14 @@ void check(const backend::OpCall& call) {
   const Shape& weight = call.args[1].shape;
   expect_shape(call, 1, Shape{weight[0], input[1]});
   expect_tensor(call, 2, DType::f32, Shape{input[0], weight[0]});
-  const auto& c = call.constants_as<MatmulConstants>();
-  expect_constant(call, "rows", dimension(input, 0), c.rows);
-  expect_constant(call, "outputs", dimension(weight, 0), c.outputs);
-  expect_constant(call, "columns", dimension(input, 1), c.columns);
-  expect_format(call, 1, c.format);
+}
+
+void complete(const backend::OpCall& call, MatmulConstants& c) {
+  const Shape& weight = call.args[1].shape;
+  c = {.rows = dimension(call.args[0].shape, 0),
+       .outputs = dimension(weight, 0),
+       .columns = dimension(weight, 1),
+       .format = call.args[1].weight->format};
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -42,17 +45,10 @@ void matmul_reference(const backend::TileArgs& args);
 
 constinit const backend::OpSchema matmul_schema{
     .name = "matmul",
-    .doc =
-        "Multiplies rows by the transpose of a weight matrix. output[r, n] = sum over k of input[r, k] * "
-        "weight[n, k]. "
-        "input: f32 [R, K]; weight: Weight [N, K] of any format; output: f32 [R, N]. No aliasing. Error "
-        "below (K / 8 "
-        "+ 6) * 2^-24 * sum over k of |input * weight|; where scales are f32, more by 2^-24 * sum over k of "
-        "|input| * "
-        "(2 * |weight| + |scale * code|).",
     .args = kArgs,
     .constants_bytes = sizeof(MatmulConstants),
     .check = check,
+    .complete = complete_as<MatmulConstants, complete>,
     .cost = cost,
     .reference = matmul_reference,
     .iteration = backend::Iteration::contraction,
@@ -61,12 +57,7 @@ constinit const backend::OpSchema matmul_schema{
 
 void matmul(CommandEncoder& encoder, const Matmul& args) {
   const Operand operands[] = {args.input, args.weight, args.output};
-  MatmulConstants constants;
-  constants.rows = dimension(args.input.shape(), 0);
-  constants.columns = dimension(args.input.shape(), 1);
-  constants.outputs = dimension(args.weight.shape(), 0);
-  constants.format = args.weight.format();
-  dispatch(encoder, matmul_schema, operands, constants);
+  dispatch(encoder, matmul_schema, operands, MatmulConstants{});
 }
 
 }  // namespace refrain::ops

@@ -16,8 +16,6 @@ Call call_of(uint32_t rows, const Array<float>& input, const PackedWeight& weigh
   const int64_t n = weight.info.shape[0], k = weight.info.shape[1];
   Call call(matmul_schema);
   call.tensor({rows, k}, input).weight(weight).tensor({rows, n}, output);
-  call.constants(
-      MatmulConstants{rows, static_cast<uint32_t>(n), static_cast<uint32_t>(k), weight.info.format});
   return call;
 }
 
@@ -154,11 +152,6 @@ TEST(Matmul, RefusesWhatDoesNotFit) {
   call = call_of(2, input, weight, output);
   call.info(0).shape = {8};
   EXPECT_EQ(call.check_error(), "[matmul] input: expected [rows, columns], got [8]");
-  call = call_of(2, input, weight, output);
-  call.constants(MatmulConstants{2, 3, 4, &format::plain(DType::f16)});
-  EXPECT_EQ(call.check_error(), "[matmul] format: expected bf16, got f16");
-  call.constants(MatmulConstants{2, 3, 4, nullptr});
-  EXPECT_EQ(call.check_error(), "[matmul] format: expected bf16, got none");
   call = call_of(2, input, weight, output);
   const PackedWeight vector = random_plain_weight(DType::f32, {4}, vector_f32(), random);
   call.info(1) = {true, DType::f32, Shape{4}, &vector.info, vector.layout};

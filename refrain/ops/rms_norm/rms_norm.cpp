@@ -21,12 +21,6 @@ constexpr backend::ArgumentSpec kArgs[] = {
      .dtypes = {DType::f32}},
 };
 
-RmsNormConstants constants_of(const Shape& shape, float eps) {
-  const size_t rank = shape.rank();
-  return {dimension(shape, 0), rank == 3 ? dimension(shape, 1) : 1, rank > 0 ? dimension(shape, rank - 1) : 0,
-          eps};
-}
-
 void check(const backend::OpCall& call) {
   expect_call(call);
   expect_dtype(call, 0, DType::f32);
@@ -37,14 +31,15 @@ void check(const backend::OpCall& call) {
     expect_shape(call, 1, Shape{shape.back()});
   }
   expect_tensor(call, 2, DType::f32, shape);
-  const auto& c = call.constants_as<RmsNormConstants>();
-  const RmsNormConstants expected = constants_of(shape, c.eps);
-  expect_constant(call, "rows", expected.rows, c.rows);
-  expect_constant(call, "vectors", expected.vectors, c.vectors);
-  expect_constant(call, "columns", expected.columns, c.columns);
-  if (!(c.eps >= 0) || std::isinf(c.eps)) {
-    fail(call, "eps", "a finite value, not negative", fmt::to_string(c.eps));
-  }
+  const float eps = call.constants_as<RmsNormConstants>().eps;
+  if (!(eps >= 0) || std::isinf(eps)) fail(call, "eps", "a finite value, not negative", fmt::to_string(eps));
+}
+
+void complete(const backend::OpCall& call, RmsNormConstants& c) {
+  const Shape& shape = call.args[0].shape;
+  c.rows = dimension(shape, 0);
+  c.vectors = shape.rank() == 3 ? dimension(shape, 1) : 1;
+  c.columns = static_cast<uint32_t>(shape.back());
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -59,14 +54,10 @@ void rms_norm_reference(const backend::TileArgs& args);
 
 constinit const backend::OpSchema rms_norm_schema{
     .name = "rms_norm",
-    .doc =
-        "Scales each vector to a root mean square of one, then by a weight. output[i] = input[i] / "
-        "sqrt(mean(input^2) + eps) * weight[i]. input, output: f32 [R, K] or [R, H, K]; weight: Weight [K] "
-        "packed "
-        "for vector, optional. output may be input. Relative error below (K / 32 + 12) * 2^-24.",
     .args = kArgs,
     .constants_bytes = sizeof(RmsNormConstants),
     .check = check,
+    .complete = complete_as<RmsNormConstants, complete>,
     .cost = cost,
     .reference = rms_norm_reference,
     .iteration = backend::Iteration::row_reduction,
@@ -75,7 +66,7 @@ constinit const backend::OpSchema rms_norm_schema{
 
 void rms_norm(CommandEncoder& encoder, const RmsNorm& args) {
   const Operand operands[] = {args.input, args.weight, args.output};
-  dispatch(encoder, rms_norm_schema, operands, constants_of(args.input.shape(), args.eps));
+  dispatch(encoder, rms_norm_schema, operands, RmsNormConstants{.eps = args.eps});
 }
 
 }  // namespace refrain::ops

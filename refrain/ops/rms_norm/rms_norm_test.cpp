@@ -16,9 +16,7 @@ Call call_of(const Shape& shape, const Array<float>& input, const PackedWeight* 
   call.tensor(shape, input);
   weight != nullptr ? call.weight(*weight) : call.none();
   call.tensor(shape, output);
-  call.constants(RmsNormConstants{static_cast<uint32_t>(shape[0]),
-                                  shape.rank() == 3 ? static_cast<uint32_t>(shape[1]) : 1,
-                                  static_cast<uint32_t>(shape.back()), eps});
+  call.constants(RmsNormConstants{.eps = eps});
   return call;
 }
 

@@ -40,11 +40,14 @@ void check(const backend::OpCall& call) {
          to_string(frequencies));
   }
   expect_tensor(call, kOutput, DType::f32, input);
-  const auto& constants = call.constants_as<RopeConstants>();
-  expect_constant(call, "rows", static_cast<uint64_t>(input[0]), constants.rows);
-  expect_constant(call, "heads", static_cast<uint64_t>(input[1]), constants.heads);
-  expect_constant(call, "head_dim", static_cast<uint64_t>(input[2]), constants.head_dim);
-  expect_constant(call, "pairs", static_cast<uint64_t>(frequencies[0]), constants.pairs);
+}
+
+void complete(const backend::OpCall& call, RopeConstants& c) {
+  const Shape& input = call.args[kInput].shape;
+  c.rows = dimension(input, 0);
+  c.heads = dimension(input, 1);
+  c.head_dim = dimension(input, 2);
+  c.pairs = dimension(call.args[kFrequencies].shape, 0);
 }
 
 uint32_t rows_per_block(const RopeConstants& constants) {
@@ -66,16 +69,10 @@ backend::Cost cost(const backend::OpCall& call) {
 
 constinit const backend::OpSchema rope_schema = {
     .name = "rope",
-    .doc =
-        "Rotates the pairs of every head by the angle of the row's position. "
-        "angle = position * frequencies[i] in float32; x' = x cos - y sin, y' = y cos + x sin; the rest is "
-        "copied. "
-        "input f32 [R, H, D]; rows u32 [R, 4]; frequencies [F], 2 F <= D; output f32 [R, H, D], may be "
-        "input. "
-        "Accuracy 2^-22 (|x| + |y|) for the given angle. Su et al., RoFormer, 2021.",
     .args = kArgs,
     .constants_bytes = sizeof(RopeConstants),
     .check = check,
+    .complete = complete_as<RopeConstants, complete>,
     .cost = cost,
     .reference = rope_reference,
     .iteration = backend::Iteration::per_head,
@@ -83,16 +80,8 @@ constinit const backend::OpSchema rope_schema = {
 };
 
 void rope(CommandEncoder& encoder, const Rope& args) {
-  const Shape& input = args.input.shape();
-  const RopeConstants constants = {
-      .rows = dimension(input, 0),
-      .heads = dimension(input, 1),
-      .head_dim = dimension(input, 2),
-      .pairs = dimension(args.frequencies.shape(), 0),
-      .interleaved = args.interleaved ? 1u : 0u,
-  };
   const Operand operands[] = {args.input, args.rows, args.frequencies, args.output};
-  dispatch(encoder, rope_schema, operands, constants);
+  dispatch(encoder, rope_schema, operands, RopeConstants{.interleaved = args.interleaved ? 1u : 0u});
 }
 
 backend::Launch rope_launch(const backend::OpCall& call, const backend::DeviceInfo&) {

@@ -31,19 +31,20 @@ void check(const backend::OpCall& call) {
   expect_rank(call, kSlots, 2, 2, "[slots, 16]");
   const int64_t slots = call.args[kSlots].shape[0];
   expect_tensor(call, kSlots, DType::u32, {slots, 16});
-  int64_t masks = 0;
   if (call.args[kMasks].bound) {
     expect_rank(call, kMasks, 2, 2, "[masks, words]");
-    masks = call.args[kMasks].shape[0];
-    expect_tensor(call, kMasks, DType::u32, {masks, (logits[1] + 31) / 32});
+    expect_tensor(call, kMasks, DType::u32, {call.args[kMasks].shape[0], (logits[1] + 31) / 32});
   }
   expect_tensor(call, kStatus, DType::u32, {slots + 1});
-  const auto& constants = call.constants_as<SampleConstants>();
-  expect_constant(call, "rows", static_cast<uint64_t>(logits[0]), constants.rows);
-  expect_constant(call, "vocabulary", static_cast<uint64_t>(logits[1]), constants.vocabulary);
-  expect_constant(call, "step_rows", static_cast<uint64_t>(step_rows), constants.step_rows);
-  expect_constant(call, "slots", static_cast<uint64_t>(slots), constants.slots);
-  expect_constant(call, "masks", static_cast<uint64_t>(masks), constants.masks);
+}
+
+void complete(const backend::OpCall& call, SampleConstants& c) {
+  const Shape& logits = call.args[kLogits].shape;
+  c = {.rows = dimension(logits, 0),
+       .vocabulary = dimension(logits, 1),
+       .step_rows = dimension(call.args[kStepRows].shape, 0),
+       .slots = dimension(call.args[kSlots].shape, 0),
+       .masks = call.args[kMasks].bound ? dimension(call.args[kMasks].shape, 0) : 0};
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -57,34 +58,17 @@ backend::Cost cost(const backend::OpCall& call) {
 
 constinit const backend::OpSchema sample_schema = {
     .name = "sample",
-    .doc =
-        "Draws a token for each row of logits by its slot's temperature T, top_k, top_p and seed. "
-        "w = e^((l - max) / T); the top_k greatest stay; of these the shortest beginning with a share >= "
-        "top_p; "
-        "the first whose running sum exceeds u times the sum is the token, u = the first word of "
-        "Philox4x32-10(key = seed, counter = (position, 0, 0, 0)) / 2^32. T = 0: the greatest. Ties: the "
-        "lower id. "
-        "logits f32 [O, V]; index u32 [O]; step_rows u32 [R, 4], of which `sampled` is written; slots u32 "
-        "[S, 16]; masks u32 [M, ceil(V / 32)], optional; status u32 [S + 1]. Index, slot or mask out of "
-        "range "
-        "raise a status bit.",
     .args = kArgs,
     .constants_bytes = sizeof(SampleConstants),
     .check = check,
+    .complete = complete_as<SampleConstants, complete>,
     .cost = cost,
     .reference = sample_reference,
 };
 
 void sample(CommandEncoder& encoder, const Sample& args) {
-  const SampleConstants constants = {
-      .rows = dimension(args.logits.shape(), 0),
-      .vocabulary = dimension(args.logits.shape(), 1),
-      .step_rows = dimension(args.step_rows.shape(), 0),
-      .slots = dimension(args.slots.shape(), 0),
-      .masks = dimension(args.masks.shape(), 0),
-  };
   const Operand operands[] = {args.logits, args.index, args.step_rows, args.slots, args.masks, args.status};
-  dispatch(encoder, sample_schema, operands, constants);
+  dispatch(encoder, sample_schema, operands, SampleConstants{});
 }
 
 backend::Launch sample_launch(const backend::OpCall& call, const backend::DeviceInfo&) {

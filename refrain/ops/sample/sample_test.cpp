@@ -55,7 +55,6 @@ struct Data {
       result.none();
     }
     result.tensor({slot_count + 1}, status);
-    result.constants(SampleConstants{outputs, vocabulary, row_count, slot_count, masked ? 2u : 0u});
     return result;
   }
 

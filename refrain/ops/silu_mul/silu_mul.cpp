@@ -17,33 +17,25 @@ constexpr backend::ArgumentSpec kArgs[] = {
      .dtypes = {DType::f32}},
 };
 
-backend::Cost cost(const backend::OpCall& call) {
-  const auto elements = static_cast<uint64_t>(call.args[0].shape.elements());
-  return {3 * elements * sizeof(float), 4 * elements};
-}
-
 }  // namespace
 
 void silu_mul_reference(const backend::TileArgs& args);
 
 constinit const backend::OpSchema silu_mul_schema{
     .name = "silu_mul",
-    .doc =
-        "Multiplies by a sigmoid-weighted gate. output[i] = gate[i] / (1 + exp(-gate[i])) * up[i]. gate, up, "
-        "output: f32 "
-        "[R, ...] of one shape. output may be gate or up. Relative error below 6e-7.",
     .args = kArgs,
     .constants_bytes = sizeof(SiluMulConstants),
-    .check = expect_elementwise_pair,
-    .cost = cost,
+    .check = expect_elementwise,
+    .complete = complete_elementwise,
+    .cost = elementwise_cost<4>,
     .reference = silu_mul_reference,
     .iteration = backend::Iteration::elementwise,
-    .units = [](const backend::OpCall& call) { return call.constants_as<SiluMulConstants>().columns; },
+    .units = elementwise_units,
 };
 
 void silu_mul(CommandEncoder& encoder, const SiluMul& args) {
   const Operand operands[] = {args.gate, args.up, args.output};
-  dispatch(encoder, silu_mul_schema, operands, elementwise_constants(args.gate.shape()));
+  dispatch(encoder, silu_mul_schema, operands, SiluMulConstants{});
 }
 
 }  // namespace refrain::ops

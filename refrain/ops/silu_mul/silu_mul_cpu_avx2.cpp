@@ -6,12 +6,6 @@
 namespace refrain::ops {
 namespace {
 
-bool accepts(const backend::OpCall&) { return true; }
-
-backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
-  return elementwise_launch(call.constants_as<SiluMulConstants>());
-}
-
 struct Silu {
   REFRAIN_AVX2_INLINE static __m256 of(__m256 x) {
     const __m256 minus = _mm256_xor_ps(x, _mm256_set1_ps(-0.0f));
@@ -22,17 +16,13 @@ struct Silu {
 }  // namespace
 
 std::span<const backend::Kernel> silu_mul_cpu_avx2_kernels() {
-  static constexpr backend::Kernel kKernels[] = {{
+  static constexpr backend::Kernel kKernels[] = {elementwise_kernel<avx2::run_gated<Silu>>({
       .name = "silu_mul_f32_avx2",
       .op = &silu_mul_schema,
       .numerics = "exact, f32, elementwise, avx2 exp",
       .needs = backend::kFeatureAvx2,
-      .accepts = accepts,
-      .launch = launch,
-      .entry = &kElementwiseEntry<avx2::run_gated<Silu>>,
-      .regions = true,
       .unit_granule = avx2::kLanes,
-  }};
+  })};
   return kKernels;
 }
 

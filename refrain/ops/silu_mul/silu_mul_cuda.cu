@@ -6,7 +6,7 @@ namespace refrain::ops {
 namespace {
 
 struct Gated {
-  __device__ float operator()(float gate, float up) const {
+  __device__ static float of(const ElementwiseConstants&, float gate, float up) {
     const float power = static_cast<float>(exp(-static_cast<double>(gate)));
     return gate / (1.0f + power) * up;
   }

@@ -26,7 +26,7 @@ struct Data {
     result.tensor(DType::u32, {g, 4}, segments.data()).tensor(DType::u32, {r, 4}, rows.data());
     result.tensor({2, kStopIds}, stop_sets).tensor(DType::u32, {s, 16}, slots.data());
     result.tensor({s + 1}, status).tensor({static_cast<int64_t>(ring.size())}, ring);
-    result.constants(StepAdvanceConstants{g, r, 2, s, static_cast<uint32_t>(ring.size() / 4 - 1), context});
+    result.constants(StepAdvanceConstants{.context_tokens = context});
     return result;
   }
   StepResult result(size_t index) const {

@@ -40,11 +40,13 @@ void check(const backend::OpCall& call) {
   if (call.args[kBlock].shape[0] < words)
     fail(call, kBlock, "at least " + to_string(Shape{words}), to_string(call.args[kBlock].shape));
   expect_tensor(call, kStatus, DType::u32, {slots + 1});
-  const auto& constants = call.constants_as<StepBeginConstants>();
-  expect_constant(call, "rows", static_cast<uint64_t>(rows), constants.rows);
-  expect_constant(call, "segments", static_cast<uint64_t>(segments), constants.segments);
-  expect_constant(call, "outputs", static_cast<uint64_t>(outputs), constants.outputs);
-  expect_constant(call, "slots", static_cast<uint64_t>(slots), constants.slots);
+}
+
+void complete(const backend::OpCall& call, StepBeginConstants& c) {
+  c.rows = dimension(call.args[kRows].shape, 0);
+  c.segments = dimension(call.args[kSegments].shape, 0);
+  c.outputs = dimension(call.args[kOutputs].shape, 0);
+  c.slots = dimension(call.args[kSlots].shape, 0);
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -57,32 +59,18 @@ backend::Cost cost(const backend::OpCall& call) {
 
 constinit const backend::OpSchema step_begin_schema = {
     .name = "step_begin",
-    .doc =
-        "Resolves the requests of a block into rows, segments and outputs. "
-        "A request gives consecutive positions of a slot from its length or a given one on; its first token "
-        "may be "
-        "the slot's last, and is then idle where the slot has stopped. "
-        "block u32 [4 + 4 G + R + O], packed; slots u32 [S, 16]; live u32 [4]; rows u32 [R, 4]; segments u32 "
-        "[G, 4]; "
-        "outputs u32 [O]; status u32 [S + 1]. Slot, position or output out of range: idle, and a status bit.",
     .args = kArgs,
     .constants_bytes = sizeof(StepBeginConstants),
     .check = check,
+    .complete = complete_as<StepBeginConstants, complete>,
     .cost = cost,
     .reference = step_begin_reference,
 };
 
 void step_begin(CommandEncoder& encoder, const StepBegin& args) {
-  const StepBeginConstants constants = {
-      .rows = dimension(args.rows.shape(), 0),
-      .segments = dimension(args.segments.shape(), 0),
-      .outputs = dimension(args.outputs.shape(), 0),
-      .slots = dimension(args.slots.shape(), 0),
-      .context_tokens = args.context_tokens,
-  };
   const Operand operands[] = {args.block,    args.slots,   args.live,  args.rows,
                               args.segments, args.outputs, args.status};
-  dispatch(encoder, step_begin_schema, operands, constants);
+  dispatch(encoder, step_begin_schema, operands, StepBeginConstants{.context_tokens = args.context_tokens});
 }
 
 }  // namespace refrain::ops

@@ -27,7 +27,7 @@ struct Data {
     result.tensor({static_cast<int64_t>(block.size())}, block).tensor(DType::u32, {s, 16}, slots.data());
     result.tensor({4}, live).tensor(DType::u32, {r, 4}, rows.data());
     result.tensor(DType::u32, {g, 4}, segments.data()).tensor({o}, outputs).tensor({s + 1}, status);
-    result.constants(StepBeginConstants{r, g, o, s, context});
+    result.constants(StepBeginConstants{.context_tokens = context});
     return result;
   }
   void send(const std::vector<StepRequest>& requests, const std::vector<uint32_t>& tokens,
