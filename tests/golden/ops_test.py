@@ -16,6 +16,7 @@ BOUND = {
     "rms_norm": 3 * 3.2e-7,
     "silu_mul": 10 * 4.4e-8,
     "gelu_mul": 10 * 6e-8,
+    "softcap": 10 * 3.8e-8,
 }
 DTYPES = {"f32": mx.float32, "bf16": mx.bfloat16, "f16": mx.float16}
 
@@ -126,3 +127,13 @@ def test_silu_mul(results, found_within):
     expected = gate.astype(np.float64) / (1 + np.exp(-gate.astype(np.float64))) * up
     for name, y in results("silu_mul", {"x": mx.array(gate), "w": mx.array(up)}).items():
         found_within(name, relative(y, expected), BOUND["silu_mul"])
+
+
+def test_softcap(results, found_within):
+    x = (np.random.default_rng(8).standard_normal((9, 1030)) * 40).astype(np.float32)
+    formula = 30 * np.tanh(x.astype(np.float64) / 30)
+    assert relative(30 * mx.tanh(mx.array(x) / 30), formula) < 1e-6
+    outputs = results("softcap", {"x": mx.array(x)}, 30)
+    for name, y in outputs.items():
+        found_within(name, relative(y, formula), BOUND["softcap"])
+        assert y.tobytes() == outputs["softcap_f32_portable"].tobytes(), name
