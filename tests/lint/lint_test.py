@@ -203,3 +203,34 @@ def test_the_page_of_ops_is_what_the_headers_say(tmp_path):
     assert done.returncode == 1 and "make ops-page" in done.stderr
     plant(tmp_path, op_files("add", ""))
     assert "add/add.h: expected a docstring" in check("make_ops_page.py", tmp_path).stderr
+
+
+SYMBOLS = {
+    "int counter;": "refrain::counter: can be written (.bss)",
+    "static int hidden = 3; int f() { return hidden++; }": "refrain::hidden: can be written (.data)",
+    "thread_local int depth;": "refrain::depth: can be written (.tbss)",
+    "std::vector<int>& all() { static std::vector<int> list; return list; }": "refrain::all()::list: can be written (.bss)",
+    'bool f() { return std::getenv("A") != nullptr; }': "getenv: the environment",
+    'void f() { std::printf("a\\n"); }': "puts: prints",
+    "void f() { std::cout << 1; }": "std::cout: prints",
+    "void f() { exit(2); }": "exit: ends the process",
+}
+
+
+def library_of(tmp_path, code):
+    head = "#include <cstdio>\n#include <cstdlib>\n#include <iostream>\n#include <vector>\n"
+    (tmp_path / "a.cpp").write_text(f"{head}namespace refrain {{\n{code}\n}}\n")
+    subprocess.run(["c++", "-O1", "-std=c++20", "-c", "a.cpp"], cwd=tmp_path, check=True)
+    subprocess.run(["ar", "rc", "liba.a", "a.o"], cwd=tmp_path, check=True)
+    return check("check_symbols.py", tmp_path / "liba.a")
+
+
+@pytest.mark.parametrize("code, message", SYMBOLS.items())
+def test_symbols(tmp_path, code, message):
+    done = library_of(tmp_path, code)
+    assert done.returncode == 1 and f"a.o: {message}\n" in done.stderr
+
+
+def test_constants_are_no_globals_that_can_be_written(tmp_path):
+    code = "const std::vector<int>& k() { static const std::vector<int> kTable{1}; return kTable; }\nconst char* const kName = \"a\";"
+    assert "kTable" not in library_of(tmp_path, code).stderr
