@@ -3,6 +3,7 @@
 #   make build    library, program, examples       make asan     tests under AddressSanitizer and UBSan
 #   make lint     format, includes, sizes, laws    make tsan     tests under ThreadSanitizer
 #   make format   rewrites the C++ files           make fuzz     slow random campaigns
+#   make tidy     clang-tidy on changed sources, or FOLDER=refrain/graph    make ops-page   docs/ops.md from headers
 #   make install   library, public headers and program under PREFIX (default /usr/local); installs no packages
 #   make cuda     the CUDA plugin, where nvcc is    make test-cuda    its tests, on a machine with a GPU
 #   make mutants   small bugs that no test notices, in changed files, or FOLDER=refrain/graph (SECONDS=600, BASE=revision)
@@ -18,6 +19,7 @@ SECONDS ?= 600
 RELEASE := build/release
 VENV := build/venv
 MUTANTS_VENV := build/venv_mutants
+LINT_VENV := build/venv_lint
 MODELS_FLAG := $(if $(MODELS),-DREFRAIN_MODELS=$(abspath $(MODELS)),-DREFRAIN_MODELS=)
 TEST_FLAGS := -DREFRAIN_TESTS=ON -DREFRAIN_PYTHON=$(abspath $(VENV))/bin/python $(MODELS_FLAG)
 CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard -- '*.h' '*.cpp' '*.cu' '*.cuh'))
@@ -25,7 +27,7 @@ CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: all setup setup-test setup-ci build demo test asan tsan clang cuda cuda-carry test-cuda lint ops-page format fuzz mutants bench-dispatch clean install
+.PHONY: all setup setup-test setup-ci build demo test asan tsan clang cuda cuda-carry test-cuda lint tidy ops-page format fuzz mutants bench-dispatch clean install
 all: build
 
 setup:
@@ -87,11 +89,20 @@ test-cuda: cuda-carry
 
 lint:
 	@tools/setup.sh lint
+	@tools/venv.sh $(LINT_VENV) tools/lint_requirements.txt
+	@$(LINT_VENV)/bin/ruff check --quiet
 	@clang-format-16 --dry-run -Werror $(CXX_FILES)
 	@python3 tools/check_includes.py
 	@python3 tools/check_sizes.py
 	@python3 tools/check_laws.py
 	@python3 tools/make_ops_page.py --check
+
+# clang-tidy on the sources that differ from BASE (default: main), or below FOLDER=refrain/graph. Minutes for the whole tree.
+tidy: setup-ci
+	@test -f $(RELEASE)/compile_commands.json || cmake --preset release -DREFRAIN_TESTS=OFF >&2
+	@files="$(if $(FOLDER),$$(git ls-files '$(FOLDER)/*.cpp'),$$(git diff --name-only --diff-filter=d $(or $(BASE),main) -- 'refrain/*.cpp' 'cli/*.cpp'))"; \
+	  files=$$(grep -v '_\(test\|bench\)\.cpp$$' <<<"$$files" || true); \
+	  test -z "$$files" || printf '%s\n' $$files | xargs -P $(JOBS) -n 4 clang-tidy-16 -p $(RELEASE) --quiet --extra-arg=-Wno-unknown-warning-option
 
 # docs/ops.md from the headers of the ops.
 ops-page:

@@ -6,8 +6,8 @@ set -euo pipefail
 
 build=(g++ cmake ninja-build libfmt-dev libsimdjson-dev libpcre2-dev libutf8proc-dev libcli11-dev)
 test=(libgtest-dev python3-venv)
-lint=(clang-format-16 python3)
-ci=(clang-16 libclang-rt-16-dev)
+lint=(clang-format-16 python3 python3-venv)
+ci=(clang-16 clang-tidy-16 libclang-rt-16-dev)
 bench=(libtbb-dev libbenchmark-dev)
 
 wanted=()
