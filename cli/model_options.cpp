@@ -18,9 +18,10 @@ void ModelOptions::add_to(CLI::App& command) {
       ->required();
   command.add_option("--device", device, "auto, cpu or cuda:N")->capture_default_str();
   command.add_option("--threads", threads, "Workers of a CPU device (0: one a core)")->capture_default_str();
-  CLI::Option* exact_flag =
-      command.add_flag("--exact", exact, "f32 activations and cache (the only mode so far)");
-  command.add_flag("--fast", fast, "Reduced precision of activations and cache")->excludes(exact_flag);
+  CLI::Option* exact_flag = command.add_flag("--exact", exact, "f32 arithmetic, unless --fast is given");
+  command
+      .add_flag("--fast", fast, "Kernels that round what they multiply to 16 bits, where the device has such")
+      ->excludes(exact_flag);
   command.add_flag("--portable", portable, "Leave the CPU's vector extensions unused");
   command.add_flag("-v,--verbose", verbose, "Progress and figures on stderr, also when it is no terminal");
 }
@@ -28,7 +29,6 @@ void ModelOptions::add_to(CLI::App& command) {
 bool ModelOptions::shows_progress() const { return verbose || ::isatty(STDERR_FILENO) != 0; }
 
 LoadedModel load_model(const ModelOptions& options) {
-  if (options.fast) throw InvalidArgument("--fast: this build has the exact mode only");
   if (options.device == "null") {
     throw InvalidArgument("--device: expected auto, cpu or cuda:N, got null, which computes nothing");
   }
@@ -42,6 +42,7 @@ LoadedModel load_model(const ModelOptions& options) {
   device.log = log;
   model::LoadOptions load;
   load.log = log;
+  if (options.fast) load.mode = graph::Mode::fast;
   const bool terminal = ::isatty(STDERR_FILENO) != 0;
   uint64_t shown_percent = 0;
   if (progress) {
@@ -55,7 +56,10 @@ LoadedModel load_model(const ModelOptions& options) {
     };
   }
   const auto begin = std::chrono::steady_clock::now();
-  model::Model model = model::Model::load(Device::open(options.device, device), options.model, load);
+  const Device opened = Device::open(options.device, device);
+  if (options.fast && opened.info().backend == "cpu")
+    log(LogLevel::warning, "--fast: the kernels of a CPU are exact");
+  model::Model model = model::Model::load(opened, options.model, load);
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
   if (terminal && shown_percent != 0) fmt::print(stderr, "\r\x1b[K");
   return {std::move(model), elapsed.count()};

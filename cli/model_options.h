@@ -32,7 +32,7 @@ struct LoadedModel {
   double load_ms = 0;
 };
 
-/// Opens the device and loads the model. Throws InvalidArgument for --fast, which this build does not have.
+/// Opens the device and loads the model.
 LoadedModel load_model(const ModelOptions& options);
 
 /// Decimal ids separated by white space. Throws FileError naming what is not one.

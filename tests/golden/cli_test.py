@@ -368,7 +368,6 @@ def test_the_other_commands_say_nothing_on_stderr(run, tales, logits, tmp_path):
         (("--device", "null"), ["device", "auto", "cpu", "null"]),
         (("--device", ""), ["device"]),
         (("--device", "cuda:99"), ["cuda:99"]),
-        (("--fast",), ["--fast", "exact"]),
         (("--fast", "--exact"), ["--fast", "--exact"]),
         (("--threads", "-1"), ["threads"]),
         (("--threads", "1000000"), ["threads"]),
@@ -386,6 +385,12 @@ def test_devices_and_threads(tell):
     story = tell("-n", 20)
     for options in (("--device", "cpu"), ("--device", "auto"), ("--threads", 1), ("--threads", 2), ("--exact",)):
         assert tell("-n", 20, *options) == story
+
+
+def test_a_cpu_is_exact_when_it_is_to_be_fast(run, tell, tales):
+    done = run("generate", tales, "-p", PROMPT, "-n", 20, "--fast")
+    assert done.stderr == "refrain: warning: --fast: the kernels of a CPU are exact\n"
+    assert done.stdout == tell("-n", 20)
 
 
 def test_portable_kernels(logits, tales):
