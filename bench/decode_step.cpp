@@ -1,6 +1,7 @@
 // A decode step of models of a given shape with random weights: tokens a second, bytes of weights a second, and where the
 // time goes. The forward pass is the model's own, recorded as plain ops, planned and replayed like any other.
 //   bench_decode_step [--device NAME] [--shape NAME]... [--depth N]... [--tokens N] [--exact] [--plain] [--kinds]
+// --kinds: where the time goes, a line for each kind of kernel.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -64,82 +65,77 @@ void place(model::ModelRunner& runner, uint32_t depth) {
   runner.wait();
 }
 
-void measure(const ShapeOf& shape, const Options& options) {
-  const uint32_t deepest = *std::ranges::max_element(options.depths);
-  DeviceOptions device_options;
-  Device device = Device::open(options.device, device_options);
-  const auto begin = std::chrono::steady_clock::now();
-  const format::Json config = format::Json::parse(config_of(shape, 65536), std::string(shape.name));
-  model::LoadOptions load;
-  load.mode = options.exact ? graph::Mode::exact : graph::Mode::fast;
-  const model::Model model = model::Model::make(device, config, model::RandomWeights(), load);
-  model::RunnerOptions runner_options;
-  runner_options.capacities = {1};
-  runner_options.context_tokens = deepest + 8 * options.tokens + 64;
-  runner_options.plan.fuse = !options.plain;
-  model::ModelRunner runner(model, runner_options);
-  const PlanReport& report = runner.report(0);
-  const double loaded = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-  fmt::print("{}: {} on {}, {} commands in {} levels, weights {:.2f} GB, made in {:.1f} s\n", shape.name,
-             load.mode == graph::Mode::fast ? "fast" : "exact", device.info().name, report.commands,
-             report.levels, static_cast<double>(model.weights().bytes) / 1e9, loaded);
+/// A model of the shape with random weights, and its runner for one row.
+struct Made {
+  Made(const ShapeOf& shape, const Options& options)
+      : device(Device::open(options.device)),
+        model(model::Model::make(
+            device, format::Json::parse(config_of(shape, 65536), std::string(shape.name)),
+            model::RandomWeights(),
+            {.mode = options.exact ? graph::Mode::exact : graph::Mode::fast, .progress = {}, .log = {}})),
+        runner(model, runner_options(options)) {}
+
+  static model::RunnerOptions runner_options(const Options& options) {
+    model::RunnerOptions result;
+    result.capacities = {1};
+    result.context_tokens = *std::ranges::max_element(options.depths) + 8 * options.tokens + 64;
+    result.plan.fuse = !options.plain;
+    return result;
+  }
+
+  Device device;
+  model::Model model;
+  model::ModelRunner runner;
+};
+
+void measure(Made& made, const ShapeOf& shape, const Options& options) {
+  const auto weight_bytes = static_cast<double>(made.model.weights().bytes);
   for (const uint32_t depth : options.depths) {
     std::vector<double> us;
     for (int round = 0; round < 6; ++round) {
-      place(runner, depth);
+      place(made.runner, depth);
       const auto start = std::chrono::steady_clock::now();
-      for (uint32_t t = 0; t < options.tokens; ++t) runner.submit_next();
-      runner.wait();
-      const double taken =
-          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
-      us.push_back(taken / options.tokens);
+      for (uint32_t t = 0; t < options.tokens; ++t) made.runner.submit_next();
+      made.runner.wait();
+      us.push_back(
+          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
+          options.tokens);
     }
     const double each = median(us);
-    fmt::print("{} depth {} {:.1f} us/token {:.1f} tok/s {:.3f} TB/s of all weights (best {:.1f} us)\n",
-               shape.name, depth, each, 1e6 / each, static_cast<double>(model.weights().bytes) / each / 1e6,
-               *std::ranges::min_element(us));
+    fmt::print("{} depth {}: {:.1f} us a token (least {:.1f}), {:.1f} tok/s, {:.3f} TB/s of weights\n",
+               shape.name, depth, each, *std::ranges::min_element(us), 1e6 / each, weight_bytes / each / 1e6);
   }
 }
 
-/// Time of each kind of kernel in one replay, and the gap before it.
-void measure_kinds(const ShapeOf& shape, const Options& options) {
-  Device device = Device::open(options.device, {});
-  const format::Json config = format::Json::parse(config_of(shape, 65536), std::string(shape.name));
-  model::LoadOptions load;
-  load.mode = options.exact ? graph::Mode::exact : graph::Mode::fast;
-  const model::Model model = model::Model::make(device, config, model::RandomWeights(), load);
-  model::RunnerOptions runner_options;
-  runner_options.capacities = {1};
-  runner_options.context_tokens = options.depths[0] + 256;
-  runner_options.plan.fuse = !options.plain;
-  model::ModelRunner runner(model, runner_options);
-  for (int warm = 0; warm < 3; ++warm) place(runner, options.depths[0]);
-  Program timed = device.prepare(runner.program(0).plan(), {.timestamps = true, .label = "timed"});
+/// Of each kind of kernel in one replay: how long it was there ahead of its wait, how long after the end of the one before
+/// it was past that, and how long it then worked.
+void measure_kinds(Made& made, const ShapeOf& shape, uint32_t depth) {
+  for (int warm = 0; warm < 3; ++warm) place(made.runner, depth);
+  const Program timed =
+      made.device.prepare(made.runner.program(0).plan(), {.timestamps = true, .label = "timed"});
   Point last;
-  for (int warm = 0; warm < 5; ++warm) last = device.submit(timed);
-  device.wait(last);
-  const auto spans = device.timestamps_ns(timed);
-  const auto& plan = runner.program(0).plan().data();
+  for (int warm = 0; warm < 5; ++warm) last = made.device.submit(timed);
+  made.device.wait(last);
   struct Kind {
     uint32_t count = 0;
-    double lead = 0, gap = 0, body = 0;
+    double lead = 0, gap = 0, work = 0;
   };
   std::map<std::string, Kind> kinds;
-  double before = spans.empty() ? 0 : spans[0].begin_ns;
-  for (size_t i = 0; i < plan.commands.size(); ++i) {
-    if (plan.commands[i].kind == backend::CommandKind::fence) continue;
-    Kind& kind = kinds[backend::title(plan, plan.commands[i])];
+  const Profile profile(made.device, timed);
+  double before = profile.spans().front().begin_ns;
+  for (const ProfileSpan& span : profile.spans()) {
+    Kind& kind = kinds[span.kernel];
     ++kind.count;
-    kind.lead += spans[i].ready_ns - spans[i].begin_ns;
-    kind.gap += spans[i].ready_ns - before;
-    kind.body += spans[i].end_ns - spans[i].ready_ns;
-    before = spans[i].end_ns;
+    kind.lead += span.ready_ns - span.begin_ns;
+    kind.gap += span.ready_ns - before;
+    kind.work += span.end_ns - span.ready_ns;
+    before = span.end_ns;
   }
-  fmt::print("{} depth {}, us a kernel: begun ahead of the wait, from the end of the one before past the wait, work\n",
-             shape.name, options.depths[0]);
+  fmt::print("{} depth {}, us a kernel:{:>22} lead      gap     work\n", shape.name, depth, "");
   for (const auto& [name, kind] : kinds) {
-    fmt::print("  {:<40} x{:<4} {:8.2f} {:8.2f} {:8.2f}\n", name, kind.count, kind.lead / kind.count / 1e3,
-               kind.gap / kind.count / 1e3, kind.body / kind.count / 1e3);
+    const double each = 1e-3 / kind.count;
+    fmt::print("  {:<40} x{:<4} {:8.2f} {:8.2f} {:8.2f}\n", name, kind.count, kind.lead * each,
+               kind.gap * each, kind.work * each);
   }
 }
 
@@ -178,8 +174,15 @@ int run(int count, char** values) {
   for (const ShapeOf& shape : kShapes) {
     if (!options.shapes.empty() && std::ranges::find(options.shapes, shape.name) == options.shapes.end())
       continue;
-    measure(shape, options);
-    if (options.kinds) measure_kinds(shape, options);
+    const auto begin = std::chrono::steady_clock::now();
+    Made made(shape, options);
+    const PlanReport& report = made.runner.report(0);
+    fmt::print("{}: {} on {}, {} commands in {} levels, weights {:.2f} GB, made in {:.1f} s\n", shape.name,
+               options.exact ? "exact" : "fast", made.device.info().name, report.commands, report.levels,
+               static_cast<double>(made.model.weights().bytes) / 1e9,
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+    measure(made, shape, options);
+    if (options.kinds) measure_kinds(made, shape, options.depths.front());
   }
   return 0;
 }

@@ -51,7 +51,12 @@ inline backend::Cost row_cost(const OpCall& call) {
   return {0, each * c.columns * static_cast<uint64_t>(call.args[0].shape[0])};
 }
 constexpr OpSchema row_op(std::string_view name, std::span<const ArgumentSpec> args, backend::Iteration how) {
-  return {name, "", args, sizeof(RowConstants), nullptr, row_cost, nullptr, how, unit_count};
+  return {.name = name,
+          .args = args,
+          .constants_bytes = sizeof(RowConstants),
+          .cost = row_cost,
+          .iteration = how,
+          .units = unit_count};
 }
 
 // output[r][u] from all of input[r] and one element of weight.

@@ -161,7 +161,6 @@ backend::GroupKernel set_row() {
   static const KernelEntry kEntry = entry_of<kDim, kQueries, true>();
   return {.name = kCount == 6 ? "norm_rope_attention" : "rope_attention",
           .numerics = kNumerics,
-          .classes = kClasses,
           .needs = kFeatureHopper | backend::kFeatureFast,
           .fits =
               [](const SetCall& call, std::span<uint32_t> places) {
@@ -172,7 +171,8 @@ backend::GroupKernel set_row() {
                        uint32_t argument) { return elides(kPattern<kCount>, call, member, argument); },
           .launch = [](const SetCall& call,
                        const backend::DeviceInfo&) { return backend::Launch{.rows = call.rows}; },
-          .entry = &kEntry};
+          .entry = &kEntry,
+          .classes = kClasses};
 }
 
 template <uint32_t kDim, uint32_t kQueries>

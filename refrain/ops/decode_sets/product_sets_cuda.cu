@@ -185,14 +185,14 @@ backend::GroupKernel row(std::string_view name, const KernelEntry& entry) {
   return {
       .name = name,
       .numerics = kNumerics,
-      .classes = kClasses,
       .needs = kFeatureHopper | backend::kFeatureFast,
       .fits = [](const SetCall& call, std::span<uint32_t> places) { return match(kPattern, call, places); },
       .elides = [](const SetCall& call, uint32_t member,
                    uint32_t argument) { return elides(kPattern, call, member, argument); },
       .launch = [](const SetCall& call,
                    const backend::DeviceInfo&) { return backend::Launch{.rows = call.rows}; },
-      .entry = &entry};
+      .entry = &entry,
+      .classes = kClasses};
 }
 
 using RmsNormParameters = Parameters<RmsNormConstants, 3>;
@@ -224,7 +224,7 @@ __global__ void __launch_bounds__(kNormThreads) rms_norm_tiles(const __grid_cons
 }
 
 struct Gated {
-  __device__ float operator()(float gate, float up) const { return gated(gate, up); }
+  __device__ static float of(const ElementwiseConstants&, float gate, float up) { return gated(gate, up); }
 };
 
 PluginKernel gated_kernel() {
