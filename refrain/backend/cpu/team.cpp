@@ -119,6 +119,8 @@ void Team::run(uint32_t worker) {
     if (job.program == nullptr) return;
     if (size_ == 1) {
       run_in_order(*job.program, 0, static_cast<uint32_t>(job.program->steps.size()), 0);
+    } else if (job.program->placed) {
+      walk_placed(job, worker);
     } else {
       walk(job, worker);
     }
@@ -202,7 +204,6 @@ void Team::walk(const Job& job, uint32_t worker) {
     if (!fence) {
       // Claimed by others: go on without waiting for what it waits for.
       if (progress.claim.load(std::memory_order_relaxed) == gone) continue;
-      if (program.placed && program.steps[unit.first].worker != worker) continue;
     }
     const Step& step = program.steps[unit.first];
     TileArgs args = bind(step, worker);
@@ -221,6 +222,22 @@ void Team::walk(const Job& job, uint32_t worker) {
       if (word != gone && progress.claim.compare_exchange_strong(word, gone, std::memory_order_relaxed))
         run_run(job, u, worker);
     }
+  }
+}
+
+// As walk, of a program that says which worker runs what: each worker its own commands, whole; nothing is claimed.
+void Team::walk_placed(const Job& job, uint32_t worker) {
+  const CpuExecutable& program = *job.program;
+  const Units& units = program.units();
+  for (size_t u = 0; u < units.all.size(); ++u) {
+    const Unit& unit = units.all[u];
+    const bool fence = unit.count == 0;
+    if (!fence && program.steps[unit.first].worker != worker) continue;
+    for (uint32_t k = 0; k < unit.dep_count; ++k)
+      await(program.progress[units.deps[unit.dep_first + k]].done, job.epoch);
+    if (fence) continue;
+    run_in_order(program, unit.first, unit.first + unit.count, worker);
+    program.progress[u].done.pass(job.epoch);
   }
 }
 
@@ -299,12 +316,12 @@ bool Team::claim(const Job& job, Progress& progress, uint32_t index, Claim& part
       }
       part.rows = std::min(*step.live, step.rows);
       part.total = tile_count(step, part.rows);
-      part.end = next_end(step, part);
+      part.end = next_end(part);
       progress.live.store(tagged(job.epoch, part.rows), std::memory_order_relaxed);
       progress.claim.store(claimed(part.end), std::memory_order_relaxed);
       break;
     }
-    part.end = next_end(step, part);
+    part.end = next_end(part);
     if (progress.claim.compare_exchange_weak(word, claimed(part.end), std::memory_order_relaxed)) break;
   }
   if (part.begin == 0 && job.program->timestamps) stamp(job.program->stamps[index].begin);
@@ -313,10 +330,10 @@ bool Team::claim(const Job& job, Progress& progress, uint32_t index, Claim& part
   return false;
 }
 
-// Parts that shrink with what is left: few claims first, even ends. A placed command is taken at once.
-uint32_t Team::next_end(const Step& step, const Claim& part) const {
+// Parts that shrink with what is left: few claims first, even ends.
+uint32_t Team::next_end(const Claim& part) const {
   const uint32_t left = part.total - part.begin;
-  return part.begin + (step.worker != kNone ? left : std::min(left, std::max(1u, left / (2 * size_))));
+  return part.begin + std::min(left, std::max(1u, left / (2 * size_)));
 }
 
 void Team::complete(const Job& job, Progress& progress, uint32_t index) {

@@ -54,10 +54,11 @@ class Team {
                          const Claim& part, bool prologue);
   static void run_in_order(const CpuExecutable& program, uint32_t first, uint32_t end, uint32_t worker);
   void walk(const Job& job, uint32_t worker);
+  void walk_placed(const Job& job, uint32_t worker);
   static void run_run(const Job& job, uint32_t index, uint32_t worker);
   void run_step(const Job& job, uint32_t unit, uint32_t index, TileArgs& args);
   bool claim(const Job& job, Progress& progress, uint32_t index, Claim& part);
-  uint32_t next_end(const Step& step, const Claim& part) const;
+  uint32_t next_end(const Claim& part) const;
   static void complete(const Job& job, Progress& progress, uint32_t index);
   void await(Gate& gate, uint32_t epoch);
   template <class Ready, class Sleep>
