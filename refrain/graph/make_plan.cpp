@@ -54,8 +54,7 @@ size_t barriers(const AccessList& list, const Order& order) {
 void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder by, PlanReport& report) {
   report.barriers_before = barriers(list, order);
   if (by == CommandOrder::recorded) return;
-  Reordering found = by == CommandOrder::levels ? order_by_levels(list, order, access_costs(list))
-                                                : order_by_lookahead(list);
+  Reordering found = order_by_levels(list, order, access_costs(list));
   std::vector<backend::PlanCommand> commands;
   commands.reserve(lowered.commands.size());
   for (const uint32_t i : found.order) commands.push_back(lowered.commands[i]);

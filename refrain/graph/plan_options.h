@@ -29,8 +29,7 @@ constexpr ModeTypes types_of(Mode) { return {}; }
 /// In which of the orders that the edges allow commands stand. Edges and bits are the same in all.
 enum class CommandOrder : uint8_t {
   recorded,
-  levels,     ///< level by level, the longest critical path first: for devices that know barriers, not edges
-  lookahead,  ///< the greedy look-ahead of mlx-native and ggml, for comparison
+  levels,  ///< level by level, the longest critical path first: for devices that know barriers, not edges
 };
 
 struct PlanOptions {

@@ -3,18 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <numeric>
 #include <tuple>
 
 #include "refrain/core/error.h"
 
 namespace refrain::graph {
-namespace {
-
-constexpr size_t kLookahead = 64;  // positions from the command that begins the next section, itself included
-
-Reordering finished(std::vector<uint32_t> order, const AccessList& accesses, const Order& recorded) {
+Reordering reordered(std::vector<uint32_t> order, const AccessList& accesses, const Order& recorded) {
   Reordering result;
   for (uint32_t i = 0; i < order.size(); ++i) result.moved += order[i] > i;
   result.sections_before = count_sections(accesses, recorded);
@@ -24,54 +19,6 @@ Reordering finished(std::vector<uint32_t> order, const AccessList& accesses, con
   result.order = std::move(order);
   return result;
 }
-
-/// Ranges of several commands, to test one more against. Those of a memory are one list, or share it with a few.
-class Touched {
- public:
-  Touched() { clear(); }
-  bool conflicts(std::span<const RangeAccess> ranges) const {
-    return std::ranges::any_of(ranges, [&](const RangeAccess& a) {
-      return any(a.memory, [&](const RangeAccess& b) {
-        return backend::conflict(a.effect, b.effect) && std::max(a.begin, b.begin) < std::min(a.end, b.end);
-      });
-    });
-  }
-  void add(std::span<const RangeAccess> ranges) {
-    for (const RangeAccess& range : ranges) {
-      // Weights, caches and live counts are bound in the same way again and again.
-      const bool known = any(range.memory, [&](const RangeAccess& other) {
-        return other.begin == range.begin && other.end == range.end && other.effect == range.effect;
-      });
-      if (known) continue;
-      uint32_t& first = first_[range.memory % first_.size()];
-      ranges_.push_back({range, first});
-      first = static_cast<uint32_t>(ranges_.size()) - 1;
-    }
-  }
-  void clear() {
-    ranges_.clear();
-    first_.fill(backend::kNone);
-  }
-
- private:
-  struct Node {
-    RangeAccess range;
-    uint32_t next = backend::kNone;
-  };
-
-  template <class Is>
-  bool any(uint64_t memory, Is is) const {
-    for (uint32_t i = first_[memory % first_.size()]; i != backend::kNone; i = ranges_[i].next) {
-      if (ranges_[i].range.memory == memory && is(ranges_[i].range)) return true;
-    }
-    return false;
-  }
-
-  std::vector<Node> ranges_;
-  std::array<uint32_t, 256> first_;  // by memory, the last added
-};
-
-}  // namespace
 
 size_t count_sections(const AccessList& accesses, const Order& order) {
   size_t sections = 0;
@@ -134,40 +81,7 @@ Reordering order_by_levels(const AccessList& accesses, const Order& order, std::
     for (end = begin; end < count && !accesses.commands[end].fence;) ++end;
     std::sort(result.begin() + begin, result.begin() + end, earlier);
   }
-  return finished(std::move(result), accesses, order);
-}
-
-Reordering order_by_lookahead(const AccessList& accesses) {
-  const size_t count = accesses.commands.size();
-  std::vector<uint32_t> result;
-  result.reserve(count);
-  std::vector<bool> taken(count);
-  Touched section, passed;
-  for (size_t i = 0; i < count; ++i) {
-    if (taken[i]) continue;
-    if (accesses.commands[i].fence) {
-      section.clear();
-    } else if (section.conflicts(accesses.ranges_of(i))) {
-      passed.clear();
-      passed.add(accesses.ranges_of(i));
-      const size_t end = std::min(i + kLookahead, count);
-      for (size_t next = i + 1; next < end && !accesses.commands[next].fence; ++next) {
-        if (taken[next]) continue;
-        const std::span<const RangeAccess> ranges = accesses.ranges_of(next);
-        if (section.conflicts(ranges) || passed.conflicts(ranges)) {
-          passed.add(ranges);
-          continue;
-        }
-        section.add(ranges);
-        result.push_back(static_cast<uint32_t>(next));
-        taken[next] = true;
-      }
-      section.clear();
-    }
-    section.add(accesses.ranges_of(i));
-    result.push_back(static_cast<uint32_t>(i));
-  }
-  return finished(std::move(result), accesses, derive_order(accesses));
+  return reordered(std::move(result), accesses, order);
 }
 
 }  // namespace refrain::graph

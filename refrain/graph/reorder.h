@@ -28,13 +28,8 @@ struct Reordering {
 /// Throws InvalidArgument when the number of costs is not that of the commands.
 Reordering order_by_levels(const AccessList& accesses, const Order& order, std::span<const uint64_t> costs);
 
-/// Greedy look-ahead, as mlx-native and ggml do it; kept for comparison. Commands are taken in recorded order
-/// into a section. When the next one, at i, conflicts with the section, the commands at i + 1 to i + 63 are
-/// examined (64 positions with i itself; those already taken are passed over): one that conflicts neither
-/// with the section nor with the ones passed by is taken into it, any other is passed by. Then a new section
-/// begins with command i. Unlike there, a fence ends the section and the look-ahead, so that nothing crosses
-/// it. O(n * 64 * ranges * different ranges of one memory in a section).
-Reordering order_by_lookahead(const AccessList& accesses);
+/// What an order gains. `order`: any that `recorded`, the order of `accesses`, allows.
+Reordering reordered(std::vector<uint32_t> order, const AccessList& accesses, const Order& recorded);
 
 /// Bytes that each command touches: its cost when nothing better is known, as most commands are bound by
 /// memory.

@@ -83,19 +83,13 @@ inline std::string pass_faults(World& world, const graph::ComputeGraph& recorded
     const size_t chain = longest_chain(list, closure(list));
     const graph::Order order = graph::derive_order(list);
     const graph::Reordering leveled = graph::order_by_levels(list, order, graph::access_costs(list));
-    const graph::Reordering greedy = graph::order_by_lookahead(list);
-    for (const graph::Reordering* next : {&leveled, &greedy}) {
-      if (std::string fault = order_faults(list, next->order); !fault.empty()) return fault;
-      if (next->sections_after < chain) return "groups are fewer than the longest chain";
-    }
+    if (std::string fault = order_faults(list, leveled.order); !fault.empty()) return fault;
     if (leveled.sections_after != chain) return "groups by levels are not the longest chain";
     tally.groups_recorded += leveled.sections_before;
     tally.groups_levels += leveled.sections_after;
-    tally.groups_greedy += greedy.sections_after;
     tally.moved += leveled.moved;
 
-    for (const auto by :
-         {graph::CommandOrder::recorded, graph::CommandOrder::levels, graph::CommandOrder::lookahead}) {
+    for (const auto by : {graph::CommandOrder::recorded, graph::CommandOrder::levels}) {
       for (const bool reuse : {true, false}) {
         graph::PlanOptions options;
         options.check = true;

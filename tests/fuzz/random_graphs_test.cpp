@@ -82,7 +82,6 @@ TEST(RandomGraphs, AnyOrderOnTheCpuKeepsTheBits) {
       {"levels", tally.levels},
       {"longest_chains", tally.longest_chains},
       {"groups_recorded", tally.groups_recorded},
-      {"groups_lookahead", tally.groups_greedy},
       {"groups_levels", tally.groups_levels},
       {"moved", tally.moved},
       {"edges_removed", tally.edges_removed},

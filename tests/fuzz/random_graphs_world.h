@@ -20,7 +20,7 @@ namespace refrain::null_tests {
 struct Tally {
   uint64_t graphs = 0, plans = 0, commands = 0, fences = 0, conflicts = 0, edges = 0;
   uint64_t levels = 0, longest_chains = 0;  ///< equal when every level is needed
-  uint64_t groups_recorded = 0, groups_greedy = 0, groups_levels = 0, moved = 0;
+  uint64_t groups_recorded = 0, groups_levels = 0, moved = 0;
   uint64_t edges_removed = 0, executions = 0, submissions = 0, waits = 0;
   uint64_t recordings = 0, recordings_with_fusions = 0, fusions = 0, members = 0, prologues = 0;
   uint64_t shared_tiles = 0, misses = 0;  ///< components of several members; commands left, with a reason

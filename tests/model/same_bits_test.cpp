@@ -231,8 +231,7 @@ TEST(SameBits, AnyOrderOfCommands) {
   const std::vector<uint32_t> ids = some_ids(80);
   const model::Model model = open_tales(2);
   std::vector<float> expected;
-  for (const graph::CommandOrder order :
-       {graph::CommandOrder::recorded, graph::CommandOrder::levels, graph::CommandOrder::lookahead}) {
+  for (const graph::CommandOrder order : {graph::CommandOrder::recorded, graph::CommandOrder::levels}) {
     for (const bool fuse : {true, false}) {
       RunnerOptions options = runner_options({1, 64});
       options.plan.order = order;

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "bench/lookahead.h"
 #include "refrain/core/error.h"
 #include "tests/null/random_graph.h"
 #include "tests/null/reordered_plan.h"
@@ -143,7 +144,7 @@ TEST(Reorder, RandomListsKeepTheirOrder) {
     const Reordering leveled = graph::order_by_levels(list, order, costs);
     ASSERT_NO_FATAL_FAILURE(expect_sound(list, leveled)) << "list " << i;
     ASSERT_NO_FATAL_FAILURE(expect_no_tie(list, costs, leveled.order)) << "list " << i;
-    const Reordering greedily = graph::order_by_lookahead(list);
+    const Reordering greedily = bench::order_by_lookahead(list);
     ASSERT_NO_FATAL_FAILURE(expect_sound(list, greedily)) << "list " << i;
     ASSERT_EQ(greedily.order, lookahead(list)) << "list " << i;
 
@@ -174,7 +175,7 @@ TEST(Reorder, RandomGraphsKeepTheirBits) {
     graph::expand(recorded, graph::Mode::exact);
     const graph::LoweredGraph lowered = graph::lower(recorded, kKernels, device.info());
     const AccessList list = value_accesses(lowered);
-    for (const Reordering& reordering : {by_levels(list), graph::order_by_lookahead(list)}) {
+    for (const Reordering& reordering : {by_levels(list), bench::order_by_lookahead(list)}) {
       const backend::PlanData plan = planned(lowered, reordering.order);
       ASSERT_TRUE(graph::check_order(plan).empty()) << "seed " << seed;
       for (const Indices& order :
@@ -210,7 +211,7 @@ TEST(Reorder, APathEndsAtAFence) {
 
 TEST(Reorder, NothingCrossesAFence) {
   const AccessList list = list_of({{{}, {1}}, {{1}, {2}}, {}, {{}, {3}}, {}, {}, {{6}, {4}}, {{2}, {5}}});
-  for (const Reordering& found : {by_levels(list), graph::order_by_lookahead(list)}) {
+  for (const Reordering& found : {by_levels(list), bench::order_by_lookahead(list)}) {
     EXPECT_EQ(found.order, identity(8));
     EXPECT_EQ(found.moved, 0u);
     EXPECT_EQ(found.sections_after, 4u);
@@ -223,7 +224,7 @@ TEST(Reorder, TheLookaheadExaminesSixtyThree) {
     std::vector<Touches> commands{{{}, {1}}, {{1}, {2}}};
     for (uint32_t i = 1; i < apart; ++i) commands.push_back({{2}, {100 + i}});
     commands.push_back({{}, {3}});
-    return graph::order_by_lookahead(list_of(commands));
+    return bench::order_by_lookahead(list_of(commands));
   };
   EXPECT_EQ(far(1).order, (Indices{0, 2, 1}));
   EXPECT_EQ(far(63).order[1], 64u);
@@ -241,13 +242,13 @@ TEST(Reorder, LevelsSeeFurtherThanTheLookahead) {
   EXPECT_EQ(by_levels(list).sections_before, 199u);  // where the chains meet, one group holds both
   EXPECT_EQ(by_levels(list).sections_after, 100u);
   EXPECT_EQ(by_levels(list).moved, 99u);
-  EXPECT_GT(graph::order_by_lookahead(list).sections_after, 100u);
+  EXPECT_GT(bench::order_by_lookahead(list).sections_after, 100u);
 }
 
 TEST(Reorder, TheLookaheadKeepsWhatIsPassedBy) {
   // 2 waits for 1, which waits for 0; 3 overwrites what 2 reads; 4 is free.
   const AccessList list = list_of({{{}, {1}}, {{1}, {2}}, {{2, 3}, {4}}, {{}, {3}}, {{}, {5}}});
-  const Reordering found = graph::order_by_lookahead(list);
+  const Reordering found = bench::order_by_lookahead(list);
   EXPECT_EQ(found.order, (Indices{0, 4, 1, 2, 3}));
   EXPECT_EQ(found.moved, 1u);
   EXPECT_EQ(found.sections_before, 4u);
@@ -272,7 +273,7 @@ TEST(Reorder, CostsAreBytes) {
 
 TEST(Reorder, Nothing) {
   EXPECT_TRUE(by_levels({}).order.empty());
-  EXPECT_TRUE(graph::order_by_lookahead({}).order.empty());
+  EXPECT_TRUE(bench::order_by_lookahead({}).order.empty());
 }
 
 }  // namespace
