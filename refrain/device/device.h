@@ -264,7 +264,6 @@ class Device {
   friend class BufferPool;
   friend class CommandEncoder;
   friend class EncoderSession;
-  friend class GraphSession;
   friend class ResidencySet;
   DeviceState& checked() const;
   DeviceState& live() const;

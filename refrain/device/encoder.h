@@ -89,6 +89,9 @@ struct CommitOptions {
   graph::PlanOptions plan = {};
 };
 
+struct ExecuteOptions;
+struct Report;
+
 /// What has become of an encoder's recording. What has become of a commit, its Point says.
 enum class EncoderState : uint8_t {
   recording,
@@ -160,7 +163,7 @@ class CommandEncoder {
 
  private:
   friend class EncoderSession;
-  friend class GraphSession;
+  friend Report execute(CommandEncoder& encoder, const ExecuteOptions& options);
   Recording& recording(const char* call) {
     if (recording_) return *recording_;
     refuse(call);

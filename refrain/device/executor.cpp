@@ -25,26 +25,11 @@ class Stopwatch {
 
 }  // namespace
 
-GraphSession::GraphSession(const Device& device)
-    : device_(device), encoder_(std::make_unique<CommandEncoder>(device_.encoder())) {
-  encoder_->lent_ = true;
-}
-
-CommandEncoder& GraphSession::recording(const char* call) {
-  if (encoder_ == nullptr) {
-    throw InvalidArgument(
-        fmt::format("[executor] {}: expected a session that records, got one that was moved from", call));
-  }
-  encoder_->recording(call);
-  return *encoder_;
-}
-
-CommandEncoder& GraphSession::encoder() { return recording("encoder"); }
-
-Report GraphSession::finish(const FinishOptions& options) {
-  CommandEncoder& encoder = recording("finish");
-  DeviceState& state = device_.live();
+Report execute(CommandEncoder& encoder, const ExecuteOptions& options) {
+  encoder.recording("execute");
+  encoder.check_own("execute");
   encoder.check_options(options.queue, options.waits);
+  DeviceState& state = *encoder.device_;
   // While the recording can still be kept.
   state.submissions.make_room(options.queue, deadline_after(state.options.patience));
   Report report;
@@ -59,13 +44,14 @@ Report GraphSession::finish(const FinishOptions& options) {
   prepare.timestamps = options.timestamps;
   prepare.label = options.label;
   if (plans.size() > 1 && plan.arena_bytes() != 0) {
-    prepare.arena = device_.buffer(DType::u8, {static_cast<int64_t>(plan.arena_bytes())}, "arena");
+    const size_t bytes = plan.arena_bytes();
+    prepare.arena = Buffer(state.allocate({bytes, "arena"}), 0, DType::u8, {static_cast<int64_t>(bytes)});
   }
   for (const Plan& part : plans) {
     report.parts.push_back(state.prepare(part, prepare, false));
     report.prepare_time += watch.lap();
-    submitted_ = report.point =
-        state.submit(report.parts.back(), {}, options.waits, Submissions::Limit::checked);
+    report.point = state.submit(report.parts.back(), {}, options.waits, Submissions::Limit::checked);
+    if (options.submitted != nullptr) *options.submitted = report.point;
     report.submit_time += watch.lap();
   }
   encoder.state_ = EncoderState::committed;
@@ -73,14 +59,13 @@ Report GraphSession::finish(const FinishOptions& options) {
   return report;
 }
 
-Profile GraphExecutor::profile(const Report& report, std::chrono::nanoseconds timeout) const {
+Profile profile_of(Device& device, const Report& report, std::chrono::nanoseconds timeout) {
   if (report.parts.empty())
     throw InvalidArgument("[executor] profile: expected the report of a run, got none");
-  Device device = device_;
   device.wait(report.point, timeout);
-  Profile profile;
-  for (const Program& part : report.parts) profile.append(Profile(device, part));
-  return profile;
+  Profile whole;
+  for (const Program& part : report.parts) whole.append(Profile(device, part));
+  return whole;
 }
 
 }  // namespace refrain

@@ -11,6 +11,7 @@
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/fault/fault_backend.h"
 #include "refrain/backend/validate/validate_backend.h"
+#include "refrain/device/session.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
 
@@ -107,22 +108,21 @@ class Executor : public testing::Test {
   }
 
   Device device_{backend::make_validate(bare_cpu()), {}, {}};
-  GraphExecutor executor_{device_};
   Buffer a_ = device_.buffer(DType::u32, {16}), b_ = device_.buffer(DType::u32, {16});
 };
 
 TEST_F(Executor, RunsAndReports) {
   a_.span<uint32_t>()[2] = 9;
-  GraphSession session = executor_.begin();
-  chain(session.encoder(), 5);
-  const Report report = session.finish({.timestamps = true, .label = "five"});
+  CommandEncoder encoder = device_.encoder();
+  chain(encoder, 5);
+  const Report report = execute(encoder, {.timestamps = true, .label = "five"});
   EXPECT_EQ(report.plan.commands, 5u);
   EXPECT_EQ(report.plan.levels, 5u);
   EXPECT_EQ(report.parts.size(), 1u);
   EXPECT_GT(report.plan_time, 0ns);
   EXPECT_GT(report.prepare_time, 0ns);
   EXPECT_GT(report.submit_time, 0ns);
-  const Profile profile = executor_.profile(report, 10s);
+  const Profile profile = profile_of(device_, report, 10s);
   EXPECT_EQ(b_.span<uint32_t>()[2], after(9, 5));
   EXPECT_EQ(profile.label(), "five");
   EXPECT_EQ(profile.spans().size(), 5u);
@@ -133,13 +133,13 @@ TEST_F(Executor, RunsAndReports) {
 TEST_F(Executor, ASplitDoesTheSame) {
   for (const int length : {2, 64, 65, 200, 3000}) {
     a_.span<uint32_t>()[2] = static_cast<uint32_t>(length);
-    GraphSession session = executor_.begin();
-    chain(session.encoder(), length);
-    const Report report = session.finish({.split = true, .timestamps = true, .queue = 1});
+    CommandEncoder encoder = device_.encoder();
+    chain(encoder, length);
+    const Report report = execute(encoder, {.split = true, .timestamps = true, .queue = 1});
     const size_t first = std::max<size_t>(64, static_cast<size_t>(length) / 10);
     ASSERT_EQ(report.parts.size(), static_cast<size_t>(length) > first ? 2u : 1u) << length;
     EXPECT_EQ(report.parts[0].plan().data().commands.size(), std::min(first, static_cast<size_t>(length)));
-    EXPECT_EQ(executor_.profile(report, 10s).spans().size(), static_cast<size_t>(length));
+    EXPECT_EQ(profile_of(device_, report, 10s).spans().size(), static_cast<size_t>(length));
     EXPECT_EQ(b_.span<uint32_t>()[2], after(static_cast<uint32_t>(length), length)) << length;
   }
 }
@@ -148,14 +148,13 @@ TEST(ExecutorCalls, TheFirstPartRunsBeforeTheSecondIsPrepared) {
   const auto observed = std::make_shared<Observed>(bare_cpu());
   Device device(observed, {}, {});
   const Buffer a = device.buffer(DType::u32, {16}), b = device.buffer(DType::u32, {16});
-  GraphExecutor executor(device);
-  GraphSession session = executor.begin();
-  record_chain(session.encoder(), a, b, 200);
+  CommandEncoder encoder = device.encoder();
+  record_chain(encoder, a, b, 200);
   bool ran = false;
   observed->in_prepare = [&](size_t n) {
     if (n == 2) ran = observed->completes(1);
   };
-  const Report report = session.finish({.split = true});
+  const Report report = execute(encoder, {.split = true});
   EXPECT_TRUE(ran) << "all of the first part, while nothing of the second is prepared";
   EXPECT_EQ(observed->calls, (std::vector<std::string>{"prepare", "submit", "prepare", "submit"}));
   device.wait(report.point, 10s);
@@ -169,11 +168,10 @@ TEST(ExecutorCalls, TimesAreOfWhatTheyAreCalled) {
   observed->in_prepare = [&](size_t) { std::this_thread::sleep_for(kPrepare); };
   observed->in_submit = [&](size_t) { std::this_thread::sleep_for(kSubmit); };
   for (const bool split : {false, true}) {
-    GraphExecutor executor(device);
-    GraphSession session = executor.begin();
-    record_chain(session.encoder(), a, b, 200);
+    CommandEncoder encoder = device.encoder();
+    record_chain(encoder, a, b, 200);
     const auto begin = std::chrono::steady_clock::now();
-    const Report report = session.finish({.split = split});
+    const Report report = execute(encoder, {.split = split});
     const auto all = std::chrono::steady_clock::now() - begin;
     const int parts = split ? 2 : 1;
     ASSERT_EQ(report.parts.size(), static_cast<size_t>(parts));
@@ -198,21 +196,20 @@ TEST(ExecutorCalls, TimesAreOfWhatTheyAreCalled) {
 TEST(ExecutorCalls, TimestampsAddNoEdgeAndNoWait) {
   const auto observed = std::make_shared<Observed>(bare_cpu());
   Device device(observed, {}, {});
-  GraphExecutor executor(device);
   std::vector<Buffer> buffers;
   for (int i = 0; i < 6; ++i) buffers.push_back(device.buffer(DType::u32, {16}));
   const Point host = device.host_point();
   for (const bool timed : {false, true}) {
-    GraphSession session = executor.begin();
+    CommandEncoder encoder = device.encoder();
     for (uint32_t i = 0; i < 40; ++i) {
-      dispatch(session.encoder(), kMix,
+      dispatch(encoder, kMix,
                std::array{Operand(buffers[i * 7 % 3]), Operand(), Operand(buffers[3 + i * 5 % 3])},
                MixConstants{i, 16, 0, 16});
     }
-    FinishOptions options;
+    ExecuteOptions options;
     options.timestamps = timed;
     options.waits = {host};
-    session.finish(options);
+    execute(encoder, options);
   }
   device.signal(host);
   device.synchronize(buffers[3], 10s);
@@ -235,16 +232,15 @@ class SplitFaults : public testing::Test {
   /// A split recording on queue 0, label "two", with the n-th of something failing.
   Report finish(const backend::FaultPlan& plan) {
     backend::set_faults(*fault_, plan);
-    GraphSession session = executor_.begin();
-    record_chain(session.encoder(), a_, b_, 200);
-    return session.finish({.split = true, .timestamps = true, .label = "two"});
+    CommandEncoder encoder = device_.encoder();
+    record_chain(encoder, a_, b_, 200);
+    return execute(encoder, {.split = true, .timestamps = true, .label = "two"});
   }
   /// 0 as long as the chain has not come to its end. Not by a span, which is refused after a failure.
   uint32_t result() const { return memory_[2]; }
 
   std::shared_ptr<backend::Backend> fault_ = backend::make_fault(bare_cpu());
   Device device_{fault_, {}, {}};
-  GraphExecutor executor_{device_};
   alignas(64) std::array<uint32_t, 16> memory_{};
   Buffer a_ = device_.buffer(DType::u32, {16}),
          b_ = device_.import_memory(memory_.data(), DType::u32, {16}, nullptr);
@@ -260,7 +256,7 @@ TEST_F(SplitFaults, TheSecondPartFailsWithTheFailureOfTheFirst) {
       "[submission] 'two', 2 of queue 0: fault: submission 2 of queue 0 'two' did not run: " + cause;
   for (int i = 0; i < 2; ++i)
     EXPECT_EQ(refusal<DeviceError>([&] { device_.wait(report.point, 10s); }), second);
-  EXPECT_EQ(refusal<DeviceError>([&] { (void)executor_.profile(report, 10s); }), second);
+  EXPECT_EQ(refusal<DeviceError>([&] { (void)profile_of(device_, report, 10s); }), second);
   Point first = report.point;
   first.value = 1;
   EXPECT_EQ(refusal<DeviceError>([&] { device_.wait(first, 10s); }),
@@ -299,60 +295,51 @@ TEST_F(SplitFaults, ARefusedSecondPartIsThrownWhileTheFirstRuns) {
 
 TEST_F(Executor, AnEmptyRecordingRuns) {
   for (const bool split : {false, true}) {
-    GraphSession session = executor_.begin();
-    const Report report = session.finish({.split = split, .timestamps = true});
+    CommandEncoder encoder = device_.encoder();
+    const Report report = execute(encoder, {.split = split, .timestamps = true});
     EXPECT_EQ(report.parts.size(), 1u);
     EXPECT_EQ(report.plan.commands, 0u);
-    EXPECT_TRUE(executor_.profile(report, 10s).spans().empty());
+    EXPECT_TRUE(profile_of(device_, report, 10s).spans().empty());
   }
 }
 
-TEST_F(Executor, AFinishThatFailsSpendsTheSession) {
+TEST_F(Executor, APlanThatFailsSpendsTheEncoder) {
   static constexpr OpSchema kUnknown{"unknown", kUpdateArgs, 0, nullptr};
-  GraphSession session = executor_.begin();
-  session.encoder().dispatch({&kUnknown, std::array{Operand(a_), Operand(b_)}, {}});
-  EXPECT_NE(refusal([&] { session.finish(); }), "nothing was thrown");
-  const std::string spent = "[encoder] finish: expected one that records, got one that failed to commit";
-  EXPECT_EQ(refusal([&] { session.finish(); }).substr(0, spent.size()), spent);
+  CommandEncoder encoder = device_.encoder();
+  encoder.dispatch({&kUnknown, std::array{Operand(a_), Operand(b_)}, {}});
+  EXPECT_NE(refusal([&] { execute(encoder); }), "nothing was thrown");
+  const std::string spent = "[encoder] execute: expected one that records, got one that failed to commit";
+  EXPECT_EQ(refusal([&] { execute(encoder); }).substr(0, spent.size()), spent);
   EXPECT_EQ(device_.counters().submissions, 0u);
   EXPECT_EQ(device_.counters().commits, 0u);
 }
 
 TEST_F(Executor, OptionsReachThePasses) {
   const auto arena = [&](bool reuse) {
-    GraphSession session = executor_.begin();
-    chain(session.encoder(), 10);
-    FinishOptions options;
+    CommandEncoder encoder = device_.encoder();
+    chain(encoder, 10);
+    ExecuteOptions options;
     options.plan.reuse_memory = reuse;
-    const Report report = session.finish(options);
+    const Report report = execute(encoder, options);
     device_.wait(report.point, 10s);
     return report.plan.arena_bytes;
   };
   EXPECT_LT(arena(true), arena(false));
 }
 
-TEST_F(Executor, ASessionIsSpentByFinishAlone) {
-  GraphSession session = executor_.begin();
-  chain(session.encoder(), 3);
-  EXPECT_NE(refusal([&] { session.encoder().commit(); }), "nothing was thrown");
-  EXPECT_NE(refusal([&] { session.encoder().finish(); }), "nothing was thrown");
-  EXPECT_NE(refusal([&] { session.finish({.queue = 9}); }), "nothing was thrown");
-  const std::string lent =
-      "[encoder] move: expected an encoder of your own, got a session's stage; end it there";
-  EXPECT_EQ(refusal([&] { CommandEncoder stolen = std::move(session.encoder()); }), lent);
-  EXPECT_EQ(refusal([&] { session.encoder() = device_.encoder(); }), lent);
-  device_.wait(session.finish().point, 10s);
-  const std::string spent = ": expected one that records, got one that was committed; make a new encoder";
-  EXPECT_EQ(refusal([&] { session.encoder(); }), "[encoder] encoder" + spent);
-  EXPECT_EQ(refusal([&] { session.finish(); }), "[encoder] finish" + spent);
-  EXPECT_NE(refusal([&] { (void)executor_.profile(Report{}); }), "nothing was thrown");
-  GraphSession dropped = executor_.begin();
-  chain(dropped.encoder(), 3);
-  GraphSession moved = std::move(dropped);
-  const std::string gone = ": expected a session that records, got one that was moved from";
-  EXPECT_EQ(refusal([&] { dropped.encoder(); }), "[executor] encoder" + gone);  // NOLINT
-  EXPECT_EQ(refusal([&] { dropped.finish(); }), "[executor] finish" + gone);    // NOLINT
-  moved.encoder().barrier();
+TEST_F(Executor, AnEncoderIsSpentByWhatIsAccepted) {
+  CommandEncoder encoder = device_.encoder();
+  chain(encoder, 3);
+  EXPECT_NE(refusal([&] { execute(encoder, {.queue = 9}); }), "nothing was thrown");
+  device_.wait(execute(encoder).point, 10s);
+  EXPECT_EQ(refusal([&] { execute(encoder); }),
+            "[encoder] execute: expected one that records, got one that was committed; make a new encoder");
+  EXPECT_NE(refusal([&] { (void)profile_of(device_, Report{}); }), "nothing was thrown");
+  EncoderSession session(device_);
+  CommandEncoder& stage = session.begin_stage("stage");
+  chain(stage, 3);
+  EXPECT_EQ(refusal([&] { execute(stage); }),
+            "[encoder] execute: expected an encoder of your own, got a session's stage; end it there");
   EXPECT_EQ(device_.counters().submissions, 1u);
 }
 
@@ -360,18 +347,18 @@ TEST_F(Executor, ManyMayBeInFlight) {
   const Point host = device_.host_point();
   std::vector<Report> reports;
   for (int i = 0; i < 4; ++i) {
-    GraphSession session = executor_.begin();
-    chain(session.encoder(), 3 + i);
-    FinishOptions options;
+    CommandEncoder encoder = device_.encoder();
+    chain(encoder, 3 + i);
+    ExecuteOptions options;
     options.queue = static_cast<uint32_t>(i);
     options.waits = {host};
     options.timestamps = true;
-    reports.push_back(session.finish(options));
+    reports.push_back(execute(encoder, options));
   }
   EXPECT_FALSE(device_.reached(reports[0].point));
   device_.signal(host);
   for (const Report& report : reports)
-    EXPECT_EQ(executor_.profile(report, 10s).spans().size(), report.plan.commands);
+    EXPECT_EQ(profile_of(device_, report, 10s).spans().size(), report.plan.commands);
   EXPECT_EQ(b_.span<uint32_t>()[0], after(0, 6)) << "all write b, in the order of their submission";
 }
 

@@ -395,20 +395,20 @@ TEST_F(Failure, OfTheSecondPartLeavesThePointOfTheFirst) {
   const auto backend = std::make_shared<ControlledBackend>(kKernels);
   Device device(backend, {}, {});
   const Buffer a = device.buffer(DType::u32, {16});
-  GraphSession session(device);
-  EXPECT_FALSE(session.submitted().has_value());
+  CommandEncoder encoder = device.encoder();
+  std::optional<Point> submitted;
   for (int i = 0; i < 200; ++i) {
-    dispatch(session.encoder(), kMix, std::array{Operand(a), Operand(), Operand(a)},
-             MixConstants{1, 16, 0, 16});
+    dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 16, 0, 16});
   }
   backend->at_prepare = [&] { backend->at_prepare = [] { throw DeviceError("refused"); }; };
-  FinishOptions options;
+  ExecuteOptions options;
   options.split = true;
-  EXPECT_EQ(refusal<DeviceError>([&] { session.finish(options); }), "refused");
-  ASSERT_TRUE(session.submitted().has_value());
-  EXPECT_FALSE(device.reached(*session.submitted()));
+  options.submitted = &submitted;
+  EXPECT_EQ(refusal<DeviceError>([&] { execute(encoder, options); }), "refused");
+  ASSERT_TRUE(submitted.has_value());
+  EXPECT_FALSE(device.reached(*submitted));
   backend->complete(0, 1);
-  device.wait(*session.submitted(), 0s);
+  device.wait(*submitted, 0s);
 }
 
 // Of submissions whose failure nobody waited for, none is lost, however many there are.

@@ -165,14 +165,13 @@ TEST_F(InFlight, ACommitKeepsItsPlace) {
 TEST_F(InFlight, BothPartsOfASplitHaveOnePlace) {
   Device device(backend_, {}, limited(1, 1ms));
   const Buffer a = device.buffer(DType::u32, {16});
-  GraphSession session(device);
+  CommandEncoder encoder = device.encoder();
   for (int i = 0; i < 200; ++i) {
-    dispatch(session.encoder(), kMix, std::array{Operand(a), Operand(), Operand(a)},
-             MixConstants{1, 16, 0, 16});
+    dispatch(encoder, kMix, std::array{Operand(a), Operand(), Operand(a)}, MixConstants{1, 16, 0, 16});
   }
-  FinishOptions options;
+  ExecuteOptions options;
   options.split = true;
-  const Report report = session.finish(options);
+  const Report report = execute(encoder, options);
   EXPECT_EQ(report.parts.size(), 2u);
   EXPECT_EQ(report.point.value, 2u) << "not the first alone";
   backend_->complete(0, 2);
@@ -188,13 +187,13 @@ TEST_F(InFlight, AFullQueueLosesNoStageAndNoSession) {
   EncoderSession stages(device);
   record_to(stages.begin_stage("stage"));
   EXPECT_NE(refusal<TimeoutError>([&] { stages.commit_stage(); }), "nothing was thrown");
-  GraphSession session(device);
-  record_to(session.encoder());
-  EXPECT_NE(refusal<TimeoutError>([&] { session.finish(); }), "nothing was thrown");
+  CommandEncoder encoder = device.encoder();
+  record_to(encoder);
+  EXPECT_NE(refusal<TimeoutError>([&] { execute(encoder); }), "nothing was thrown");
   backend_->complete(0, 1);
   EXPECT_EQ(stages.commit_stage().value, 2u);
   backend_->complete(0, 2);
-  EXPECT_EQ(session.finish().point.value, 3u);
+  EXPECT_EQ(execute(encoder).point.value, 3u);
   backend_->complete(0, 3);
 }
 

@@ -224,18 +224,20 @@ class Road {
 
   void split() {
     step([&] {
-      GraphSession session(*device_);
-      record(session.encoder(), kCounted, a_, c_);
-      for (int i = 0; i < 100; ++i) record(session.encoder(), kMix, a_, c_);
-      record(session.encoder(), kCounted, a_, c_);
-      FinishOptions options;
+      CommandEncoder encoder = device_->encoder();
+      std::optional<Point> submitted;
+      record(encoder, kCounted, a_, c_);
+      for (int i = 0; i < 100; ++i) record(encoder, kMix, a_, c_);
+      record(encoder, kCounted, a_, c_);
+      ExecuteOptions options;
       options.split = true;
       options.queue = 2;
+      options.submitted = &submitted;
       try {
-        points_.push_back(session.finish(options).point);
+        points_.push_back(execute(encoder, options).point);
         submitted_ += 2;
       } catch (...) {
-        submitted_ += session.submitted().has_value();  // the first part runs
+        submitted_ += submitted.has_value();  // the first part runs
         throw;
       }
     });
