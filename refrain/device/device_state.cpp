@@ -14,6 +14,28 @@
 
 namespace refrain {
 
+void ResidencyStages::add(std::shared_ptr<ResidencyStage> stage) {
+  const std::lock_guard lock(mutex_);
+  stages_.push_back(std::move(stage));
+  any_.store(true, std::memory_order_release);
+}
+
+void ResidencyStages::apply(const DeviceState& device) {
+  if (!any_.load(std::memory_order_acquire)) return;
+  std::array<std::shared_ptr<ResidencyStage>, 8> staged;
+  size_t count = 0;
+  {
+    const std::lock_guard lock(mutex_);
+    std::erase_if(stages_, [](const auto& stage) { return stage->finished(); });
+    any_.store(!stages_.empty(), std::memory_order_release);
+    for (const auto& stage : stages_) {
+      if (count == staged.size()) break;  // the others at the next submission
+      if (stage->staged()) staged[count++] = stage;
+    }
+  }
+  for (size_t i = 0; i < count; ++i) staged[i]->apply(device);
+}
+
 DeviceState::DeviceState(std::shared_ptr<backend::Backend> device_backend,
                          std::span<const backend::WeightLayout> weight_layouts, DeviceOptions device_options)
     : backend(device_backend ? std::move(device_backend)
@@ -24,6 +46,7 @@ DeviceState::DeviceState(std::shared_ptr<backend::Backend> device_backend,
       imports(std::make_shared<Imports>(backend)),
       undefined(std::make_shared<Undefined>()),
       failures(backend->info.queue_count),
+      arenas(backend->info.queue_count),
       submissions(*this),
       callbacks(*this) {}
 
@@ -46,7 +69,7 @@ void DeviceState::check_live() const {
 }
 
 std::string DeviceState::loss() const {
-  const std::lock_guard lock(mutex);
+  const std::lock_guard lock(lost_mutex);
   return lost_message;
 }
 
@@ -59,7 +82,7 @@ Point DeviceState::submit(const Program& program, std::span<const Update> update
   if (program.state_->backend != backend)
     throw InvalidArgument("[submit] program: expected one of this device, got another's");
   for (const Point& point : waits) check(point, "submit");
-  apply_residency();
+  residency.apply(*this);
   return submissions.submit(program.state_, updates, waits, limit);
 }
 
@@ -80,25 +103,9 @@ void DeviceState::check(const Point& point, const char* call) const {
   }
 }
 
-void DeviceState::apply_residency() {
-  if (!any_residency.load(std::memory_order_acquire)) return;
-  std::array<std::shared_ptr<ResidencyStage>, 8> staged;
-  size_t count = 0;
-  {
-    const std::lock_guard lock(mutex);
-    std::erase_if(residency, [](const auto& stage) { return stage->finished(); });
-    any_residency.store(!residency.empty(), std::memory_order_release);
-    for (const auto& stage : residency) {
-      if (count == staged.size()) break;  // the others at the next submission
-      if (stage->staged()) staged[count++] = stage;
-    }
-  }
-  for (size_t i = 0; i < count; ++i) staged[i]->apply(*this);
-}
-
 void DeviceState::note_lost(const std::string& what) {
   {
-    const std::lock_guard lock(mutex);
+    const std::lock_guard lock(lost_mutex);
     if (lost.load(std::memory_order_relaxed)) return;
     lost_message = what;
     lost.store(true, std::memory_order_release);
@@ -149,14 +156,25 @@ std::vector<Plan> DeviceState::split(const Plan& plan) const {
 
 ComputeGraph DeviceState::take_storage() {
   counters.change([](Counters& c) { ++c.encoders; });
-  const std::lock_guard lock(mutex);
-  return std::exchange(spare, {});
+  return storage.take();
 }
 
 void DeviceState::keep_storage(ComputeGraph&& graph) noexcept {
   graph::clear(graph);  // outside of the lock: it may release memory
-  const std::lock_guard lock(mutex);
-  if (graph.bindings.capacity() > spare.bindings.capacity()) std::swap(graph, spare);
+  storage.keep(std::move(graph), [](const ComputeGraph& a, const ComputeGraph& b) {
+    return a.bindings.capacity() > b.bindings.capacity();
+  });
+}
+
+Buffer DeviceState::direct_arena(uint32_t queue, size_t bytes) {
+  Arena& arena = arenas[queue];
+  const std::lock_guard lock(arena.mutex);
+  if (arena.memory == nullptr || arena.memory->allocation().bytes < bytes) {
+    const size_t before = arena.memory == nullptr ? 0 : arena.memory->allocation().bytes;
+    arena.memory.reset();  // programs in flight hold it
+    arena.memory = allocate({std::max(bytes, 2 * before), "arena"});
+  }
+  return Buffer(arena.memory, 0, DType::u8, {static_cast<int64_t>(bytes)});
 }
 
 Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_options, bool once) {
@@ -183,7 +201,9 @@ Program DeviceState::prepare(const Plan& plan, const PrepareOptions& prepare_opt
   backend_options.timestamps = prepare_options.timestamps;
   backend_options.label = state->label;
   if (plan.arena_bytes() != 0) {
-    if (!state->arena) {
+    if (!state->arena && once) {
+      state->arena = direct_arena(state->queue, plan.arena_bytes());
+    } else if (!state->arena) {
       const auto bytes = plan.arena_bytes();
       state->arena = Buffer(allocate({bytes, "arena"}), 0, DType::u8, {static_cast<int64_t>(bytes)});
     }

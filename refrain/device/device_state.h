@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "refrain/core/error.h"
@@ -43,6 +44,40 @@ class ResidencyStage {
   virtual bool finished() const noexcept = 0;
   /// Once a submission, before it.
   virtual void apply(const DeviceState& device) noexcept = 0;
+};
+
+/// The ResidencySets of a device, for any thread.
+class ResidencyStages {
+ public:
+  void add(std::shared_ptr<ResidencyStage> stage);
+  /// Lets them say what they have staged: once a submission, before it.
+  void apply(const DeviceState& device);
+
+ private:
+  std::mutex mutex_;
+  std::vector<std::shared_ptr<ResidencyStage>> stages_;
+  std::atomic<bool> any_{false};
+};
+
+/// Something that is kept for whoever needs one next. For any thread.
+template <class T>
+class Kept {
+ public:
+  /// What is kept, or an empty one.
+  T take() {
+    const std::lock_guard lock(mutex_);
+    return std::exchange(value_, {});
+  }
+  /// Keeps `value` if it is better than what is kept; the other one ends outside of the lock.
+  template <class Better>
+  void keep(T value, const Better& better) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (better(value, value_)) std::swap(value, value_);
+  }
+
+ private:
+  std::mutex mutex_;
+  T value_{};
 };
 
 /// Counts for any thread.
@@ -88,12 +123,13 @@ struct DeviceState : std::enable_shared_from_this<DeviceState> {
   void check(const Point& point, const char* call) const;
   /// Throws DeviceLost once the device has been lost.
   void check_live() const;
+  /// Memory for what programs that run once have of their own, kept for the next one: programs of a queue run one after the
+  /// other. At least `bytes`; at most twice what a program of the queue has asked for.
+  Buffer direct_arena(uint32_t queue, size_t bytes);
   /// An empty graph with the storage of the last spent one: recording again touches no new pages.
   ComputeGraph take_storage();
   void keep_storage(ComputeGraph&& graph) noexcept;
   void log(LogLevel level, std::string_view message) const noexcept;
-  /// Lets ResidencySets say what they have staged: once a submission, before it.
-  void apply_residency();
   void note_lost(const std::string& what);
   /// What the device was lost by.
   std::string loss() const;
@@ -109,16 +145,20 @@ struct DeviceState : std::enable_shared_from_this<DeviceState> {
   std::atomic<uint64_t> dispatches_recorded{0};  // of recordings that have ended
   std::atomic<uint64_t> host_value{0};           // of the last host point
   std::atomic<bool> lost{false};                 // once set, lost_message does not change
+  mutable std::mutex lost_mutex;                 // guards lost_message
+  std::string lost_message;
   CounterBook counters;
   const std::shared_ptr<Undefined> undefined;
   Failures failures;
 
-  mutable std::mutex mutex;  // guards what follows up to `spare`
-  std::vector<std::shared_ptr<ResidencyStage>> residency;
-  std::atomic<bool> any_residency{false};
-  std::string lost_message;
-  std::shared_ptr<const AllocationHandle> staging;  // of pack(), kept for the next one
-  ComputeGraph spare;                               // empty
+  ResidencyStages residency;
+  Kept<std::shared_ptr<const AllocationHandle>> staging;  // of pack()
+  Kept<ComputeGraph> storage;                             // empty
+  struct Arena {
+    std::mutex mutex;
+    std::shared_ptr<const AllocationHandle> memory;
+  };
+  std::vector<Arena> arenas;  // of each queue, for direct_arena()
 
   Submissions submissions;
   Callbacks callbacks;  // ends first

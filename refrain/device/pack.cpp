@@ -25,13 +25,10 @@ constexpr size_t kMostThreads = 4;  // as many copies keep the memory of most ma
 /// copied when the next is asked for.
 class Staging {
  public:
-  Staging(DeviceState& device, const backend::Allocation& to) : device_(device), to_(to) {
-    const std::lock_guard lock(device_.mutex);
-    memory_ = std::move(device_.staging);
-  }
+  Staging(DeviceState& device, const backend::Allocation& to)
+      : device_(device), to_(to), memory_(device.staging.take()) {}
   ~Staging() {
-    const std::lock_guard lock(device_.mutex);
-    std::swap(memory_, device_.staging);
+    device_.staging.keep(std::move(memory_), [](const auto& a, const auto&) { return a != nullptr; });
   }
 
   std::span<std::byte> next(size_t offset_bytes, size_t bytes) {

@@ -156,10 +156,7 @@ class ResidencySet::State final : public ResidencyStage {
 
 ResidencySet::ResidencySet(Device device, const ResidencyOptions& options)
     : device_(std::move(device)), state_(std::make_shared<State>(options)) {
-  DeviceState& live = device_.live();
-  const std::lock_guard lock(live.mutex);
-  live.residency.push_back(state_);
-  live.any_residency.store(true, std::memory_order_release);
+  device_.live().residency.add(state_);
 }
 
 ResidencySet& ResidencySet::operator=(ResidencySet&& other) noexcept {

@@ -171,6 +171,37 @@ TEST_F(DeviceTest, ProgramsShareAnArena) {
   EXPECT_EQ(device_.counters().allocations, allocations + 1) << "an arena of its own";
 }
 
+TEST_F(DeviceTest, CommitsOfAQueueShareAnArenaThatGrows) {
+  const auto arena = [&](uint32_t queue, size_t temps) {
+    CommandEncoder encoder = device_.encoder();
+    const MixConstants c{1, 16, 0, 16};
+    std::vector<Temp> values;
+    for (size_t i = 0; i < temps; ++i) {
+      values.push_back(encoder.temp(DType::u32, {16}));
+      dispatch(encoder, kMix, std::array{Operand(a_), Operand(), Operand(values.back())}, c);
+    }
+    for (const Temp& value : values)
+      dispatch(encoder, kMix, std::array{Operand(value), Operand(), Operand(b_)}, c);
+    CommitOptions options;
+    options.queue = queue;
+    options.plan.fuse = false;
+    encoder.commit(options);
+    EXPECT_EQ(backend_->prepared.arena.bytes, temps * 64);
+    return backend_->prepared.arena.allocation;
+  };
+  const uint64_t before = device_.counters().allocations;
+  const backend::Allocation* const first = arena(0, 4);
+  EXPECT_EQ(arena(0, 4), first);
+  EXPECT_EQ(arena(0, 2), first);
+  EXPECT_EQ(device_.counters().allocations, before + 1);
+  EXPECT_NE(arena(1, 1), first) << "queues run at the same time";
+  const backend::Allocation* const second = arena(0, 5);
+  EXPECT_NE(second, first);
+  EXPECT_EQ(second->bytes, 8u * 64) << "twice, so that growing a little each time costs little";
+  EXPECT_EQ(arena(0, 8), second);
+  EXPECT_EQ(device_.counters().allocations, before + 3);
+}
+
 TEST_F(DeviceTest, UpdatesArriveInOrder) {
   const Program made = program();
   for (const size_t count : {0u, 1u, 8u, 9u, 100u}) {
