@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Mutation tests: plants small bugs one at a time, in copies of the tree, and reports those that no test notices.
 
-Usage: mutants.py [--seconds N] [--count N] [--jobs N] [--seed N] [--base REV] [PATH ...]
+Usage: mutants.py [--seconds N] [--count N] [--jobs N] [--seed N] [--base REV] [--test-seconds N] [--replay FILE] [PATH ...]
 Mutates the sources below the paths (files or folders); without paths those that changed since REV, which is the merge
 base with `main`, or HEAD~ on `main` itself. Which tests guard a folder says tools/mutants_tests.txt; mutants that change
 nothing, and why, tools/mutants_equivalent.txt. Needs the packages of tools/mutants_requirements.txt.
 
 Every worker has a copy of the tree in build/mutants, with a build of its own: the library is a shared one, so that a
 mutant costs one object, one link and the tests. One that does not compile, or gives the same programs, does not count.
-A test that takes much longer than on the unchanged tree has noticed. The same seed gives the same mutants.
+A test that takes much longer than on the unchanged tree has noticed. The same seed gives the same mutants. --test-seconds
+leaves out the tests that take longer on the unchanged tree; --replay tries those again that a report names, wherever their
+lines are now: what survived the quick tests, with all of them, or with a new one.
 
 Prints a line for each survivor, `file:line: before -> after`, and a score for each folder, and writes both to
 build/mutants/report.txt, every mutant that was tried to build/mutants/tried.txt. Exit status 1: the unchanged tree does not
@@ -20,9 +22,11 @@ import collections
 import hashlib
 import itertools
 import json
+import math
 import os
 import pathlib
 import random
+import re
 import resource
 import shutil
 import signal
@@ -192,6 +196,14 @@ def sources_to_mutate(root, paths, base):
     return [path for path in files if path in wanted or path.suffix == ".cpp" and wanted.intersection(path.parents)]
 
 
+def named_by(report):
+    """Pairs (file, rest of the line) of a report's survivors, or of those that a list of what was tried calls so."""
+    lines = re.findall(r"^(?:survived: )?([^\s:]+):\d+: (.* -> .*)$", report.read_text(encoding="utf-8"), re.MULTILINE)
+    if not lines:
+        raise Failure(f"{report}: no line `file:line: before -> after`")
+    return set(lines)
+
+
 def sample(sources, seed):
     """All mutants in the order in which they are tried: files take turns by their lines, lines within a file equally."""
     random_state = random.Random(seed)
@@ -283,8 +295,9 @@ class Worker:
 class Campaign:
     """What workers share: the mutants to try and what became of them."""
 
-    def __init__(self, table, workers, grace, tried):
-        self.table, self.workers, self.grace, self.tried = table, workers, grace, tried
+    def __init__(self, table, workers, options, tried):
+        self.table, self.workers, self.tried = table, workers, tried
+        self.grace, self.longest = options.grace, options.test_seconds
         self.lock = threading.Lock()
         self.seconds = {}  # of a test on the unchanged tree
         self.runs, self.kills = collections.Counter(), collections.Counter()
@@ -293,9 +306,10 @@ class Campaign:
     def measure(self, tests):
         for test in tests:
             begin = time.monotonic()
-            if not self.workers[0].test(test):
+            passed = self.workers[0].test(test, None if self.longest == math.inf else self.longest)
+            if passed is False:
                 raise Failure(f"{test} fails on the unchanged tree, see {self.workers[0].log}")
-            self.seconds[test] = time.monotonic() - begin
+            self.seconds[test] = time.monotonic() - begin if passed else math.inf
 
     def in_order(self, path):
         """What has caught most per second comes first: in this file, and at all."""
@@ -303,7 +317,8 @@ class Campaign:
         def rate(test):
             return -(self.kills[path, test] * 10 + self.kills[test] + 1) / (self.runs[test] + 1) / (self.seconds[test] + 0.1)
 
-        return sorted(self.table.tests[self.table.folder(path)], key=rate)
+        tests = self.table.tests[self.table.folder(path)]
+        return sorted((test for test in tests if self.seconds[test] <= self.longest), key=rate)
 
     def judge(self, worker, path, mutant):
         if not worker.make(timeout=BUILD_SECONDS):
@@ -406,8 +421,12 @@ def campaign_of(options):
     table = Table(root / "tools" / "mutants_tests.txt")
     entries = read_equivalent(root / "tools" / "mutants_equivalent.txt")
     stale = stale_entries(root, entries)
-    paths = [path for path in sources_to_mutate(root, options.paths, options.base) if table.folder(path)]
+    replayed = named_by(options.replay) if options.replay else None
+    named = options.paths or sorted({name for name, _ in replayed or ()})
+    paths = [path for path in sources_to_mutate(root, named, options.base) if table.folder(path)]
     order = sample({path: mutants_cpp.mutants_of((root / path).read_bytes()) for path in paths}, options.seed)
+    if replayed:
+        order = [(path, mutant) for path, mutant in order if (str(path), f"{mutant.before} -> {mutant.after}") in replayed]
     print(f"{len(order)} mutants of {len(paths)} files", file=sys.stderr, flush=True)
 
     results = root / "build" / "mutants"
@@ -424,7 +443,7 @@ def campaign_of(options):
         workers.append(Worker(root, folder, processes, FLAGS + options.cmake))
 
     tried = open(results / "tried.txt", "w", encoding="utf-8")
-    campaign = Campaign(table, workers, options.grace, tried)
+    campaign = Campaign(table, workers, options, tried)
     listed = []
     if order:
         tests = sorted({test for path in paths for test in table.tests[table.folder(path)]})
@@ -449,6 +468,8 @@ def main():
     parser.add_argument("--count", type=int, help="mutants at most")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--grace", type=float, default=10, help="seconds that a test may take beyond 5 times the usual")
+    parser.add_argument("--test-seconds", type=float, default=math.inf, help="leaves out tests that take longer")
+    parser.add_argument("--replay", type=pathlib.Path, metavar="FILE", help="only the survivors that a report names")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--base", help="revision that changed files are compared with")
     parser.add_argument("--root", type=pathlib.Path, default=pathlib.Path(__file__).parent.parent)

@@ -114,6 +114,16 @@ def test_all_kinds(toy):
     assert (no_compile, same_code, listed) == (1, 1, 1)
     assert {path: path.read_bytes() for path in sources} == sources
 
+    # A new test kills both, though their line has moved; without tests they survive.
+    saved = toy / "saved.txt"
+    saved.write_text("\n".join(report) + "\n")
+    (toy / "refrain/text/toy.cpp").write_text("\n" + SOURCE)
+    (toy / "toy_test.cpp").write_text(TEST.replace("survives(1000)", "survives(255)"))
+    done = mutants(toy, "--replay", saved)
+    assert done.stderr.startswith("2 mutants of 1 files") and counts(done.stdout)[:2] == [2, 2]
+    done = mutants(toy, "--replay", saved, "--test-seconds", "0")
+    assert counts(done.stdout.splitlines()[-1])[:2] == [0, 2]
+
 
 @pytest.mark.slow
 def test_changed_files_a_stale_entry_and_a_seed(toy):
