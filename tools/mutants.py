@@ -134,7 +134,7 @@ class Table:
     def __init__(self, path):
         self.tests, self.needs = {}, {}
         for line in path.read_text(encoding="utf-8").splitlines():
-            name, colon, rest = line.partition(": ")
+            name, colon, rest = line.partition(":")
             test, needs, programs = line.partition(" needs ")
             if needs:
                 self.needs[test] = programs.split()
@@ -142,8 +142,9 @@ class Table:
                 self.tests[name] = rest.split()
 
     def folder(self, path):
-        """The longest folder of the table that holds the path, or None."""
-        return next((str(folder) for folder in path.parents if str(folder) in self.tests), None)
+        """The longest folder of the table that holds the path; None without one, or if it has no tests."""
+        found = next((str(folder) for folder in path.parents if str(folder) in self.tests), None)
+        return found if self.tests.get(found) else None
 
     def programs(self, tests):
         return sorted({program for test in tests for program in self.needs.get(test, [test])})

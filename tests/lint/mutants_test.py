@@ -151,9 +151,14 @@ def test_this_repository_names_tests_that_exist():
     """Each program of the table is added in some CMakeLists.txt; Python tests are files of tests/golden."""
     cmake = "".join(path.read_text() for folder in ("refrain", "tests", "cli") for path in (ROOT / folder).rglob("CMakeLists.txt"))
     for line in (ROOT / "tools" / "mutants_tests.txt").read_text().splitlines():
-        if line.startswith("#") or ": " not in line:
+        if not line or line.startswith("#"):
             continue
-        folder, tests = line.split(": ")
+        _, needs, programs = line.partition(" needs ")
+        for program in programs.split():
+            assert (ROOT / "tests" / "tools" / f"{program}.cpp").exists() or program in ("refrain_cli", "ops_test"), program
+        if needs:
+            continue
+        folder, tests = line.split(":")
         assert (ROOT / folder).is_dir(), folder
         for test in tests.split():
             golden = ROOT / "tests" / "golden" / f"{test.removeprefix('golden_')}_test.py"
