@@ -182,6 +182,19 @@ TEST_F(AtomicFileTest, WhatIsInterruptedOrCutShortGoesOn) {
   expect_only("old");
 }
 
+TEST_F(AtomicFileTest, ADescriptorMayBeZero) {
+  const int stdin_copy = ::dup(0);
+  __real_close(0);  // as a program that was started without: what is opened next is 0
+  const std::string message = write();
+  EXPECT_EQ(::fcntl(0, F_GETFD), -1) << "left open";
+  if (stdin_copy >= 0) {
+    ::dup2(stdin_copy, 0);
+    __real_close(stdin_copy);
+  }
+  EXPECT_EQ(message, "");
+  expect_only("new content");
+}
+
 TEST_F(AtomicFileTest, ANameThatIsTakenIsLeftAlone) {
   const std::string taken = ".out." + std::to_string(::getpid()) + "-0.tmp";
   folder_.write(taken, "of another");

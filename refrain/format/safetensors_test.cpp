@@ -144,6 +144,7 @@ TEST(SafetensorsReader, RefusesEachBrokenRule) {
       {"{\"\xff\":{}}", 0, "expected JSON"},
       {R"({"a":{"b":[[[0]]]}})", 0, "expected JSON"},  // too deep
       {R"({"a":{"b":[[[]]]}})", 0, "at most 4 levels"},
+      {R"({"a":{"b":[[]]}})", 0, "\"dtype\""},  // 4 levels
       {R"({"a":1})", 0, "expected an object"},
       {R"({"__metadata__":1})", 0, "__metadata__: expected an object"},
       {R"({"__metadata__":{"a":1}})", 0, "expected a string"},

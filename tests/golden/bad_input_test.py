@@ -304,6 +304,7 @@ def test_dimensions_that_are_none(broken, refuses, field, value):
         ({"rope_parameters": LLAMA3 | {"original_max_position_embeddings": 0}}, ["original_max_position_embeddings"]),
         ({"rope_parameters": LLAMA3 | {"type": "linear"}}, ["rope_type", "contradicts"]),
         ({"partial_rotary_factor": 0.5}, ["partial_rotary_factor"]),
+        ({"partial_rotary_factor": 2.0}, ["partial_rotary_factor"]),
         ({"rope_theta": 500000.0}, ["rope_theta"]),
         ({"quantization": 4}, ["quantization"]),
         ({"quantization": {"group_size": 64, "bits": "4"}}, ["bits"]),

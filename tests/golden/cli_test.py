@@ -1,5 +1,6 @@
 """The command line as its users are told it works: what goes to stdout, what to stderr, and what the options do."""
 
+import collections
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ import time
 
 import numpy as np
 import pytest
+from model_files import header_of, read_tensors, write_raw
 
 pytestmark = pytest.mark.asan
 
@@ -466,23 +468,64 @@ def test_logits_replace_a_file_and_ids_may_be_unspelled(run, tales, tmp_path, lo
     assert logits(tales, [1471, 1450, 0], 3).shape == (3, 1472)
 
 
-def test_info(run, tales):
-    text = run("info", tales).stdout
+def test_info(run, tales, broken):
+    def found(model):
+        lines = [re.split(r"\s{2,}", line, maxsplit=1) for line in run("info", model).stdout.splitlines()]
+        assert len(dict(lines)) == len(lines)
+        return dict(lines)
+
+    config = json.loads((tales / "config.json").read_text())
+    tensors = read_tensors(tales / "model.safetensors")
+    types = collections.Counter(dtype for dtype, _, _ in tensors.values())
+    heads, kv_heads, head_dim = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
+    cache_bytes = 2 * config["num_hidden_layers"] * kv_heads * head_dim * 4
     expected = {
         "architecture": "qwen3",
-        "layers": "6",
-        "hidden": "256",
-        "vocabulary": "1472",
-        "context": "1024",
-        "quantization": "4 bits, groups of 64",
-        "tensors": "154",
-        "end of text": "0",
-        "tokenizer": "1447",
+        "layers": str(config["num_hidden_layers"]),
+        "hidden": f"{config['hidden_size']}, MLP {config['intermediate_size']}",
+        "heads": f"{heads} of {head_dim} for queries, {kv_heads} for keys and values",
+        "head": "the embedding" if config["tie_word_embeddings"] else "of its own",
+        "vocabulary": str(config["vocab_size"]),
+        "context": f"{config['max_position_embeddings']} tokens",
+        "cache": f"{cache_bytes} bytes a token for {config['num_hidden_layers']} layers",
+        "quantization": "affine 4 bits, groups of 64",
+        "tensors": f"{len(tensors)} in 1 file: " + ", ".join(f"{types[name]} {name}" for name in sorted(types)),
+        "bytes": str(sum(len(data) for _, _, data in tensors.values())),
+        "alignment": f"{len(tensors)} tensors usable where they lie, 0 to be copied",
+        "end of text": str(config["eos_token_id"]),
+        "tokenizer": f"{len(spelled_ids(tales))} tokens, nothing in front of a prompt",
     }
-    lines = dict(re.split(r"\s{2,}", line, maxsplit=1) for line in text.splitlines())
-    for title, value in expected.items():
-        assert value in lines[title], title
-    assert "alignment" in lines
+    assert found(tales) == expected
+    text = json.dumps(header_of(tensors)).encode()
+    data = b"".join(part for _, _, part in tensors.values())
+    write_raw(broken.weights, text + b" " * ((4 - len(text)) % 8), data)
+    aligned = sum((at["data_offsets"][0] + 4) % 8 == 0 for at in header_of(tensors).values())
+    changes = {"alignment": f"{aligned} tensors usable where they lie, {len(tensors) - aligned} to be copied"}
+    assert found(broken) == expected | changes
+    broken.shard(3)
+    broken.edit_json("generation_config.json", {"eos_token_id": [0, 5]})
+    (broken / "tokenizer.json").unlink()
+    changed = found(broken)
+    assert changed["tensors"] == expected["tensors"].replace("in 1 file", "in 3 files")
+    assert (changed["end of text"], changed["tokenizer"]) == ("0 5", "none")
+
+
+def test_info_of_layers_that_attend_to_a_window(run, models):
+    gemma3 = models / "tales-gemma3"
+    if not gemma3.is_dir():
+        pytest.skip(f"{gemma3} is not there")
+    config = json.loads((gemma3 / "config.json").read_text())
+    windows = config["layer_types"].count("sliding_attention")
+    bytes_a_layer = 2 * config["num_key_value_heads"] * config["head_dim"] * 4
+    caches = re.findall(r"^cache +(.*)$", run("info", gemma3).stdout, re.MULTILINE)
+    assert sorted(caches) == sorted(
+        f"{bytes_a_layer * count} bytes a token for {count} layers{says}"
+        for count, says in (
+            (windows, f" that attend to the last {config['sliding_window']}"),
+            (config["num_hidden_layers"] - windows, ""),
+        )
+        if count
+    )
 
 
 def test_info_of_a_folder_that_is_not_quantized(run, models):

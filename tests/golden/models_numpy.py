@@ -13,7 +13,8 @@ import numpy as np
 
 
 def load_weights(folder):
-    """The weights of a model folder by module name ("model.norm", "model.layers.0.self_attn.q_proj"), float32."""
+    """The weights of a model folder by module name ("model.norm", "model.layers.0.self_attn.q_proj"), float32, and
+    the type that the embedding is stored in, or its scales."""
     folder = pathlib.Path(folder)
     tensors = {}
     for file in sorted(folder.glob("model*.safetensors")):
@@ -28,7 +29,8 @@ def load_weights(folder):
             scales, biases = (tensors[f"{module}.{p}"].astype(mx.float32) for p in ("scales", "biases"))
             tensor = mx.dequantize(tensor, scales, biases, block["group_size"], block["bits"], stream=mx.cpu)
         weights[module] = np.array(tensor.astype(mx.float32))
-    return weights
+    embedding = "model.embed_tokens."
+    return weights, tensors[embedding + ("scales" if embedding + "scales" in tensors else "weight")].dtype
 
 
 def rms_norm(x, weight, eps):
@@ -88,7 +90,7 @@ class Llama:
 
     def __init__(self, folder):
         self.config = json.loads((pathlib.Path(folder) / "config.json").read_text())
-        self.weights = load_weights(folder)
+        self.weights, self.embedding_dtype = load_weights(folder)
 
     def logits(self, ids):
         """The logits [len(ids), vocab_size] of every position."""
@@ -159,7 +161,7 @@ class Gemma3(Llama):
     activation = staticmethod(gelu)
 
     def embed(self, ids):
-        root = mx.array(self.config["hidden_size"] ** 0.5).astype(mx.bfloat16).astype(mx.float32).item()
+        root = mx.array(self.config["hidden_size"] ** 0.5).astype(self.embedding_dtype).astype(mx.float32).item()
         return super().embed(ids) * np.float32(root)
 
     def layer(self, i, x):

@@ -128,11 +128,39 @@ def test_a_head_of_its_own_and_an_eps_that_counts(logits, tmp_path, found_within
         assert relative(usual_eps_in_heads(judge)(model).logits(IDS), found) > 100 * RELATIVE
 
 
+@pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16], ids=["f32", "f16", "bf16"])
+def test_gemma_rounds_the_scale_of_its_embedding_as_the_weights(logits, tmp_path, found_within, dtype):
+    """The root of 84 is another number in each of the types, which that of 81 is not."""
+    judge, config = FAMILIES["gemma3"]
+    model = make_model(tmp_path / "model", config | {"hidden_size": 84}, dtype)
+    found_within("small models, logits, numpy", relative(logits(model, IDS, 70), judge(model).logits(IDS)), RELATIVE)
+
+
 def test_a_second_head_is_no_head_when_it_is_tied(logits, tmp_path, found_within, family):
     judge, config = family
     model = make_model(tmp_path / "model", config | {"tie_word_embeddings": True})
     found = logits(model, IDS, len(IDS))
     found_within("small models, logits, numpy", relative(found, judge(model).logits(IDS)), RELATIVE)
+
+
+# What transformers takes where a configuration says nothing.
+LEFT_OUT = {
+    "qwen3": {"rope_theta": 1e4, "tie_word_embeddings": False},
+    "llama": {"rope_theta": 1e4, "tie_word_embeddings": False, "num_key_value_heads": 6, "head_dim": 14},
+    "gemma3": {"head_dim": 256, "query_pre_attn_scalar": 256, "tie_word_embeddings": True},
+}
+
+
+@pytest.mark.parametrize("name", LEFT_OUT)
+def test_what_a_configuration_leaves_out(logits, tmp_path, found_within, name):
+    judge, config = FAMILIES[name]
+    config = config | {"hidden_size": 84} | LEFT_OUT[name]
+    model = make_model(tmp_path / "model", config)
+    found = logits(model, IDS, len(IDS))
+    found_within("small models, logits, numpy", relative(found, judge(model).logits(IDS)), RELATIVE)
+    for key in LEFT_OUT[name]:
+        (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != key}))
+        np.testing.assert_array_equal(logits(model, IDS, len(IDS)), found, err_msg=key)
 
 
 def test_data_may_lie_at_any_address(logits, tmp_path, family):
