@@ -44,7 +44,8 @@ TEST(RandomWeights, RowsHaveANormOfAboutOne) {
     }
     EXPECT_NEAR(std::sqrt(squares), 1, 0.1) << r;
   }
-  EXPECT_NEAR(sum / (kRows * kColumns) * std::sqrt(kColumns), 0, 0.03);  // in standard deviations of an element
+  EXPECT_NEAR(sum / (kRows * kColumns) * std::sqrt(kColumns), 0,
+              0.03);  // in standard deviations of an element
   for (const float value : values) ++counts[value];
   EXPECT_GT(counts.size(), 16 * 100u) << "scales differ";
 }

@@ -54,6 +54,13 @@ TEST_F(DeviceTest, MisuseOfBuffersAndOfTheDevice) {
   EXPECT_EQ(refusal<DeviceError>([&] { device_.buffer(DType::u8, {int64_t{1} << 41}); }),
             "controlled: out of memory");
   EXPECT_EQ(refusal([&] { Device(nullptr, {}, {}); }), "[device] backend: expected one, got none");
+  const Buffer x = device_.buffer(DType::f32, {4}, "x");
+  EXPECT_EQ(refusal([&] { device_.write(x, std::vector<float>(3)); }),
+            "[write] 'x': expected 16 bytes, got 12");
+  EXPECT_EQ(refusal([&] { device_.write(x, std::vector<uint32_t>(4)); }),
+            "[write] 'x': expected elements of f32, got u32");
+  EXPECT_EQ(refusal([&] { (void)device_.read<uint32_t>(x); }),
+            "[read] 'x': expected elements of f32, got u32");
   Device moved = device_, taken = std::move(moved);
   const std::string gone = "[device] expected an open device, got one that was moved from";
   EXPECT_EQ(refusal([&] { moved.info(); }), gone);                                   // NOLINT
@@ -117,6 +124,7 @@ TEST_F(DeviceTest, OnlyAlignedWeightsOfAFileAreUsedInPlace) {
   for (const size_t offset_bytes : {0u, 1u, 2u, 4u, 8u, 12u, 36u, 40u}) {
     const Weight weight = device.pack(source(file->bytes().subspan(offset_bytes, 24)), {Use::gather});
     EXPECT_EQ(weight.in_place(), offset_bytes % 8 == 0) << offset_bytes;
+    EXPECT_EQ(weight.name(), "w");
     const Weight::State& state = *weight.state();
     const auto* bytes = static_cast<const std::byte*>(state.memory->allocation().host) + state.offset_bytes;
     EXPECT_EQ(std::memcmp(bytes, content.data() + offset_bytes, 24), 0) << offset_bytes;
