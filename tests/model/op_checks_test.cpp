@@ -1,0 +1,147 @@
+// Every call that the families record, damaged in one place: the op's check refuses another type, another size of any
+// dimension, another rank, a missing argument, and a size among the constants that is not that of the shapes.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <set>
+
+#include "refrain/graph/compute_graph.h"
+#include "refrain/model/architecture.h"
+#include "refrain/model/kv_cache.h"
+#include "refrain/model/random_weights.h"
+#include "refrain/model/slots.h"
+#include "refrain/model/step.h"
+#include "refrain/ops/kernel_tables.h"
+#include "refrain/ops/ops.h"
+#include "tests/model/tales.h"
+
+namespace refrain::test {
+namespace {
+
+constexpr const char* kConfigs[] = {
+    R"("model_type": "qwen3")",
+    R"("model_type": "gemma3_text", "sliding_window": 10, "layer_types": ["sliding_attention"])",
+};
+
+ComputeGraph record(const char* settings) {
+  Device device = Device::open("cpu");
+  const format::Json json = format::Json::parse(
+      std::string(R"({"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4, "head_dim": 32,
+        "num_key_value_heads": 2, "intermediate_size": 192, "vocab_size": 1500, "max_position_embeddings": 256,
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": true, )") +
+          settings + "}",
+      "config.json");
+  const model::RandomWeights weights;
+  model::WeightLoader loader(device, weights, nullptr);
+  const model::Config config = model::read_config(json);
+  const auto architecture = model::family_of(json).load(json, loader);
+  const model::KvCache cache(device, config, 3, 256);
+  const model::Slots slots(device, {.slots = 3, .masks = 1, .mask_words = 47, .stop_sets = 1}, cache);
+  const model::StepBlock step(device, {7, 2, 5});
+  const Buffer logits = device.buffer(DType::f32, {5, config.vocab}).with_live_rows(step.live_outputs);
+  CommandEncoder encoder = device.encoder();
+  const model::Forward forward{step, slots, cache, logits};
+  model::record_begin(encoder, forward, 256);
+  architecture->record(encoder, forward);
+  model::record_end(encoder, forward, 256);
+  const Buffer best = device.buffer(DType::u32, {5});
+  ops::argmax(encoder, {.input = device.buffer(DType::f32, {5, 40}), .output = best});
+  return encoder.finish();
+}
+
+/// Whether the op's check refuses the call.
+bool refuses(const backend::OpCall& call) {
+  try {
+    call.op->check(call);
+    return false;
+  } catch (const InvalidArgument&) {
+    return true;
+  }
+}
+
+std::vector<int64_t> dims_of(const Shape& shape) { return {shape.dims().begin(), shape.dims().end()}; }
+
+TEST(OpChecks, EachArgumentIsLookedAt) {
+  std::set<std::string_view> ops;
+  std::set<std::string> accepted, free;
+  for (const char* settings : kConfigs) {
+    const ComputeGraph graph = record(settings);
+    for (const graph::Command& command : graph.commands) {
+      if (command.op == nullptr) continue;
+      ops.insert(command.op->name);
+      std::vector<backend::ArgumentInfo> infos;
+      backend::OpCall call = graph::op_call(graph, command, infos);
+      ASSERT_FALSE(refuses(call)) << command.op->name;
+      std::vector<backend::ArgumentInfo> args(call.args.begin(), call.args.end());
+      call.args = args;
+      for (size_t i = 0; i < args.size(); ++i) {
+        const backend::ArgumentInfo whole = args[i];
+        if (!whole.bound) continue;
+        const auto expect_refused = [&](const char* what) {
+          if (!refuses(call))
+            accepted.insert(std::string(command.op->name) + '.' + std::string(command.op->args[i].name) +
+                            ' ' + what);
+          args[i] = whole;
+        };
+        args[i].bound = false;
+        if (!command.op->args[i].optional) expect_refused("missing");
+        args[i] = whole;
+        if (whole.weight == nullptr) {
+          args[i].dtype = DType::i16;
+          expect_refused("of another type");
+        } else {
+          args[i].weight = nullptr;
+          expect_refused("no weight");
+        }
+        backend::WeightInfo weight;
+        const auto set_shape = [&](const std::vector<int64_t>& dims) {
+          args[i].shape = Shape(dims);
+          if (whole.weight == nullptr) return;
+          weight = *whole.weight;
+          weight.shape = args[i].shape;
+          args[i].weight = &weight;
+        };
+        for (size_t axis = 0; axis < whole.shape.rank(); ++axis) {
+          for (const int64_t step : {-1, 1}) {
+            std::vector<int64_t> dims = dims_of(whole.shape);
+            dims[axis] += step;
+            set_shape(dims);
+            expect_refused(("of another size at axis " + std::to_string(axis)).c_str());
+          }
+        }
+        std::vector<int64_t> dims = dims_of(whole.shape);
+        dims.push_back(1);
+        set_shape(dims);
+        expect_refused("of another rank");
+      }
+      std::vector<std::byte> constants(call.constants.begin(), call.constants.end());
+      call.constants = constants;
+      const std::vector<std::byte> whole = constants;
+      for (size_t at = 0; at + 4 <= whole.size(); at += 4) {
+        const bool format = std::ranges::any_of(args, [&](const backend::ArgumentInfo& arg) {
+          return arg.weight != nullptr && at + sizeof(void*) <= whole.size() &&
+                 std::memcmp(&arg.weight->format, &whole[at], sizeof(void*)) == 0;
+        });
+        constants[at] ^= std::byte{1};
+        if (format) std::fill_n(constants.begin() + static_cast<ptrdiff_t>(at), sizeof(void*), std::byte{});
+        if (!refuses(call)) free.insert(std::string(command.op->name) + ' ' + std::to_string(at / 4));
+        constants = whole;
+        if (format) at += 4;
+      }
+      constants.push_back({});
+      call.constants = constants;
+      EXPECT_TRUE(refuses(call)) << command.op->name;
+    }
+  }
+  EXPECT_EQ(ops.size(), ops::all_schemas().size());
+  EXPECT_EQ(accepted, std::set<std::string>{"step_begin.block of another size at axis 0"})
+      << "it may be longer";
+  // By their places among the words: scales, a window, eps, the kind of rope, the context, and what fills up to a pointer.
+  EXPECT_EQ(free,
+            (std::set<std::string>{"attention 7", "attention 8", "embedding 6", "embedding 7", "matmul 3",
+                                   "rms_norm 3", "rope 4", "step_advance 5", "step_begin 4"}));
+}
+
+}  // namespace
+}  // namespace refrain::test
