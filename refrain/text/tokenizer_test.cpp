@@ -3,6 +3,7 @@
 #include "refrain/text/tokenizer.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <filesystem>
 #include <fstream>
@@ -105,6 +106,42 @@ TEST(Tokenizer, InvalidUtf8NamesTheOffset) {
   } catch (const InvalidArgument& error) {
     EXPECT_STREQ(error.what(), "[encode] text: expected UTF-8, got an invalid sequence at byte 3");
   }
+}
+
+TEST(Tokenizer, ATextOfMoreThanAGibibyteIsRefusedUnread) {
+  const Tokenizer tokenizer = Source().tokenizer();
+  constexpr size_t kBytes = (size_t{1} << 30) + 1;
+  void* const pages =
+      ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(pages, MAP_FAILED);
+  auto* const text = static_cast<char*>(pages);
+  text[0] = '\xFF';
+  const auto error_of = [&](size_t bytes) {
+    try {
+      tokenizer.encode({text, bytes});
+      return std::string();
+    } catch (const InvalidArgument& error) {
+      return std::string(error.what());
+    }
+  };
+  EXPECT_EQ(error_of(kBytes), "[encode] text: expected at most 1073741824 bytes, got 1073741825");
+  EXPECT_EQ(error_of(kBytes - 1), "[encode] text: expected UTF-8, got an invalid sequence at byte 0");
+  ::munmap(pages, kBytes);
+}
+
+TEST(Tokenizer, WhatAFileLeavesOutIsOff) {
+  Source source;
+  source.vocab_more += R"(,"gap":300)";
+  const Tokenizer tokenizer = source.tokenizer();
+  EXPECT_EQ(tokenizer.encode("a <tool> b"), (Ids{'a', ' ', 261, ' ', 'b'})) << "lstrip, rstrip, single_word";
+  EXPECT_EQ(tokenizer.encode("a<tool>b"), (Ids{'a', 261, 'b'}));
+  EXPECT_EQ(tokenizer.encode("gap"), (Ids{'g', 'a', 'p'})) << "ignore_merges";
+  source.model_more = R"(,"ignore_merges":true)";
+  EXPECT_EQ(source.tokenizer().encode("gap"), Ids{300});
+  source.added =
+      R"({"id":261,"content":"<tool>","lstrip":true},{"id":262,"content":"<one>","single_word":true})";
+  EXPECT_EQ(source.tokenizer().encode("a <tool> b<one> <one>"),
+            (Ids{'a', 261, ' ', 'b', '<', 'o', 'n', 'e', '>', ' ', 262}));
 }
 
 TEST(Tokenizer, StreamsWholeCharacters) {
