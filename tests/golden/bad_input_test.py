@@ -264,6 +264,24 @@ def test_dimensions_that_are_none(broken, refuses, field, value):
     refuses(broken / "config.json", field if value != 2**64 else "number")
 
 
+MOST = {
+    "num_hidden_layers": 4096,
+    "num_attention_heads": 4096,
+    "num_key_value_heads": 4096,
+    "head_dim": 4096,
+    "hidden_size": 2**20,
+    "intermediate_size": 2**20,
+    "vocab_size": 2**24,
+    "max_position_embeddings": 2**28,
+}
+
+
+@pytest.mark.parametrize("field", MOST)
+def test_dimensions_past_the_greatest(broken, refuses, field):
+    broken.config(**{field: MOST[field] + 1})
+    refuses(broken / "config.json", field, f"expected an integer in [1, {MOST[field]}], got {MOST[field] + 1}")
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

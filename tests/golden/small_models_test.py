@@ -163,6 +163,19 @@ def test_what_a_configuration_leaves_out(logits, tmp_path, found_within, name):
         np.testing.assert_array_equal(logits(model, IDS, len(IDS)), found, err_msg=key)
 
 
+def test_gemma_attends_to_everything_in_each_sixth_layer(logits, run, tmp_path, found_within):
+    """Where neither types nor a period are given."""
+    judge, config = FAMILIES["gemma3"]
+    types = (["sliding_attention"] * 5 + ["full_attention"]) * 2 + ["sliding_attention"]
+    config = config | {"num_hidden_layers": 13, "layer_types": types, "hidden_size": 24, "intermediate_size": 20}
+    model = make_model(tmp_path / "model", config)
+    found = logits(model, IDS)
+    found_within("small models, logits, numpy", relative(found, judge(model).logits(IDS)[-1:]), RELATIVE)
+    (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "layer_types"}))
+    np.testing.assert_array_equal(logits(model, IDS), found)
+    assert " 11 layers that attend to the last 40\n" in run("info", model).stdout
+
+
 def test_data_may_lie_at_any_address(logits, tmp_path, family):
     _, config = family
     model = make_model(tmp_path / "model", config)
