@@ -37,9 +37,18 @@ GEMMA3 = {
         "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 3000.0},
     },
 }
+# Of the 11 waves of a head some are below both bounds, some between and some above them.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
 FAMILIES = {
     "qwen3": (Qwen3, CONFIG | {"model_type": "qwen3", "rope_theta": 300.0}),
     "llama": (Llama, CONFIG | {"model_type": "llama", "rope_theta": 300.0}),
+    "llama3": (Llama, CONFIG | {"model_type": "llama", "rope_parameters": LLAMA3 | {"rope_theta": 300.0}}),
     "gemma3": (Gemma3, CONFIG | {"model_type": "gemma3_text"} | GEMMA3),
 }
 
