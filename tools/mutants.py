@@ -436,6 +436,7 @@ def campaign_of(options):
         os.environ.setdefault("CMAKE_CXX_COMPILER_LAUNCHER", "ccache")
         os.environ.setdefault("CCACHE_BASEDIR", str(results))
         os.environ.setdefault("CCACHE_NOHASHDIR", "1")
+        os.environ.setdefault("CCACHE_DEPEND", "1")  # a mutant is never found: no preprocessing to see that
     processes = Processes()
     workers = []
     for number in range(min(options.jobs, max(1, len(order)))):
