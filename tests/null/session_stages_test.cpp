@@ -114,5 +114,17 @@ TEST_F(SessionStages, ALossThatTheNextFindsIsALoss) {
   EXPECT_EQ(refusal<DeviceLost>([&] { session_.wait(10s); }), said);
 }
 
+TEST_F(SessionStages, ALossWhileItIsWaitedForIsALoss) {
+  for (int i = 0; i < 2; ++i) {
+    stage(0);
+    session_.commit_stage();
+  }
+  backend_->at_wait = [&](const backend::Point&) { backend_->lose(); };
+  const std::string said = "[session] stage 'stage' failed: [submission] 'stage': controlled: lost";
+  EXPECT_EQ(refusal<DeviceLost>([&] { session_.wait(10s); }), said);
+  EXPECT_EQ(refusal<DeviceLost>([&] { session_.wait(10s); }), said);
+  EXPECT_EQ(refusal<DeviceLost>([&] { session_.begin_stage("next"); }), said);
+}
+
 }  // namespace
 }  // namespace refrain::null_tests
