@@ -11,19 +11,17 @@ using namespace backend::cuda;
 using StepAdvanceParameters = Parameters<StepAdvanceConstants, 6>;
 
 __global__ void step_advance_kernel(const __grid_constant__ StepAdvanceParameters p) {
-  if (threadIdx.x != 0) {
-    const Running run(p.state);
-    return;
-  }
   // The ring lies in memory of the host, far away, and only this op writes it.
   RingHeader counts;
   const auto load = [&] {
-    counts.appended = static_cast<const volatile RingHeader*>(p.args[5])->appended;
-    counts.steps = static_cast<const volatile RingHeader*>(p.args[5])->steps;
+    const auto& ring = *static_cast<const volatile RingHeader*>(p.args[5]);
+    counts.appended = ring.appended;
+    counts.steps = ring.steps;
   };
   const Running run(p.state, [&] {
     if (p.state.ahead) load();
   });
+  if (threadIdx.x != 0) return;
   if (!p.state.ahead) load();
   advance_slots(p.constants, p.args, counts);
 }
