@@ -19,7 +19,7 @@
 namespace refrain::backend::testing {
 namespace {
 
-constexpr int64_t kRows = 70, kWidth = 32, kHeads = 4, kHeadDim = 8, kOther = 16;
+constexpr int64_t kRows = 70, kWidth = 32, kHeads = 4, kHeadDim = 8, kOther = 32;
 constexpr uint32_t kLive = 66;  // of the second block of rows two are live
 
 /// norm, then q with head norm and rope, and beside it a product with a sum: a prologue, two components, a
