@@ -64,12 +64,14 @@ class ControlledBackend : public backend::Backend {
   std::function<void()> before_completed;              ///< called by completed()
   std::function<void()> at_poll;                       ///< called by a wait() of no time, before it looks
   std::function<void(const backend::Point&)> at_wait;  ///< called by any other wait(), before it looks
+  std::function<void()> at_allocate;                   ///< called by allocate(), once
   std::function<void()> at_prepare;                    ///< called by prepare(), once
   std::function<void(uint32_t)> at_submit;             ///< called by submit(), with its queue
   /// The points and the times of wait(), those of no time left out. To be read while nobody waits.
   std::vector<std::pair<backend::Point, std::chrono::nanoseconds>> timeouts;
 
   const backend::Allocation* allocate(const backend::BufferSpec& spec) override {
+    if (const auto call = std::exchange(at_allocate, nullptr)) call();
     if (spec.bytes > (size_t{1} << 40)) throw DeviceError("controlled: out of memory");
     auto allocation = std::make_unique<Memory>();
     allocation->storage.resize(spec.bytes + 64);

@@ -4,6 +4,7 @@
 
 #include <fstream>
 #include <functional>
+#include <optional>
 #include <sstream>
 #include <thread>
 
@@ -12,6 +13,7 @@
 #include "refrain/backend/validate/validate_backend.h"
 #include "refrain/core/mapped_file.h"
 #include "refrain/format/plain.h"
+#include "tests/eventually.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -192,6 +194,29 @@ TEST_F(ImportMemory, ThreadsImportAndLetGo) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(block_.use_count(), 1);
+}
+
+// The last share has gone, but its thread has not yet got as far as to take the bytes back.
+TEST_F(ImportMemory, WaitsForBytesThatAreBeingTakenBack) {
+  Device device(backend_, {}, {});
+  const auto import = [&](const std::shared_ptr<Block>& block) {
+    return device.import_memory(block->words.data(), DType::u32, {64}, block, "x");
+  };
+  std::optional<Buffer> first = import(block_);
+  const std::weak_ptr<const AllocationHandle> memory = first->memory();
+  Buffer again;
+  std::thread importer, releaser;
+  backend_->at_allocate = [&] {  // no other import goes on meanwhile
+    importer = std::thread([&] { again = import(block_); });
+    std::this_thread::sleep_for(50ms);
+    releaser = std::thread([&] { first.reset(); });
+    test::eventually([&] { return memory.expired(); });
+  };
+  const Buffer other = import(std::make_shared<Block>());
+  importer.join();
+  releaser.join();
+  EXPECT_EQ(again.bytes(), 256u);
+  EXPECT_EQ(backend_->live_allocations(), 2u);
 }
 
 TEST_F(ImportMemory, ReadOnlyMemoryIsNotWritten) {
