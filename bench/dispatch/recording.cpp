@@ -125,7 +125,7 @@ void measure_commit() {
   one_thread.threads = 1;
   one_thread.spin = std::chrono::milliseconds(10);
   Device null(backend::make_null({&table, 1}), {}, {});
-  Device cpu(backend::make_cpu(one_thread, {&table, 1}), {}, {});
+  Device cpu(backend::make_cpu(one_thread, std::span(&table, 1)), {}, {});
   for (Device* device : {&null, &cpu}) {
     Recording recording(*device);
     for (const size_t commands : {0, 1, 10}) {

@@ -25,7 +25,7 @@ class RefrainRunner final : public Runner {
     kernel_.entry = &kTiles;
     backend::CpuOptions options;
     options.threads = threads;
-    device_ = backend::make_cpu(options, {&kernel_, 1});
+    device_ = backend::make_cpu(options, std::span(&kernel_, 1));
     const backend::Allocation* memory = device_->allocate(
         {cells.size() * sizeof(Cell), "cells", backend::MemoryKind::import_host, cells.data()});
     for (uint32_t i = 0; i < graph.deps.size(); ++i) {

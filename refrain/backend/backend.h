@@ -120,7 +120,8 @@ class Backend {
       : id(draw_id()),
         info(std::move(device_info)),
         kernels(kernel_tables.kernels),
-        group_kernels(kernel_tables.groups) {}
+        group_kernels(kernel_tables.groups),
+        rewrites(kernel_tables.rewrites) {}
   virtual ~Backend() = default;  ///< waits for submitted work
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
@@ -130,6 +131,7 @@ class Backend {
   const DeviceInfo info;
   const std::span<const Kernel> kernels;
   const std::span<const GroupKernel> group_kernels;
+  const std::span<const Rewrite> rewrites;
 
   // Any thread may call any function; submissions to one queue run in the order of their submit calls. Between
   // queues only waits give an order: priorities, which the options of a backend may give its queues, are a hint.

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "refrain/backend/op.h"
+#include "refrain/backend/rewrite.h"
 
 namespace refrain::backend {
 
@@ -155,11 +156,13 @@ struct Kernel {
   uint32_t unit_granule = 1;  ///< units that it does best in multiples of
 };
 
-/// What a backend computes with: its kernels, and its kernels for several commands. The first that fits is taken.
+/// What a backend computes with: its kernels, its kernels for several commands, and what it would rather have instead of a
+/// call. The first that fits is taken.
 struct KernelTables {
   KernelTables() = default;
-  KernelTables(std::span<const Kernel> kernel_rows, std::span<const GroupKernel> group_rows)
-      : kernels(kernel_rows), groups(group_rows) {}
+  KernelTables(std::span<const Kernel> kernel_rows, std::span<const GroupKernel> group_rows,
+               std::span<const Rewrite> rewrite_rows = {})
+      : kernels(kernel_rows), groups(group_rows), rewrites(rewrite_rows) {}
   /// Kernels alone.
   template <class Rows>
     requires std::convertible_to<const Rows&, std::span<const Kernel>>
@@ -167,6 +170,7 @@ struct KernelTables {
 
   std::span<const Kernel> kernels;
   std::span<const GroupKernel> groups;
+  std::span<const Rewrite> rewrites;
 };
 
 }  // namespace refrain::backend

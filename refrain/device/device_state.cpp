@@ -136,9 +136,8 @@ std::pair<Plan, PlanReport> DeviceState::plan(ComputeGraph graph, const PlanOpti
   plan.backend_ = backend;
   plan.kernels_ = registry.table();
   plan.resources_ = std::make_shared<const std::vector<std::shared_ptr<const void>>>(graph.resources);
-  auto [data, report] =
-      graph::make_plan(std::move(graph), backend::KernelTables(*plan.kernels_, backend->group_kernels),
-                       backend->info, plan_options);
+  const backend::KernelTables tables(*plan.kernels_, backend->group_kernels, backend->rewrites);
+  auto [data, report] = graph::make_plan(std::move(graph), tables, backend->info, plan_options);
   plan.data_ = std::make_shared<const backend::PlanData>(std::move(data));
   keep_storage(std::move(graph));
   counters.change([](Counters& c) { ++c.plans; });

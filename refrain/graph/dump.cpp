@@ -95,6 +95,7 @@ std::string dump(const PlanData& plan) {
 std::string dump(const PlanReport& report) {
   std::string text = fmt::format("recorded_commands {}\nrecorded_levels {}\nfused_levels {}\n",
                                  report.recorded_commands, report.recorded_levels, report.fused_levels);
+  for (const std::string& rewrite : report.rewrites) text += "rewrote " + rewrite + '\n';
   for (const std::string& fusion : report.fusions) text += "fused " + fusion + '\n';
   for (const std::string& miss : report.misses) text += "missed " + miss + '\n';
   for (const OpNumerics& row : report.numerics) {

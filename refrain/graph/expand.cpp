@@ -17,7 +17,10 @@ void expand(ComputeGraph& graph, Mode mode) {
   }
   std::vector<backend::ArgumentInfo> infos;
   for (const Command& command : graph.commands) {
-    if (!command.fence()) backend::check_dtypes(op_call(graph, command, infos));
+    if (command.fence()) continue;
+    const backend::OpCall call = op_call(graph, command, infos);
+    backend::check_dtypes(call);
+    if (command.op->check != nullptr) command.op->check(call);
   }
 }
 

@@ -6,7 +6,8 @@
 
 namespace refrain::graph {
 
-/// DType::activation becomes the mode's dtype, in values and in bindings; the sizes of temps become known. Throws InvalidArgument, as check_dtypes(), for an op that does not take the mode's dtype.
+/// DType::activation becomes the mode's dtype, in values and in bindings; the sizes of temps become known. What schemas list
+/// and check is checked again, for these dtypes: throws InvalidArgument.
 void expand(ComputeGraph& graph, Mode mode);
 
 }  // namespace refrain::graph

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <numeric>
 
 #include "refrain/core/error.h"
@@ -14,6 +15,7 @@
 #include "refrain/graph/lower.h"
 #include "refrain/graph/memory.h"
 #include "refrain/graph/reorder.h"
+#include "refrain/graph/rewrite.h"
 
 namespace refrain::graph {
 namespace {
@@ -77,13 +79,16 @@ std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const b
   expand(graph, options.mode);
   report.recorded_commands = static_cast<size_t>(
       std::ranges::count_if(graph.commands, [](const Command& command) { return !command.fence(); }));
+  RewriteReport rewritten = rewrite(graph, tables, info, options.splits);
+  report.rewrites = std::move(rewritten.rewrites);
+  report.misses = std::move(rewritten.misses);
   watch.lap("expand");
   if (options.fuse) {
     FuseReport fused =
         info.composes ? fuse(graph, tables.kernels, info) : fuse_sets(graph, tables.groups, info);
     report.recorded_levels = fused.recorded_levels;
     report.fusions = std::move(fused.fusions);
-    report.misses = std::move(fused.misses);
+    std::ranges::move(fused.misses, std::back_inserter(report.misses));
     watch.lap("fuse");
   }
   LoweredGraph lowered = lower(graph, tables.kernels, info);

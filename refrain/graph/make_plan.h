@@ -1,4 +1,4 @@
-// The passes in their order: expand, fuse, lower, hazards, memory, hazards again, check.
+// The passes in their order: expand, rewrite, fuse, lower, hazards, memory, hazards again, check.
 #pragma once
 
 #include <span>

@@ -36,6 +36,9 @@ struct PlanOptions {
   Mode mode = Mode::exact;
   bool fuse = true;  ///< commands that can share tiles become one
   CommandOrder order = CommandOrder::recorded;
+  /// Into how many parts rewrites of the backend divide an op's work on a row where they can (attention over a long
+  /// context), so that more workers share it: 1: none, 0: as the device does best. Not in the bits.
+  uint32_t splits = 0;
   bool reuse_memory = true;  ///< false: each temp has bytes of its own
   /// Prove that every conflicting pair of commands is ordered, by brute force. Unset: in debug builds of the
   /// library.
@@ -60,9 +63,12 @@ struct OpNumerics {
 };
 
 struct PlanReport {
-  size_t recorded_commands = 0;      ///< fences excluded, as everywhere here
-  size_t recorded_levels = 0;        ///< the longest chain of the recording
-  std::vector<std::string> fusions;  ///< one a group: its ops and the recorded commands in it
+  size_t recorded_commands = 0;  ///< fences excluded, as everywhere here
+  size_t recorded_levels = 0;    ///< the longest chain of the recording
+  /// One a call that other commands stand for: the rewrite, the op with its label, and what it has become. Numbers of
+  /// commands, here and below, count these in the place of what was recorded.
+  std::vector<std::string> rewrites;
+  std::vector<std::string> fusions;  ///< one a group: its ops and the commands in it
   std::vector<std::string> misses;   ///< what was not fused although its op can be, and why
   size_t fused_levels = 0;           ///< the longest chain after fusing, before kernels add scratch
   size_t commands = 0;               ///< fences excluded

@@ -156,11 +156,11 @@ TEST_F(Encoder, TheLiveCountIsTheLastBinding) {
 TEST_F(Encoder, ARefusedDispatchLeavesNothing) {
   mix(a_, {}, b_);
   const Buffer fresh = buffer({4});
-  const Buffer half = fresh.view(DType::f32, {4});
+  const Buffer half = fresh.view(DType::u8, {16});
   const std::weak_ptr<const AllocationHandle> watched = fresh.memory();
   const Temp t = encoder_.temp(DType::u32, {8, 4});
   const Temp unwritten = encoder_.temp(DType::u32, {8, 4});
-  EXPECT_EQ(refusal([&] { mix(fresh, half, t); }), "[mix] b: expected u32, got f32");
+  EXPECT_EQ(refusal([&] { mix(fresh, half, t); }), "[mix] b: expected u32, got u8");
   EXPECT_EQ(refusal([&] { mix(fresh, unwritten, t); }),
             "[mix] b: expected a value, got a temp that no command has written");
   EXPECT_EQ(refusal([&] { mix(t, {}, b_); }),

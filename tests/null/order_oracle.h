@@ -173,4 +173,36 @@ inline std::string disagreement(const graph::AccessList& list) {
   return {};
 }
 
+enum class Hostility { random, latest_first, longest_path_last };
+
+/// An order that the edges of a plan allow and that no kind device would choose.
+inline std::vector<uint32_t> hostile_order(const backend::PlanData& plan, Hostility hostility,
+                                           std::mt19937& rng) {
+  const auto count = static_cast<uint32_t>(plan.commands.size());
+  std::vector<uint32_t> waiting(count), height(count), ready, order;
+  std::vector<std::vector<uint32_t>> followers(count);
+  for (uint32_t i = 0; i < count; ++i) {
+    waiting[i] = plan.commands[i].deps.count;
+    for (uint32_t d = 0; d < waiting[i]; ++d)
+      followers[plan.deps[plan.commands[i].deps.first + d]].push_back(i);
+    if (waiting[i] == 0) ready.push_back(i);
+  }
+  for (uint32_t i = count; i-- > 0;) {
+    for (const uint32_t follower : followers[i]) height[i] = std::max(height[i], height[follower] + 1);
+  }
+  while (!ready.empty()) {
+    auto chosen = ready.begin() + static_cast<ptrdiff_t>(rng() % ready.size());
+    if (hostility == Hostility::latest_first) chosen = std::ranges::max_element(ready);
+    if (hostility == Hostility::longest_path_last)
+      chosen = std::ranges::min_element(ready, {}, [&](uint32_t i) { return height[i]; });
+    const uint32_t command = *chosen;
+    ready.erase(chosen);
+    order.push_back(command);
+    for (const uint32_t follower : followers[command]) {
+      if (--waiting[follower] == 0) ready.push_back(follower);
+    }
+  }
+  return order;
+}
+
 }  // namespace refrain::null_tests

@@ -18,6 +18,7 @@
 #include "refrain/graph/lower.h"
 #include "refrain/graph/make_plan.h"
 #include "refrain/graph/memory.h"
+#include "refrain/graph/rewrite.h"
 #include "tests/null/order_oracle.h"
 #include "tests/null/test_ops.h"
 
@@ -37,6 +38,7 @@ class RandomGraph {
       for (uint32_t& value : memory_.back()) value = rng_();
       initial_.push_back(memory_.back());
     }
+    status_ = device_.buffer(DType::u32, {1});
     count_ = device_.buffer(DType::u32, {1});
     count_.span<uint32_t>()[0] = kLiveRows;
     for (uint32_t i = 0; i < commands; ++i) record();
@@ -49,13 +51,14 @@ class RandomGraph {
   void reset() {
     for (size_t i = 0; i < kBuffers; ++i)
       std::ranges::copy(initial_[i], buffers_[i].span<uint32_t>().begin());
+    status_.span<uint32_t>()[0] = 0;
   }
   /// True when the buffers hold what the recorded order leaves in them.
   bool as_recorded() const {
     for (size_t i = 0; i < kBuffers; ++i) {
       if (!std::ranges::equal(memory_[i], buffers_[i].span<uint32_t>())) return false;
     }
-    return true;
+    return status_.span<uint32_t>()[0] == noted_;
   }
 
  private:
@@ -132,6 +135,13 @@ class RandomGraph {
         dispatch(encoder_, kRows, std::array{a.operand(), output.operand()}, c);
         compute(kRows, {a.values, output.values}, c, kLiveRows);
         *output.written = true;
+      } else if (kind < 15) {
+        // Bits of a value, so that what is told of it depends on when that is read.
+        const Place a = anywhere(false), output = below(6) == 0 ? a : anywhere(true);
+        c = {c.salt, a.elements, 0, output.elements};
+        dispatch(encoder_, kNote, std::array{a.operand(), Operand(status_), output.operand()}, c);
+        compute(kNote, {a.values, &noted_, output.values}, c, 1);
+        if (output.written != nullptr) *output.written = true;
       } else {
         const Place a = anywhere(false), b = anywhere(false), output = below(6) == 0 ? a : anywhere(true);
         const bool both = below(3) != 0;
@@ -162,7 +172,10 @@ class RandomGraph {
     tile.args = args.data();
     tile.constants = reinterpret_cast<const std::byte*>(&c);
     tile.live_rows = live_rows;
-    (&op == &kMix ? run_mix : &op == &kUpdate ? run_update : run_rows)(tile, 0, live_rows);
+    (&op == &kMix      ? run_mix
+     : &op == &kNote   ? run_note
+     : &op == &kUpdate ? run_update
+                       : run_rows)(tile, 0, live_rows);
   }
 
   Device device_;
@@ -170,48 +183,19 @@ class RandomGraph {
   CommandEncoder encoder_;
   std::vector<Buffer> buffers_;
   std::vector<std::vector<uint32_t>> memory_, initial_;
-  Buffer count_;
+  Buffer status_, count_;
+  uint32_t noted_ = 0;
   std::vector<std::unique_ptr<Value>> values_, row_values_;
   uint64_t refused_ = 0;
 };
 
-enum class Hostility { random, latest_first, longest_path_last };
-
-/// An order that the edges of a plan allow and that no kind device would choose.
-inline std::vector<uint32_t> hostile_order(const backend::PlanData& plan, Hostility hostility,
-                                           std::mt19937& rng) {
-  const auto count = static_cast<uint32_t>(plan.commands.size());
-  std::vector<uint32_t> waiting(count), height(count), ready, order;
-  std::vector<std::vector<uint32_t>> followers(count);
-  for (uint32_t i = 0; i < count; ++i) {
-    waiting[i] = plan.commands[i].deps.count;
-    for (uint32_t d = 0; d < waiting[i]; ++d)
-      followers[plan.deps[plan.commands[i].deps.first + d]].push_back(i);
-    if (waiting[i] == 0) ready.push_back(i);
-  }
-  for (uint32_t i = count; i-- > 0;) {
-    for (const uint32_t follower : followers[i]) height[i] = std::max(height[i], height[follower] + 1);
-  }
-  while (!ready.empty()) {
-    auto chosen = ready.begin() + static_cast<ptrdiff_t>(rng() % ready.size());
-    if (hostility == Hostility::latest_first) chosen = std::ranges::max_element(ready);
-    if (hostility == Hostility::longest_path_last)
-      chosen = std::ranges::min_element(ready, {}, [&](uint32_t i) { return height[i]; });
-    const uint32_t command = *chosen;
-    ready.erase(chosen);
-    order.push_back(command);
-    for (const uint32_t follower : followers[command]) {
-      if (--waiting[follower] == 0) ready.push_back(follower);
-    }
-  }
-  return order;
-}
-
 /// What is wrong with the memory plan of a graph; empty when nothing is.
-inline std::string memory_faults(const ComputeGraph& recorded, const backend::DeviceInfo& info, bool reuse) {
+inline std::string memory_faults(const ComputeGraph& recorded, const backend::DeviceInfo& info, bool reuse,
+                                 const backend::KernelTables& tables = kKernels) {
   ComputeGraph graph = recorded;
   graph::expand(graph, graph::Mode::exact);
-  const graph::LoweredGraph lowered = graph::lower(graph, kKernels, info);
+  graph::rewrite(graph, tables, info, 0);
+  const graph::LoweredGraph lowered = graph::lower(graph, tables.kernels, info);
   graph::AccessList list;
   std::vector<std::vector<uint32_t>> users(lowered.temp_bytes.size());
   for (const backend::PlanCommand& command : lowered.commands) {
@@ -258,7 +242,8 @@ inline std::string memory_faults(const ComputeGraph& recorded, const backend::De
 }
 
 /// Everything that must hold of a random recording; empty when it does.
-inline std::string graph_faults(uint32_t seed, uint32_t commands) {
+inline std::string graph_faults(uint32_t seed, uint32_t commands,
+                                const backend::KernelTables& tables = kKernels) {
   std::mt19937 rng(seed);
   Device device = null_device(1 + seed % 3);
   RandomGraph random(device, seed, commands);
@@ -266,15 +251,16 @@ inline std::string graph_faults(uint32_t seed, uint32_t commands) {
   graph::PlanOptions shared, separate;
   shared.check = separate.check = true;
   separate.reuse_memory = false;
-  const auto [plan, report] = graph::make_plan(ComputeGraph(graph), kKernels, device.info(), shared);
-  const auto [apart, apart_report] = graph::make_plan(ComputeGraph(graph), kKernels, device.info(), separate);
+  const auto [plan, report] = graph::make_plan(ComputeGraph(graph), tables, device.info(), shared);
+  const auto [apart, apart_report] = graph::make_plan(ComputeGraph(graph), tables, device.info(), separate);
   if (plan.deps != apart.deps) return "sharing memory changed the edges";
   if (report.arena_bytes > apart_report.arena_bytes) return "sharing memory made the arena larger";
   if (!graph::check_order(plan).empty()) return "the checker objects";
   const Relation before = stored_order(plan);
   if (before != closure(accesses(plan))) return "the stored order is not the closure of the conflicts";
   for (const bool reuse : {true, false}) {
-    if (const std::string fault = memory_faults(graph, device.info(), reuse); !fault.empty()) return fault;
+    if (const std::string fault = memory_faults(graph, device.info(), reuse, tables); !fault.empty())
+      return fault;
   }
   const auto run = [&](const backend::PlanData& of, std::span<const uint32_t> order) {
     std::vector<std::byte> memory(of.arena_bytes + 64, std::byte{0xEE});

@@ -124,7 +124,7 @@ TEST(Split, NoEdgeIsLost) {
 }
 
 /// Those without scratch, whose sizes are too odd for a device that checks.
-constexpr backend::Kernel kChecked[] = {kKernels[2], kKernels[3], kKernels[4]};
+constexpr backend::Kernel kChecked[] = {kKernels[2], kKernels[3], kKernels[4], kKernels[5]};
 
 /// Both parts on a CPU device that checks its contract, twice in a row.
 TEST(Split, SameBitsOnTheCpu) {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -31,10 +32,11 @@ struct MixConstants {
   uint32_t a = 0, b = 0, output = 0;
 };
 
+/// u32, or activations, which become f32.
 inline void check_dtypes(const OpCall& call) {
   for (size_t i = 0; i < call.args.size(); ++i) {
     const backend::ArgumentInfo& arg = call.args[i];
-    if (arg.bound && arg.dtype != DType::u32 && arg.dtype != DType::activation) {
+    if (arg.bound && arg.dtype != DType::u32 && arg.dtype != DType::activation && arg.dtype != DType::f32) {
       throw InvalidArgument(std::string("[").append(call.op->name) + "] " +
                             std::string(call.op->args[i].name) + ": expected u32, got " +
                             std::string(name(arg.dtype)));
@@ -63,6 +65,11 @@ inline constexpr ArgumentSpec kPairArgs[] = {{"input", Access::in},
                                              {"second", Access::out, false, true}};
 inline constexpr OpSchema kPair{"pair", kPairArgs, 0, nullptr};
 
+// output[i] = mixed(a[i], salt), a repeated; a[0] is ORed into status[0] as well. Output may be in place of a.
+inline constexpr ArgumentSpec kNoteArgs[] = {
+    {"a", Access::in}, {"status", Access::accumulate}, {"output", Access::out, false, false, 1}};
+inline constexpr OpSchema kNote{"note", "", kNoteArgs, sizeof(MixConstants), check_dtypes};
+
 // Bound to everything that a dispatch has: the op of measurements.
 inline constexpr ArgumentSpec kFourArgs[] = {{"input", Access::in, true},
                                              {"weight", Access::in},
@@ -86,6 +93,14 @@ inline void run_update(const TileArgs& args, uint32_t, uint32_t) {
   for (uint32_t i = 0; i < c.output; ++i) target[i] = mixed(mixed(target[i], a[i % c.a]), c.salt);
 }
 
+inline void run_note(const TileArgs& args, uint32_t, uint32_t) {
+  const auto& c = args.constants_as<MixConstants>();
+  const auto* a = args.arg<uint32_t>(0);
+  auto* output = args.arg<uint32_t>(2);
+  std::atomic_ref<uint32_t>(*args.arg<uint32_t>(1)).fetch_or(a[0], std::memory_order_relaxed);
+  for (uint32_t i = 0; i < c.output; ++i) output[i] = mixed(a[i % c.a], c.salt);
+}
+
 inline void run_rows(const TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<MixConstants>();
   const auto* a = args.arg<uint32_t>(0);
@@ -96,6 +111,7 @@ inline void run_rows(const TileArgs& args, uint32_t begin, uint32_t end) {
 
 inline constexpr backend::TileKernel kRunMix{nullptr, nullptr, run_mix};
 inline constexpr backend::TileKernel kRunUpdate{nullptr, nullptr, run_update};
+inline constexpr backend::TileKernel kRunNote{nullptr, nullptr, run_note};
 inline constexpr backend::TileKernel kRunRows{nullptr, nullptr, run_rows};
 inline constexpr backend::TileKernel kRunNothing{nullptr, nullptr,
                                                  [](const TileArgs&, uint32_t, uint32_t) {}};
@@ -116,6 +132,7 @@ inline constexpr backend::Kernel kKernels[] = {
     {"mix", &kMix, "test", 0, 0, any, one_tile, &kRunMix},
     {"update", &kUpdate, "test", 0, 0, any, one_tile, &kRunUpdate},
     {"rows", &kRows, "test", 0, 0, any, tile_per_row, &kRunRows},
+    {"note", &kNote, "test", 0, 0, any, one_tile, &kRunNote},
     {"pair", &kPair, "test", 0, 0, any, one_tile, &kRunNothing},
     {"four", &kFour, "test", 0, 0, any, one_tile, &kRunNothing},
 };

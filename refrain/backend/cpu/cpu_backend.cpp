@@ -40,8 +40,8 @@ DeviceInfo describe(const CpuOptions& options, uint32_t workers) {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(const CpuOptions& options, std::span<const Kernel> kernel_table, uint32_t workers, bool crowded)
-      : Backend(describe(options, workers), kernel_table),
+  CpuBackend(const CpuOptions& options, const KernelTables& kernel_tables, uint32_t workers, bool crowded)
+      : Backend(describe(options, workers), kernel_tables),
         memory_(options.system_root, options.memory_limit_bytes),
         scheduler_([this](const CpuExecutable& program) { team_.start(program); }, options.queue_priorities),
         team_(workers, crowded ? std::chrono::nanoseconds(0) : options.spin, options.spin != kSpinForever,
@@ -99,7 +99,7 @@ class CpuBackend final : public Backend {
 }  // namespace
 }  // namespace cpu
 
-std::unique_ptr<Backend> make_cpu(const CpuOptions& options, std::span<const Kernel> kernels) {
+std::unique_ptr<Backend> make_cpu(const CpuOptions& options, const KernelTables& kernels) {
   if (options.threads > cpu::kMaxThreads) {
     throw InvalidArgument("[make_cpu] threads: expected at most " + std::to_string(cpu::kMaxThreads) +
                           ", got " + std::to_string(options.threads));

@@ -30,8 +30,8 @@ struct CpuOptions {
   std::string system_root;  ///< where proc/ and sys/ are read, with no slash at the end
 };
 
-/// A backend whose kernels are TileKernels (Kernel::entry). `kernels` outlives it.
+/// A backend whose kernels are TileKernels (Kernel::entry). What `kernels` names outlives it.
 /// Throws InvalidArgument for more than 1024 threads or more priorities than queues, DeviceError when threads cannot be started.
-std::unique_ptr<Backend> make_cpu(const CpuOptions& options, std::span<const Kernel> kernels);
+std::unique_ptr<Backend> make_cpu(const CpuOptions& options, const KernelTables& kernels);
 
 }  // namespace refrain::backend

@@ -51,6 +51,7 @@ constexpr uint64_t plugin_abi() {
                               uint64_t{sizeof(DeviceInfo)},
                               uint64_t{sizeof(Kernel)},
                               uint64_t{sizeof(GroupKernel)},
+                              uint64_t{sizeof(KernelTables)},
                               uint64_t{sizeof(OpSchema)},
                               uint64_t{sizeof(ArgumentSpec)},
                               uint64_t{sizeof(OpCall)},

@@ -58,7 +58,7 @@ struct Queue {
 class FaultBackend final : public Backend {
  public:
   FaultBackend(std::unique_ptr<Backend> inner, const FaultPlan& plan)
-      : Backend(inner->info, {inner->kernels, inner->group_kernels}),
+      : Backend(inner->info, {inner->kernels, inner->group_kernels, inner->rewrites}),
         inner_(std::move(inner)),
         plan_(plan),
         queues_(info.queue_count) {}

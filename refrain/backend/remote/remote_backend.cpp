@@ -106,7 +106,8 @@ class Copy {
 class RemoteBackend final : public Backend {
  public:
   explicit RemoteBackend(std::unique_ptr<Backend> inner)
-      : Backend(describe(inner->info), {inner->kernels, inner->group_kernels}), inner_(std::move(inner)) {}
+      : Backend(describe(inner->info), {inner->kernels, inner->group_kernels, inner->rewrites}),
+        inner_(std::move(inner)) {}
 
   const Allocation* allocate(const BufferSpec& spec) override {
     if (spec.kind == MemoryKind::import_device) {

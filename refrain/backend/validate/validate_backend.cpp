@@ -38,7 +38,7 @@ bool writable(const void* address, size_t bytes) {
 class ValidateBackend final : public Backend {
  public:
   explicit ValidateBackend(std::unique_ptr<Backend> inner)
-      : Backend(inner->info, {inner->kernels, inner->group_kernels}),
+      : Backend(inner->info, {inner->kernels, inner->group_kernels, inner->rewrites}),
         inner_(std::move(inner)),
         ledger_(std::make_shared<Ledger>()) {
     ledger_->backend = inner_.get();
