@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/ops/decode_sets/bulk_ring.cuh"
 #include "refrain/ops/decode_sets/tiles.h"
 
 namespace refrain::ops::decode {
@@ -221,65 +222,18 @@ __device__ inline float dot(const Unit& unit, const Planes& planes, uint32_t chu
   return sum + __shfl_xor_sync(~0u, sum, 16);
 }
 
-/// A warp's units on their way to shared memory: `depth` bulk copies in flight, each with a barrier of the warp's own.
-class UnitRing {
- public:
-  __host__ __device__ static constexpr size_t bytes(uint32_t warps, uint32_t depth) {
-    return size_t{warps} * depth * kTileBytes;
-  }
-  /// `memory`: of the block, aligned to 128; `barriers`: [warps][depth].
-  __device__ UnitRing(std::byte* memory, uint64_t* barriers, uint32_t depth)
-      : units_(memory + size_t{threadIdx.x / kWarp} * depth * kTileBytes),
-        barriers_(shared_address(barriers + threadIdx.x / kWarp * depth)),
-        depth_(depth) {
-    const uint32_t lane = threadIdx.x % kWarp;
-    if (lane < depth)
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + lane * 8) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    __syncwarp();
-  }
+using UnitRing = BulkRing<kTileBytes>;
 
-  /// Starts the copy of the warp's n-th unit; all lanes have read unit n - depth.
-  __device__ void start(uint32_t n, const std::byte* from) const {
-    if (threadIdx.x % kWarp == 0) {
-      const uint32_t slot = n % depth_, barrier = barriers_ + slot * 8;
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(kTileBytes)
-                   : "memory");
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-              shared_address(units_ + slot * kTileBytes)),
-          "l"(from), "n"(kTileBytes), "r"(barrier)
-          : "memory");
-    }
-    converge();
-  }
-
-  /// Waits for unit n and reads this lane's part.
-  __device__ Unit read(uint32_t n) const {
-    const uint32_t slot = n % depth_, parity = n / depth_ % 2, lane = threadIdx.x % kWarp;
-    asm volatile(
-        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
-        "bra WAIT_%=;\n}" ::"r"(barriers_ + slot * 8),
-        "r"(parity)
-        : "memory");
-    const std::byte* at = units_ + slot * kTileBytes;
-    Unit unit;
+/// This lane's part of a unit in shared memory.
+__device__ inline Unit unit_at(const std::byte* at) {
+  const uint32_t lane = threadIdx.x % kWarp;
+  Unit unit;
 #pragma unroll
-    for (uint32_t r = 0; r < kTileRows; ++r)
-      unit.codes[r] = reinterpret_cast<const uint4*>(at + r * kTileRowBytes)[lane];
-    unit.scales = reinterpret_cast<const uint2*>(at + kTileCodesBytes)[lane];
-    __syncwarp();
-    return unit;
-  }
-
- private:
-  __device__ static uint32_t shared_address(const void* pointer) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-  }
-  std::byte* units_;
-  uint32_t barriers_;
-  uint32_t depth_;
-};
+  for (uint32_t r = 0; r < kTileRows; ++r)
+    unit.codes[r] = reinterpret_cast<const uint4*>(at + r * kTileRowBytes)[lane];
+  unit.scales = reinterpret_cast<const uint2*>(at + kTileCodesBytes)[lane];
+  __syncwarp();
+  return unit;
+}
 
 }  // namespace refrain::ops::decode

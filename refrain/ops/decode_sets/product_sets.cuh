@@ -31,7 +31,7 @@ struct ProductParameters {
   float eps = 0;
   uint32_t columns = 0;
   uint32_t tiles_per_block = 0;  ///< of a gate: of each of the two weights
-  uint32_t depth = 0;            ///< units in flight, of a warp
+  uint32_t depth = 0;            ///< units in flight, of a warp; a power of two
   /// As many units as a block has warps, in tiles and chunks.
   uint32_t step_tiles = 0, step_chunks = 0;
 };
@@ -44,7 +44,7 @@ struct ProductShape {
   __host__ __device__ ProductShape(const ProductParameters& p, uint32_t warps, Ending ending)
       : chunks(tile_chunks(p.columns)),
         local_tiles(p.tiles_per_block * (ending == Ending::gate ? 2 : 1)),
-        ring_bytes(UnitRing::bytes(warps, p.depth)),
+        ring_bytes(size_t{warps} * p.depth * kTileBytes),
         planes_bytes(Planes::bytes(chunks)),
         sums_bytes(size_t{local_tiles} * kTileRows * chunks * sizeof(float)) {}
   __host__ __device__ size_t bytes() const { return ring_bytes + planes_bytes + sums_bytes; }
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps <= 8 ? 3 : 1)
   };
   const uint32_t units = local * shape.chunks;
   const uint32_t mine = units > warp ? (units - warp + kWarps - 1) / kWarps : 0;  // of a row
-  const UnitRing ring(memory, barriers, p.depth);
+  const UnitRing ring(memory + size_t{warp} * p.depth * kTileBytes, barriers + warp * kMostDepth, p.depth);
   // A warp's units, kWarps apart, as tiles and chunks without a division each.
   struct Place {
     uint32_t tile, chunk, index;
@@ -122,7 +122,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps <= 8 ? 3 : 1)
   }
   // What has been started ends before the block does.
   if (run.rows == 0) {
-    for (uint32_t n = 0; n < early; ++n) ring.read(n);
+    for (uint32_t n = 0; n < early; ++n) ring.wait(n);
     return;
   }
   for (uint32_t r = 0; r < run.rows; ++r) {
@@ -135,7 +135,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps <= 8 ? 3 : 1)
     __syncthreads();
     Place at = begin;
     for (uint32_t i = 0; i < mine; ++i) {
-      const Unit unit = ring.read(r * mine + i);
+      const Unit unit = unit_at(ring.wait(r * mine + i));
       if (started < run.rows * mine) start();
       const float sum = dot(unit, planes, at.chunk, lane);
       if (lane < kTileRows) sums[(at.tile * kTileRows + row_of_lane(lane)) * shape.chunks + at.chunk] = sum;

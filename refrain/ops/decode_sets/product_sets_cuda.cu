@@ -1,5 +1,7 @@
 // Sets of products: norm and projections; norm, gate, up and silu_mul; a product and what it is added to.
+#include <algorithm>
 #include <array>
+#include <bit>
 
 #include "refrain/backend/set_pattern.h"
 #include "refrain/ops/add/add.h"
@@ -104,8 +106,8 @@ uint32_t divide(ProductParameters& p, Ending ending) {
   p.tiles_per_block = (tiles + kBlocks - 1) / kBlocks;
   const uint32_t units = p.tiles_per_block * tile_chunks(p.columns) * (ending == Ending::gate ? 2 : 1);
   const uint32_t warps = units <= 8 ? 8 : units <= 12 ? 12 : 16;
-  p.depth = std::min((units + warps - 1) / warps, kMostDepth);
-  while (p.depth > 1 && ProductShape(p, warps, ending).bytes() > kMostSharedBytes) --p.depth;
+  p.depth = std::min(std::bit_ceil((units + warps - 1) / warps), kMostDepth);
+  while (p.depth > 1 && ProductShape(p, warps, ending).bytes() > kMostSharedBytes) p.depth /= 2;
   p.step_tiles = warps / tile_chunks(p.columns);
   p.step_chunks = warps % tile_chunks(p.columns);
   return warps;
