@@ -103,7 +103,8 @@ struct Submission {
 
 struct TickSpan {
   uint64_t begin = 0;
-  uint64_t ready = 0;  ///< what it depends on has completed: later than `begin` where a command may begin before that
+  uint64_t ready =
+      0;  ///< what it depends on has completed: later than `begin` where a command may begin before that
   uint64_t end = 0;
 };
 

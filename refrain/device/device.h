@@ -133,7 +133,8 @@ concept Elements = requires(const T& values) {
 /// When a command was under way, by the device's clock.
 struct CommandTimes {
   double begin_ns = 0;
-  double ready_ns = 0;  ///< what it depends on had completed: later than the begin where a device begins ahead of that
+  double ready_ns =
+      0;  ///< what it depends on had completed: later than the begin where a device begins ahead of that
   double end_ns = 0;
 };
 

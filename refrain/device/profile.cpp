@@ -149,8 +149,8 @@ std::string Profile::chrome_trace() const {
         "\"args\":{{\"waited_us\":{:.3f},\"command\":{},\"level\":{},\"label\":{},\"submission\":{}}}}}",
         row, json_string(span->kernel), json_string(span->label.empty() ? "command" : span->label),
         (span->begin_ns - origin) / 1e3, (span->end_ns - span->begin_ns) / 1e3,
-        (span->ready_ns - span->begin_ns) / 1e3, span->command, span->level,
-        json_string(span->label), json_string(span->submission));
+        (span->ready_ns - span->begin_ns) / 1e3, span->command, span->level, json_string(span->label),
+        json_string(span->submission));
   }
   return json + "\n]}\n";
 }

@@ -21,7 +21,7 @@ struct ProfileSpan {
   std::string label;       ///< scopes and label of the recording
   std::string submission;  ///< label of the program: in a profile of several, which one
   double begin_ns = 0;     ///< of the device's clock
-  double ready_ns = 0;     ///< past the wait for what it depends on: its own work lies between this and the end
+  double ready_ns = 0;  ///< past the wait for what it depends on: its own work lies between this and the end
   double end_ns = 0;
 };
 

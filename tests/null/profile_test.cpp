@@ -75,7 +75,8 @@ TEST(Profile, TheTraceIsJsonAndOverlapsLieInRowsOfTheirOwn) {
   EXPECT_NE(json.find("layer \\\"1\\\"\\u000a"), std::string::npos);
   EXPECT_NE(json.find("\"tid\":1,"), std::string::npos);
   EXPECT_EQ(json.find("\"tid\":2,"), std::string::npos);
-  EXPECT_NE(json.find("\"ts\":0.040,\"dur\":0.010,\"args\":{\"waited_us\":0.004,"), std::string::npos) << json;
+  EXPECT_NE(json.find("\"ts\":0.040,\"dur\":0.010,\"args\":{\"waited_us\":0.004,"), std::string::npos)
+      << json;
   EXPECT_NO_THROW(format::Json::parse(Profile().chrome_trace(), "trace"));
 }
 

@@ -6,7 +6,8 @@ namespace refrain::ops {
 namespace {
 
 void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
-  if (begin != end) advance_slots(args.constants_as<StepAdvanceConstants>(), args.args, *args.arg<RingHeader>(5));
+  if (begin != end)
+    advance_slots(args.constants_as<StepAdvanceConstants>(), args.args, *args.arg<RingHeader>(5));
 }
 
 constexpr backend::TileKernel kTiles = {.tiles = tiles};
