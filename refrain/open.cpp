@@ -40,7 +40,7 @@ void open_cpu(OpenBackend& opened, const DeviceOptions& options) {
   cpu.threads = options.threads;
   cpu.queue_priorities = options.queue_priorities;
   if (options.portable_kernels) cpu.features = 0;
-  opened.backend = backend::make_cpu(cpu, opened.kernels);
+  opened.backend = backend::make_cpu(cpu, {opened.kernels, {}, ops::rewrites()});
 }
 
 void open_cuda(OpenBackend& opened, uint32_t ordinal, const DeviceOptions& options) {
@@ -52,7 +52,7 @@ void open_cuda(OpenBackend& opened, uint32_t ordinal, const DeviceOptions& optio
   backend::cuda::CudaOptions cuda;
   cuda.ordinal = ordinal;
   cuda.queue_priorities = options.queue_priorities;
-  opened.backend = plugin.open(cuda, {opened.kernels, bundle.group_kernels});
+  opened.backend = plugin.open(cuda, {opened.kernels, bundle.group_kernels, ops::rewrites()});
 }
 
 /// N of "cuda:N", 0 of "cuda".

@@ -2,6 +2,7 @@
 #include "refrain/ops/kernel_tables.h"
 
 #include "refrain/core/shape.h"
+#include "refrain/ops/attention_part/attention_part.h"
 
 namespace refrain::ops {
 
@@ -59,6 +60,11 @@ std::vector<backend::Kernel> null_kernels() {
                      .regions = true});
   }
   return table;
+}
+
+std::span<const backend::Rewrite> rewrites() {
+  static constexpr const backend::Rewrite* kFirst = &split_attention;
+  return {kFirst, 1};
 }
 
 std::span<const backend::OpSchema* const> all_schemas() {

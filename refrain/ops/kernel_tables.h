@@ -14,6 +14,9 @@ std::vector<backend::Kernel> cpu_kernels();
 /// For each op one kernel that accepts every call and does nothing.
 std::vector<backend::Kernel> null_kernels();
 
+/// What devices may have instead of a call.
+std::span<const backend::Rewrite> rewrites();
+
 /// Every op, in the order of ops.inc.
 std::span<const backend::OpSchema* const> all_schemas();
 

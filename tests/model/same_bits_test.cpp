@@ -109,6 +109,28 @@ TEST(SameBits, AnyCutOfThePrompt) {
   }
 }
 
+// Over several chunks of attention, one row a step and several; the prompt's rows are computed whole.
+TEST(SameBits, AttentionInAnyNumberOfParts) {
+  const std::vector<uint32_t> ids = some_ids(600);
+  const auto logits_of = [&](uint32_t threads, uint32_t capacity, uint32_t splits, bool rewritten) {
+    RunnerOptions options = runner_options({capacity});
+    options.context_tokens = 1024;
+    options.plan.splits = splits;
+    ModelRunner runner(open_tales(threads), options);
+    EXPECT_EQ(runner.report(0).rewrites.size(), rewritten ? 6u : 0u)
+        << capacity << " rows, splits " << splits;
+    return all_logits(runner, ids);
+  };
+  const std::vector<float> expected = logits_of(2, 64, 1, false);
+  for (const uint32_t splits : {1u, 2u, 3u, 100u})
+    EXPECT_TRUE(same_bits(logits_of(2, 7, splits, splits != 1), expected)) << splits << " parts";
+  EXPECT_TRUE(same_bits(logits_of(2, 1, 3, true), expected));
+  EXPECT_TRUE(same_bits(logits_of(2, 64, 3, false), expected)) << "blocks of rows stay whole";
+  // As the device does best: a CPU's workers share what they have too few key-value heads for.
+  const bool composes = Device::open(device_name()).info().composes;
+  EXPECT_TRUE(same_bits(logits_of(3, 1, 0, composes), expected));
+}
+
 TEST(SameBits, ChunksAndSingleTokensShareOneCache) {
   const std::vector<uint32_t> ids = some_ids(100);
   const model::Model model = open_tales(2);

@@ -23,41 +23,12 @@ constexpr backend::ArgumentSpec kArgs[] = {
 
 void check(const backend::OpCall& call) {
   expect_call(call);
-  expect_rank(call, kQuery, 3, 3, "[rows, heads, head_dim]");
-  const Shape& query = call.args[kQuery].shape;
-  expect_dtype(call, kQuery, DType::f32);
-  expect_tensor(call, kRows, DType::u32, {query[0], 4});
-  expect_rank(call, kPageTable, 2, 2, "[slots, pages of a slot]");
-  expect_dtype(call, kPageTable, DType::u32);
-  const Shape& table = call.args[kPageTable].shape;
-  expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
-  const Shape& cache = call.args[kCache].shape;
-  expect_tensor(call, kCache, DType::f32, {2, cache[1], cache[2], kPagePositions, query[2]});
-  if (query[1] % cache[2] != 0) {
-    fail(call, kQuery, "heads divisible by " + std::to_string(cache[2]) + " kv_heads", to_string(query));
-  }
-  expect_tensor(call, kStatus, DType::u32, {table[0] + 1});
-  expect_tensor(call, kOutput, DType::f32, query);
-  const auto& constants = call.constants_as<AttentionConstants>();
-  expect_constant(call, "rows", static_cast<uint64_t>(query[0]), constants.rows);
-  expect_constant(call, "heads", static_cast<uint64_t>(query[1]), constants.heads);
-  expect_constant(call, "kv_heads", static_cast<uint64_t>(cache[2]), constants.kv_heads);
-  expect_constant(call, "head_dim", static_cast<uint64_t>(query[2]), constants.head_dim);
-  expect_constant(call, "slots", static_cast<uint64_t>(table[0]), constants.slots);
-  expect_constant(call, "pages_per_slot", static_cast<uint64_t>(table[1]), constants.pages_per_slot);
-  expect_constant(call, "pages", static_cast<uint64_t>(cache[1]), constants.pages);
+  expect_attention(call, call.constants_as<AttentionConstants>());
+  expect_tensor(call, kOutput, DType::f32, call.args[kQuery].shape);
 }
 
 backend::Cost cost(const backend::OpCall& call) {
-  const auto& c = call.constants_as<AttentionConstants>();
-  // How far the rows look back is not known; this takes all pages of a slot or the window for each.
-  uint64_t positions = uint64_t{c.pages_per_slot} * kPagePositions;
-  if (c.window != 0) positions = std::min<uint64_t>(positions, c.window);
-  const uint64_t scores = uint64_t{c.rows} * c.heads * positions;
-  backend::Cost result;
-  for (const backend::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
-  result.flops = 4 * scores * c.head_dim;
-  return result;
+  return attention_cost(call, call.constants_as<AttentionConstants>());
 }
 
 }  // namespace
@@ -72,19 +43,58 @@ constinit const backend::OpSchema attention_schema = {
 };
 
 void attention(CommandEncoder& encoder, const Attention& args) {
-  const AttentionConstants constants = {
-      .rows = dimension(args.query.shape(), 0),
-      .heads = dimension(args.query.shape(), 1),
-      .kv_heads = dimension(args.cache.shape(), 2),
-      .head_dim = dimension(args.query.shape(), 2),
-      .slots = dimension(args.page_table.shape(), 0),
-      .pages_per_slot = dimension(args.page_table.shape(), 1),
-      .pages = dimension(args.cache.shape(), 1),
-      .scale = args.scale,
-      .window = args.window,
-  };
+  const AttentionConstants constants =
+      attention_constants(args.query, args.page_table, args.cache, args.scale, args.window);
   const Operand operands[] = {args.query, args.rows, args.page_table, args.cache, args.status, args.output};
   dispatch(encoder, attention_schema, operands, constants);
+}
+
+void expect_attention(const backend::OpCall& call, const AttentionConstants& constants) {
+  expect_rank(call, kQuery, 3, 3, "[rows, heads, head_dim]");
+  const Shape& query = call.args[kQuery].shape;
+  expect_dtype(call, kQuery, DType::f32);
+  expect_tensor(call, kRows, DType::u32, {query[0], 4});
+  expect_rank(call, kPageTable, 2, 2, "[slots, pages of a slot]");
+  expect_dtype(call, kPageTable, DType::u32);
+  const Shape& table = call.args[kPageTable].shape;
+  expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
+  const Shape& cache = call.args[kCache].shape;
+  expect_tensor(call, kCache, DType::f32, {2, cache[1], cache[2], kPagePositions, query[2]});
+  if (query[1] % cache[2] != 0) {
+    fail(call, kQuery, "heads divisible by " + std::to_string(cache[2]) + " kv_heads", to_string(query));
+  }
+  expect_tensor(call, kStatus, DType::u32, {table[0] + 1});
+  expect_constant(call, "rows", static_cast<uint64_t>(query[0]), constants.rows);
+  expect_constant(call, "heads", static_cast<uint64_t>(query[1]), constants.heads);
+  expect_constant(call, "kv_heads", static_cast<uint64_t>(cache[2]), constants.kv_heads);
+  expect_constant(call, "head_dim", static_cast<uint64_t>(query[2]), constants.head_dim);
+  expect_constant(call, "slots", static_cast<uint64_t>(table[0]), constants.slots);
+  expect_constant(call, "pages_per_slot", static_cast<uint64_t>(table[1]), constants.pages_per_slot);
+  expect_constant(call, "pages", static_cast<uint64_t>(cache[1]), constants.pages);
+}
+
+AttentionConstants attention_constants(const Operand& query, const Operand& page_table, const Operand& cache,
+                                       float scale, uint32_t window) {
+  return {.rows = dimension(query.shape(), 0),
+          .heads = dimension(query.shape(), 1),
+          .kv_heads = dimension(cache.shape(), 2),
+          .head_dim = dimension(query.shape(), 2),
+          .slots = dimension(page_table.shape(), 0),
+          .pages_per_slot = dimension(page_table.shape(), 1),
+          .pages = dimension(cache.shape(), 1),
+          .scale = scale,
+          .window = window};
+}
+
+backend::Cost attention_cost(const backend::OpCall& call, const AttentionConstants& c) {
+  // How far the rows look back is not known; this takes all pages of a slot or the window for each.
+  uint64_t positions = uint64_t{c.pages_per_slot} * kPagePositions;
+  if (c.window != 0) positions = std::min<uint64_t>(positions, c.window);
+  const uint64_t scores = uint64_t{c.rows} * c.heads * positions;
+  backend::Cost result;
+  for (const backend::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
+  result.flops = 4 * scores * c.head_dim;
+  return result;
 }
 
 uint32_t attention_rows_per_block(const AttentionConstants& constants) {

@@ -1,13 +1,11 @@
-// Attention, AVX2: for each block of 64 positions all rows and query heads that share it, two heads at a
-// time. What a row computes, and in which order, does not depend on the rows and heads beside it.
+// Attention, AVX2: a block of 64 positions for the query heads that share it, two heads at a time. What a head
+// computes, and in which order, does not depend on the one beside it.
 #include <algorithm>
 #include <limits>
 
 #include "refrain/backend/features.h"
-#include "refrain/core/checked.h"
-#include "refrain/ops/attention/attention.h"
+#include "refrain/ops/attention/attention_walk.h"
 #include "refrain/ops/simd_avx2.h"
-#include "refrain/ops/step_row.h"
 
 namespace refrain::ops {
 namespace {
@@ -26,37 +24,16 @@ REFRAIN_AVX2_INLINE __m128 horizontal_sums(__m256 a, __m256 b, __m256 c, __m256 
   return _mm_add_ps(_mm_add_ps(r0, r2), _mm_add_ps(r1, r3));
 }
 
-/// Greatest score and sum so far, one for each row and query head of a tile.
-struct Running {
-  float max;
-  float sum;
-};
-
-/// One block of positions for kHeads query heads of one row.
-template <int kHeads>
-struct Block {
-  const float* query;   ///< [kHeads, head_dim]
-  const float* keys;    ///< [count, head_dim]
-  const float* values;  ///< [count, head_dim]
-  float* output;        ///< [kHeads, head_dim], the weighted values so far
-  Running* running;     ///< [kHeads]
-  size_t head_dim;
-  size_t begin;  ///< the first position of the block that counts
-  size_t count;  ///< begin + 1 to 64
-  float scale;
-};
-
-/// scores[h][j] for the positions from begin to count, minus infinity before them and after them up to 64: a
+/// scores[h][j] for the positions from begin to end, minus infinity before them and after them up to 64: a
 /// position has the same lane whatever the window leaves out.
 template <int kHeads>
-REFRAIN_AVX2_INLINE void compute_scores(const Block<kHeads>& block, float (*scores)[kPagePositions]) {
+REFRAIN_AVX2_INLINE void compute_scores(const AttentionBlock& block, float (*scores)[kPagePositions]) {
   const size_t dim = block.head_dim;
   const size_t whole = dim / kLanes * kLanes;
-  for (size_t j = block.begin / 4 * 4; j < block.count; j += 4) {
+  for (uint32_t j = block.begin / 4 * 4; j < block.end; j += 4) {
     const float* keys[4];
-    for (size_t i = 0; i < 4; ++i) {
-      keys[i] = block.keys + std::clamp(j + i, block.begin, block.count - 1) * dim;
-    }
+    for (uint32_t i = 0; i < 4; ++i)
+      keys[i] = block.keys + std::clamp(j + i, block.begin, block.end - 1) * dim;
     __m256 sums[kHeads][4];
     for (int h = 0; h < kHeads; ++h) {
       for (int i = 0; i < 4; ++i) sums[h][i] = _mm256_setzero_ps();
@@ -86,12 +63,12 @@ REFRAIN_AVX2_INLINE void compute_scores(const Block<kHeads>& block, float (*scor
   }
   for (int h = 0; h < kHeads; ++h) {
     std::fill(scores[h], scores[h] + block.begin, -std::numeric_limits<float>::infinity());
-    std::fill(scores[h] + block.count, scores[h] + kPagePositions, -std::numeric_limits<float>::infinity());
+    std::fill(scores[h] + block.end, scores[h] + kPagePositions, -std::numeric_limits<float>::infinity());
   }
 }
 
 /// scores become e^(score - greatest).
-REFRAIN_AVX2_INLINE Running exponentiate(float* scores) {
+REFRAIN_AVX2_INLINE AttentionSums exponentiate(float* scores) {
   __m256 max = avx2::load8(scores);
   for (size_t j = kLanes; j < kPagePositions; j += kLanes) max = _mm256_max_ps(max, avx2::load8(scores + j));
   const float greatest = avx2::horizontal_max(max);
@@ -104,17 +81,34 @@ REFRAIN_AVX2_INLINE Running exponentiate(float* scores) {
   return {greatest, avx2::horizontal_sum(sum)};
 }
 
-/// output = output * old_scale + (weighted values of the block) * new_scale, for up to kVectors vectors from
-/// `d` on.
+/// total * total_factor + part * part_factor, for all that joins.
+REFRAIN_AVX2_INLINE __m256 joined(__m256 total, float total_factor, __m256 part, float part_factor) {
+  return _mm256_fmadd_ps(part, _mm256_set1_ps(part_factor),
+                         _mm256_mul_ps(total, _mm256_set1_ps(total_factor)));
+}
+
+/// Factors by which two parts count from now on.
+struct Factors {
+  float total, part;
+};
+
+REFRAIN_AVX2_INLINE Factors join_sums(AttentionSums& total, const AttentionSums& part) {
+  const float max = std::max(total.max, part.max);
+  alignas(32) float factors[kLanes];
+  _mm256_store_ps(factors, avx2::exp(_mm256_setr_ps(total.max - max, part.max - max, 0, 0, 0, 0, 0, 0)));
+  total = {max, total.sum * factors[0] + part.sum * factors[1]};
+  return {factors[0], factors[1]};
+}
+
+/// Joins the values weighted by the block to those before, up to kVectors vectors from `d` on.
 template <int kHeads, int kVectors>
-REFRAIN_AVX2_INLINE void add_values(const Block<kHeads>& block, const float (*weights)[kPagePositions],
-                                    const float* old_scale, const float* new_scale, size_t d,
-                                    size_t last_lanes) {
+REFRAIN_AVX2_INLINE void add_values(const AttentionBlock& block, const float (*weights)[kPagePositions],
+                                    const Factors* factors, size_t d, size_t last_lanes) {
   __m256 sums[kHeads][kVectors];
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) sums[h][v] = _mm256_setzero_ps();
   }
-  for (size_t j = block.begin; j < block.count; ++j) {
+  for (size_t j = block.begin; j < block.end; ++j) {
     const float* from = block.values + j * block.head_dim + d;
     __m256 values[kVectors];
     for (int v = 0; v < kVectors; ++v) {
@@ -129,10 +123,9 @@ REFRAIN_AVX2_INLINE void add_values(const Block<kHeads>& block, const float (*we
   for (int h = 0; h < kHeads; ++h) {
     for (int v = 0; v < kVectors; ++v) {
       float* to =
-          block.output + static_cast<size_t>(h) * block.head_dim + d + static_cast<size_t>(v) * kLanes;
+          block.weighted + static_cast<size_t>(h) * block.head_dim + d + static_cast<size_t>(v) * kLanes;
       const __m256 old = last_lanes == kLanes ? avx2::load8(to) : avx2::load_first(to, last_lanes);
-      const __m256 joint = _mm256_fmadd_ps(sums[h][v], _mm256_set1_ps(new_scale[h]),
-                                           _mm256_mul_ps(old, _mm256_set1_ps(old_scale[h])));
+      const __m256 joint = joined(old, factors[h].total, sums[h][v], factors[h].part);
       if (last_lanes == kLanes) {
         _mm256_storeu_ps(to, joint);
       } else {
@@ -143,126 +136,66 @@ REFRAIN_AVX2_INLINE void add_values(const Block<kHeads>& block, const float (*we
 }
 
 template <int kHeads>
-REFRAIN_AVX2 void add_block(const Block<kHeads>& block) {
-  float scores[kHeads][kPagePositions];
-  compute_scores<kHeads>(block, scores);
-  float old_scale[kHeads], new_scale[kHeads];
-  for (int h = 0; h < kHeads; ++h) {
-    const Running added = exponentiate(scores[h]);
-    Running& running = block.running[h];
-    const float max = std::max(running.max, added.max);
-    alignas(32) float factors[kLanes];
-    _mm256_store_ps(factors, avx2::exp(_mm256_setr_ps(running.max - max, added.max - max, 0, 0, 0, 0, 0, 0)));
-    old_scale[h] = factors[0];
-    new_scale[h] = factors[1];
-    running.max = max;
-    running.sum = running.sum * old_scale[h] + added.sum * new_scale[h];
-  }
+REFRAIN_AVX2 void add_heads(const AttentionBlock& block) {
+  float weights[kHeads][kPagePositions];  // scores at first
+  compute_scores<kHeads>(block, weights);
+  Factors factors[kHeads];
+  for (int h = 0; h < kHeads; ++h) factors[h] = join_sums(block.sums[h], exponentiate(weights[h]));
   constexpr size_t kWide = 4 * kLanes;
   size_t d = 0;
-  for (; d + kWide <= block.head_dim; d += kWide) {
-    add_values<kHeads, 4>(block, scores, old_scale, new_scale, d, kLanes);
-  }
-  for (; d < block.head_dim; d += kLanes) {
-    add_values<kHeads, 1>(block, scores, old_scale, new_scale, d, std::min(kLanes, block.head_dim - d));
+  for (; d + kWide <= block.head_dim; d += kWide) add_values<kHeads, 4>(block, weights, factors, d, kLanes);
+  for (; d < block.head_dim; d += kLanes)
+    add_values<kHeads, 1>(block, weights, factors, d, std::min(kLanes, block.head_dim - d));
+}
+
+void add_block(const AttentionBlock& block) {
+  AttentionBlock heads = block;
+  for (uint32_t head = 0; head < block.heads; head += heads.heads) {
+    heads.query = block.query + size_t{head} * block.head_dim;
+    heads.weighted = block.weighted + size_t{head} * block.head_dim;
+    heads.sums = block.sums + head;
+    heads.heads = std::min(2u, block.heads - head);
+    heads.heads == 2 ? add_heads<2>(heads) : add_heads<1>(heads);
   }
 }
 
-REFRAIN_AVX2 void run_tile(const backend::TileArgs& args, const PageTable& table, uint32_t tile) {
-  const auto& c = args.constants_as<AttentionConstants>();
-  const CacheGeometry geometry = {c.pages, c.kv_heads, c.head_dim};
-  const float* cache = args.arg<const float>(3);
-  const uint32_t group = c.heads / c.kv_heads;
-  const uint32_t kv_head = tile % c.kv_heads;
-  const uint32_t block_rows = attention_rows_per_block(c);
-  const size_t first = size_t{tile / c.kv_heads} * block_rows;
-  const size_t rows = std::min<size_t>(block_rows, args.live_rows - first);
-  Running* running = reinterpret_cast<Running*>(args.scratch);  // [rows, group]
-
-  CheckedRow checked[kAttentionMaxBlockRows];
-  uint32_t begins[kAttentionMaxBlockRows];  // the first position of each row
-  uint32_t first_page = UINT32_MAX, pages = 0;
-  for (size_t r = 0; r < rows; ++r) {
-    const StepRow& row = args.arg<const StepRow>(1)[first + r];
-    begins[r] = c.first_position(row.position);
-    checked[r] = check_row(row, table, begins[r]);
-    const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group) * c.head_dim;
-    std::fill_n(args.arg<float>(5) + offset, size_t{group} * c.head_dim, 0.0f);
-    std::fill_n(running + r * group, group, Running{-std::numeric_limits<float>::infinity(), 0.0f});
-    if (checked[r].pages == nullptr) {
-      raise_status(args.arg<uint32_t>(4), checked[r].status_word, checked[r].status_bits);
-    } else {
-      first_page = std::min(first_page, begins[r] / kPagePositions);
-      pages = std::max(pages, checked[r].position / kPagePositions + 1);
-    }
+REFRAIN_AVX2 void join(uint32_t head_dim, AttentionSums& total, float* weighted, const AttentionSums& part,
+                       const float* part_weighted) {
+  const Factors factors = join_sums(total, part);
+  size_t d = 0;
+  for (; d + kLanes <= head_dim; d += kLanes) {
+    _mm256_storeu_ps(weighted + d, joined(avx2::load8(weighted + d), factors.total,
+                                          avx2::load8(part_weighted + d), factors.part));
   }
-  for (uint32_t page = first_page; page < pages; ++page) {
-    const uint32_t first_position = page * kPagePositions;
-    for (size_t r = 0; r < rows; ++r) {
-      const CheckedRow& row = checked[r];
-      if (row.pages == nullptr || row.position < first_position || begins[r] / kPagePositions > page)
-        continue;
-      const uint32_t begin = std::max(begins[r], first_position) - first_position;
-      const uint32_t count = std::min(kPagePositions, row.position - first_position + 1);
-      const float* keys = cache + geometry.unit_offset(0, row.pages[page], kv_head);
-      const float* values = cache + geometry.unit_offset(1, row.pages[page], kv_head);
-      uint32_t h = 0;
-      for (; h + 2 <= group; h += 2) {
-        const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
-        add_block<2>({args.arg<const float>(0) + offset, keys, values, args.arg<float>(5) + offset,
-                      running + r * group + h, c.head_dim, begin, count, c.scale});
-      }
-      if (h < group) {
-        const size_t offset = ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
-        add_block<1>({args.arg<const float>(0) + offset, keys, values, args.arg<float>(5) + offset,
-                      running + r * group + h, c.head_dim, begin, count, c.scale});
-      }
-    }
-  }
-  for (size_t r = 0; r < rows; ++r) {
-    if (checked[r].pages == nullptr) continue;
-    for (uint32_t h = 0; h < group; ++h) {
-      const float sum = running[r * group + h].sum;
-      float* output = args.arg<float>(5) + ((first + r) * c.heads + size_t{kv_head} * group + h) * c.head_dim;
-      for (uint32_t d = 0; d < c.head_dim; ++d) output[d] /= sum;
-    }
+  if (const size_t rest = head_dim - d; rest != 0) {
+    avx2::store_first(weighted + d,
+                      joined(avx2::load_first(weighted + d, rest), factors.total,
+                             avx2::load_first(part_weighted + d, rest), factors.part),
+                      rest);
   }
 }
 
-void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
-  const auto& c = args.constants_as<AttentionConstants>();
-  const PageTable table = {
-      .ids = args.arg<const uint32_t>(2),
-      .slots = c.slots,
-      .pages_per_slot = c.pages_per_slot,
-      .cache_pages = c.pages,
-  };
-  for (uint32_t tile = begin; tile < end; ++tile) run_tile(args, table, tile);
+REFRAIN_AVX2 void divide(uint32_t head_dim, float* weighted, float sum) {
+  for (uint32_t d = 0; d < head_dim; ++d) weighted[d] /= sum;
 }
 
-backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
-  const auto& c = call.constants_as<AttentionConstants>();
-  const uint32_t block_rows = attention_rows_per_block(c);
-  return {
-      .rows = c.rows,
-      .rows_per_block = block_rows,
-      .tiles_per_block = c.kv_heads,
-      .scratch_bytes = align_up(size_t{block_rows} * (c.heads / c.kv_heads) * sizeof(Running), 64),
-  };
-}
-
-constexpr backend::TileKernel kTiles = {.tiles = tiles};
+constexpr backend::TileKernel kTiles = {
+    .tiles = [](const backend::TileArgs& args, uint32_t begin, uint32_t end) {
+      attention_tiles(attention_cpu_avx2, args, begin, end);
+    }};
 
 }  // namespace
+
+constinit const AttentionArithmetic attention_cpu_avx2 = {add_block, join, divide};
 
 std::span<const backend::Kernel> attention_cpu_avx2_kernels() {
   static const backend::Kernel kKernels[] = {{
       .name = "attention_f32_avx2",
       .op = &attention_schema,
-      .numerics = "exact, AVX2 FMA, 8 lanes, blocks of 64 positions",
+      .numerics = kAttentionAvx2Numerics,
       .needs = backend::kFeatureAvx2,
       .accepts = [](const backend::OpCall&) { return true; },
-      .launch = launch,
+      .launch = attention_launch,
       .entry = &kTiles,
   }};
   return kKernels;

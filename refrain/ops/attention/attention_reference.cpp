@@ -1,24 +1,18 @@
 // Attention in double, rounded once: the plain softmax over all positions, with checks of its own.
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
-#include "refrain/ops/attention/attention.h"
+#include "refrain/ops/attention/attention_history.h"
 #include "refrain/ops/step_block.h"
 
 namespace refrain::ops {
-namespace {
 
-/// The cached vectors of a row's positions, one pointer a position; empty when the row is idle or refused.
-struct History {
-  std::vector<const float*> keys, values;
-};
-
-History history(const backend::TileArgs& args, const StepRow& row, size_t kv_head) {
-  const auto& c = args.constants_as<AttentionConstants>();
+AttentionHistory attention_history(const backend::TileArgs& args, const AttentionConstants& c,
+                                   size_t row_index, size_t kv_head) {
+  const StepRow& row = args.arg<const StepRow>(1)[row_index];
   uint32_t* status = args.arg<uint32_t>(4);
   const float* cache = args.arg<const float>(3);
-  History found;
+  AttentionHistory found;
   if (row.slot == 0xFFFFFFFF) return found;
   if (row.slot >= c.slots) {
     status[c.slots] |= kSlotOutOfRange;
@@ -28,8 +22,8 @@ History history(const backend::TileArgs& args, const StepRow& row, size_t kv_hea
     status[row.slot] |= kPositionOutOfRange;
     return found;
   }
-  const uint64_t begin = c.window != 0 && row.position >= c.window ? row.position - c.window + 1 : 0;
-  for (uint64_t j = begin; j <= row.position; ++j) {
+  found.first = c.window != 0 && row.position >= c.window ? row.position - c.window + 1 : 0;
+  for (uint64_t j = found.first; j <= row.position; ++j) {
     const uint64_t page = args.arg<const uint32_t>(2)[uint64_t{row.slot} * c.pages_per_slot + j / 64];
     if (page >= c.pages) {
       status[row.slot] |= kPageOutOfRange;
@@ -42,7 +36,17 @@ History history(const backend::TileArgs& args, const StepRow& row, size_t kv_hea
   return found;
 }
 
-}  // namespace
+std::vector<double> attention_scores(const AttentionConstants& c, const float* query,
+                                     const std::vector<const float*>& keys) {
+  std::vector<double> scores;
+  for (const float* key : keys) {
+    double score = 0;
+    for (size_t d = 0; d < c.head_dim; ++d)
+      score += static_cast<double>(query[d]) * static_cast<double>(key[d]);
+    scores.push_back(score * static_cast<double>(c.scale));
+  }
+  return scores;
+}
 
 void attention_reference(const backend::TileArgs& args) {
   const auto& c = args.constants_as<AttentionConstants>();
@@ -51,14 +55,8 @@ void attention_reference(const backend::TileArgs& args) {
       const size_t offset = (r * c.heads + h) * c.head_dim;
       const float* query = args.arg<const float>(0) + offset;
       float* output = args.arg<float>(5) + offset;
-      const History cached = history(args, args.arg<const StepRow>(1)[r], h / (c.heads / c.kv_heads));
-      std::vector<double> weights;
-      for (const float* key : cached.keys) {
-        double score = 0;
-        for (size_t d = 0; d < c.head_dim; ++d)
-          score += static_cast<double>(query[d]) * static_cast<double>(key[d]);
-        weights.push_back(score * static_cast<double>(c.scale));
-      }
+      const AttentionHistory cached = attention_history(args, c, r, h / (c.heads / c.kv_heads));
+      std::vector<double> weights = attention_scores(c, query, cached.keys);
       const double greatest = weights.empty() ? 0 : *std::max_element(weights.begin(), weights.end());
       double total = 0;
       for (double& weight : weights) total += weight = std::exp(weight - greatest);

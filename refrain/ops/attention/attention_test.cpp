@@ -2,7 +2,7 @@
 // AVX2's exp.
 #include "refrain/ops/attention/attention.h"
 
-#include "refrain/ops/test_step.h"
+#include "refrain/ops/attention/test_attention.h"
 #if defined(__x86_64__)
 #include "refrain/ops/simd_avx2.h"
 #endif
@@ -11,109 +11,10 @@ namespace refrain::ops {
 namespace {
 
 using namespace harness;
-using Positions = std::vector<TestStep::Position>;
+using attention_test::Data, attention_test::Heads, attention_test::Positions, attention_test::tolerance;
+using attention_test::kSlotLengths, attention_test::kWindows, attention_test::chunk_positions;
 
 std::vector<const backend::Kernel*> kernels() { return kernels_of(attention_schema); }
-
-struct Heads {
-  uint32_t heads, kv_heads, head_dim;
-};
-
-struct Data {
-  Data(TestStep test_step, const Heads& shape, float range = 1, uint32_t positions_attended = 0)
-      : step(std::move(test_step)),
-        h(shape),
-        window(positions_attended),
-        scale(1 / std::sqrt(static_cast<float>(shape.head_dim))),
-        query(step.rows.size() * shape.heads * shape.head_dim),
-        cache(step.cache_elements(shape.kv_heads, shape.head_dim)),
-        output(query.size(), -7.0f) {
-    Random random(9);
-    random.fill(query, -range, range);
-    random.fill(cache, -range, range);
-  }
-
-  uint32_t capacity() const { return static_cast<uint32_t>(step.rows.size()); }
-  size_t row_elements() const { return size_t{h.heads} * h.head_dim; }
-  Call call() const {
-    const Shape shape{capacity(), h.heads, h.head_dim};
-    Call result(attention_schema);
-    result.tensor(shape, query).tensor(DType::u32, step.rows_shape(), step.rows.data());
-    result.tensor(step.table_shape(), step.page_table)
-        .tensor(step.cache_shape(h.kv_heads, h.head_dim), cache);
-    result.tensor(step.status_shape(), step.status).tensor(shape, output);
-    result.constants(AttentionConstants{capacity(), h.heads, h.kv_heads, h.head_dim, step.slots(),
-                                        step.pages_per_slot, step.cache_pages, scale, window});
-    return result;
-  }
-  const float* vector(uint32_t kind, const StepRow& row, uint32_t position, size_t kv_head) const {
-    const uint32_t page = step.page(row.slot, position);
-    return cache.data() +
-           CacheGeometry{step.cache_pages, h.kv_heads, h.head_dim}.unit_offset(
-               kind, page, static_cast<uint32_t>(kv_head)) +
-           size_t{position % kPagePositions} * h.head_dim;
-  }
-  /// The first position that a row attends to.
-  uint32_t begin(const StepRow& row) const {
-    return window == 0 || row.position < window ? 0 : row.position - window + 1;
-  }
-  /// Positions of the pages that no row may look at become NaN.
-  void poison_unused() const {
-    Array<uint8_t> used(cache.size());
-    for (const StepRow& row : step.rows) {
-      if (row.slot >= step.slots()) continue;
-      for (uint32_t p = begin(row); p <= row.position; ++p) {
-        for (uint32_t kind = 0; kind < 2; ++kind) {
-          for (uint32_t k = 0; k < h.kv_heads; ++k) {
-            std::fill_n(used.data() + (vector(kind, row, p, k) - cache.data()), h.head_dim, uint8_t{1});
-          }
-        }
-      }
-    }
-    for (size_t i = 0; i < cache.size(); ++i) {
-      if (used[i] == 0) cache[i] = std::numeric_limits<float>::quiet_NaN();
-    }
-  }
-
-  TestStep step;
-  Heads h;
-  uint32_t window;
-  float scale;
-  Array<float> query, cache, output;
-};
-
-/// The bound that the docstring of attention() states, for one row and head.
-double tolerance(const Data& data, size_t row, size_t head) {
-  const StepRow& step_row = data.step.rows[row];
-  const size_t kv_head = head / (data.h.heads / data.h.kv_heads);
-  const float* query = data.query.data() + row * data.row_elements() + head * data.h.head_dim;
-  double largest_key = 0, largest_value = 0, query_norm = 0, least = INFINITY, greatest = -INFINITY;
-  for (size_t d = 0; d < data.h.head_dim; ++d)
-    query_norm += static_cast<double>(query[d]) * static_cast<double>(query[d]);
-  for (uint32_t j = data.begin(step_row); j <= step_row.position; ++j) {
-    const float* key = data.vector(0, step_row, j, kv_head);
-    const float* value = data.vector(1, step_row, j, kv_head);
-    double norm = 0, score = 0;
-    for (size_t d = 0; d < data.h.head_dim; ++d) {
-      norm += static_cast<double>(key[d]) * static_cast<double>(key[d]);
-      score += static_cast<double>(key[d]) * static_cast<double>(query[d]) * static_cast<double>(data.scale);
-      largest_value = std::max(largest_value, std::abs(static_cast<double>(value[d])));
-    }
-    largest_key = std::max(largest_key, norm);
-    least = std::min(least, score);
-    greatest = std::max(greatest, score);
-  }
-  // A dot product of D terms errs by at most (D + 1) e sum |q||k| <= (D + 1) e |q||k|, the scale rounds twice
-  // more. A score that errs by d, and rounds by e (max - min) when the greatest is taken off, changes its
-  // weight by a factor 1 + d, and the quotient of two sums by 1 + 2 d. Within a block the sums round at most
-  // 64 times, exp twice, a join six times for each of p / 64 blocks, in numerator and denominator: 2 (64 + 4
-  // + ...) + 12 p / 64 e.
-  const double e = kUnitRoundoff;
-  const double score_error =
-      (data.h.head_dim + 4) * e * static_cast<double>(data.scale) * std::sqrt(query_norm * largest_key) +
-      e * (greatest - least);
-  return (2 * score_error + (step_row.position / 32.0 + 200) * e) * largest_value;
-}
 
 const Heads kHeads[] = {{1, 1, 1},  {2, 1, 8},  {4, 2, 16},   {3, 3, 12},
                         {6, 2, 40}, {5, 1, 64}, {16, 8, 128}, {2, 2, 100}};
@@ -178,6 +79,29 @@ TEST(Attention, AWindowIsItsPositionsAlone) {
   }
 }
 
+TEST(Attention, ChunksJoinToAllThatARowSees) {
+  for (const uint32_t window : kWindows) {
+    for (const uint32_t capacity : {13u, 40u}) {
+      Random random(21);
+      const Heads heads{6, 2, 12};
+      const Data base(TestStep(kSlotLengths, chunk_positions(), capacity, random), heads, 3, window);
+      base.poison_unused();
+      const Data expected = base;
+      expected.call().reference(13);
+      std::vector<double> bounds;
+      for (size_t i = 0; i < size_t{13} * heads.heads; ++i)
+        bounds.push_back(tolerance(base, i / heads.heads, i % heads.heads));
+      for (const backend::Kernel* kernel : kernels()) {
+        const Data data = base;
+        data.call().run(*kernel, 13);
+        const double worst =
+            excess(data.output, expected.output, [&](size_t i) { return bounds[i / heads.head_dim]; });
+        EXPECT_LE(worst, 0) << kernel->name << " window " << window;
+      }
+    }
+  }
+}
+
 TEST(Attention, PagesBeforeTheWindowMayBeGone) {
   Random random(4);
   Data data(TestStep({300}, {{0, 299}, {0, 170}}, 2, random), {4, 2, 16}, 1, 64);
@@ -234,13 +158,18 @@ TEST(Attention, BitsDoNotDependOnWalksOrLiveRows) {
 // Rows of a prompt in one large batch (eight rows a tile), in small ones and alone; neighbours change, bits
 // do not.
 TEST(Attention, BitsDoNotDependOnHowABatchIsCut) {
-  for (const auto& [heads, window] : {std::pair(Heads{4, 2, 16}, 0u), std::pair(Heads{6, 2, 40}, 50u),
-                                      std::pair(Heads{3, 1, 64}, 0u), std::pair(Heads{3, 1, 64}, 64u)}) {
+  struct Case {
+    Heads heads;
+    uint32_t window, first_position;
+  };
+  for (const auto& [heads, window, first_position] :
+       {Case{{4, 2, 16}, 0, 0}, Case{{6, 2, 40}, 50, 0}, Case{{3, 1, 64}, 0, 0}, Case{{3, 1, 64}, 64, 0},
+        Case{{4, 2, 16}, 0, 450}, Case{{6, 2, 40}, 50, 200}, Case{{3, 1, 64}, 300, 450}}) {
     Random random(23);
     Positions positions;
-    for (uint32_t p = 0; p < 135; ++p) positions.emplace_back(0, p);
+    for (uint32_t p = 0; p < 135; ++p) positions.emplace_back(0, first_position + p);
     for (uint32_t p = 0; p < 20; ++p) positions.emplace_back(1, p);
-    const Data whole(TestStep({135, 20}, positions, 155, random), heads, 1, window);
+    const Data whole(TestStep({first_position + 135, 20}, positions, 155, random), heads, 1, window);
     for (const backend::Kernel* kernel : kernels()) {
       whole.call().run(*kernel, 155);
       for (const uint32_t capacity : {1u, 5u, 32u, 64u}) {

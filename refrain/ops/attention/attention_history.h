@@ -1,0 +1,23 @@
+// What a row attends to, for the references of attention and attention_part.
+#pragma once
+
+#include <vector>
+
+#include "refrain/ops/attention/attention.h"
+
+namespace refrain::ops {
+
+/// The cached vectors of a row's positions, one pointer a position; empty when the row is idle or refused.
+struct AttentionHistory {
+  uint64_t first = 0;  ///< the first position
+  std::vector<const float*> keys, values;
+};
+
+/// Of arguments 1 to 4 of `args`; raises status.
+AttentionHistory attention_history(const backend::TileArgs& args, const AttentionConstants& c, size_t row,
+                                   size_t kv_head);
+/// scale (query . key) for each key.
+std::vector<double> attention_scores(const AttentionConstants& c, const float* query,
+                                     const std::vector<const float*>& keys);
+
+}  // namespace refrain::ops
