@@ -135,18 +135,16 @@ PluginKernel kernel(std::string_view op, std::string_view name, const KernelEntr
 
 template <class Op>
 PluginKernel kernel(std::string_view op, std::string_view name, bool waits = true) {
-  static const KernelEntry kEntry{reinterpret_cast<const void*>(tiles_kernel<Op>),
-                                  sizeof(TestParameters),
-                                  bind,
-                                  tiles_shape,
-                                  false,
-                                  true};
-  static const KernelEntry kFullEntry{reinterpret_cast<const void*>(tiles_kernel<Op>),
-                                      sizeof(TestParameters),
-                                      bind,
-                                      tiles_shape,
-                                      false,
-                                      false};
+  static const KernelEntry kEntry{.function = reinterpret_cast<const void*>(tiles_kernel<Op>),
+                                  .parameter_bytes = sizeof(TestParameters),
+                                  .bind = bind,
+                                  .shape = tiles_shape,
+                                  .waits_everywhere = true};
+  static const KernelEntry kFullEntry{.function = reinterpret_cast<const void*>(tiles_kernel<Op>),
+                                      .parameter_bytes = sizeof(TestParameters),
+                                      .bind = bind,
+                                      .shape = tiles_shape,
+                                      .waits_everywhere = false};
   return kernel(op, name, waits ? kEntry : kFullEntry);
 }
 
@@ -157,8 +155,11 @@ namespace refrain::backend::cuda {
 
 std::span<const PluginKernel> plugin_kernels() {
   using namespace testing;
-  static const KernelEntry kRecordEntry{
-      reinterpret_cast<const void*>(record_kernel), sizeof(TestParameters), bind, record_shape, false, true};
+  static const KernelEntry kRecordEntry{.function = reinterpret_cast<const void*>(record_kernel),
+                                        .parameter_bytes = sizeof(TestParameters),
+                                        .bind = bind,
+                                        .shape = record_shape,
+                                        .waits_everywhere = true};
   // One of them has full edges alone.
   static const PluginKernel kTable[] = {
       kernel<Fill>("fill", "fill_test"),

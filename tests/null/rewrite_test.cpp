@@ -24,15 +24,15 @@ constexpr auto value = backend::RewriteArgument::value;
 
 // The halves of mix: sum[i] = mixed(a[i], b[i]), then output[i] = mixed(sum[i], salt).
 constexpr ArgumentSpec kSumArgs[] = {{"a", Access::in}, {"b", Access::in, false, true}, {"sum", Access::out}};
-constexpr OpSchema kSum{"sum", "", kSumArgs, sizeof(MixConstants), check_dtypes};
+constexpr OpSchema kSum{"sum", kSumArgs, sizeof(MixConstants), check_dtypes};
 constexpr ArgumentSpec kSaltArgs[] = {{"sum", Access::in}, {"output", Access::out}};
-constexpr OpSchema kSalt{"salt", "", kSaltArgs, sizeof(MixConstants), check_dtypes};
+constexpr OpSchema kSalt{"salt", kSaltArgs, sizeof(MixConstants), check_dtypes};
 // Of note: what it tells, apart from what it computes (salt).
 constexpr ArgumentSpec kTellArgs[] = {{"a", Access::in}, {"status", Access::accumulate}};
-constexpr OpSchema kTell{"tell", "", kTellArgs, sizeof(MixConstants), check_dtypes};
+constexpr OpSchema kTell{"tell", kTellArgs, sizeof(MixConstants), check_dtypes};
 // Live rows copied.
 constexpr ArgumentSpec kCopyArgs[] = {{"a", Access::in, true}, {"output", Access::out, true}};
-constexpr OpSchema kCopy{"copy", "", kCopyArgs, sizeof(MixConstants), check_dtypes};
+constexpr OpSchema kCopy{"copy", kCopyArgs, sizeof(MixConstants), check_dtypes};
 
 void run_sum(const TileArgs& args, uint32_t, uint32_t) {
   const auto& c = args.constants_as<MixConstants>();
@@ -287,9 +287,8 @@ TEST_F(RewriteTable, BrokenContractsAreNamed) {
               return true;
             }),
             "[plan] rewrite bad of mix: sum: [sum] sum: expected u32, got u8");
-  static constexpr OpSchema kUnknown{"unknown", "",      kSumArgs, sizeof(MixConstants),
-                                     nullptr,   nullptr, nullptr,  backend::Iteration::other,
-                                     nullptr,   true};
+  static constexpr OpSchema kUnknown{
+      .name = "unknown", .args = kSumArgs, .constants_bytes = sizeof(MixConstants), .unknown_access = true};
   EXPECT_EQ(error_of([](const OpCall& call, const RewriteTarget&, Made& made) {
               made.command(kUnknown, {of_call(0), of_call(1), of_call(2)}, call.constants_as<MixConstants>());
               return true;
@@ -319,7 +318,7 @@ TEST_F(RewriteTable, LiveRowsAreThoseOfTheCall) {
 // An op whose check takes activations while their dtype is open, but not as what they become.
 TEST_F(RewriteTable, ChecksRunAgainOnceDtypesAreKnown) {
   static constexpr ArgumentSpec kArgs[] = {{"output", Access::out}};
-  static constexpr OpSchema kOpen{"open", "", kArgs, 0, [](const OpCall& call) {
+  static constexpr OpSchema kOpen{"open", kArgs, 0, [](const OpCall& call) {
                                     if (call.args[0].dtype == DType::activation) return;
                                     throw InvalidArgument("[open] output: expected an activation");
                                   }};

@@ -68,7 +68,7 @@ inline constexpr OpSchema kPair{"pair", kPairArgs, 0, nullptr};
 // output[i] = mixed(a[i], salt), a repeated; a[0] is ORed into status[0] as well. Output may be in place of a.
 inline constexpr ArgumentSpec kNoteArgs[] = {
     {"a", Access::in}, {"status", Access::accumulate}, {"output", Access::out, false, false, 1}};
-inline constexpr OpSchema kNote{"note", "", kNoteArgs, sizeof(MixConstants), check_dtypes};
+inline constexpr OpSchema kNote{"note", kNoteArgs, sizeof(MixConstants), check_dtypes};
 
 // Bound to everything that a dispatch has: the op of measurements.
 inline constexpr ArgumentSpec kFourArgs[] = {{"input", Access::in, true},
