@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/ops/attention/attention.h"
 
@@ -46,8 +45,6 @@ struct AttentionMergeConstants {
 
 extern const backend::OpSchema attention_merge_schema;
 void attention_merge_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> attention_merge_cpu_kernels();
-std::span<const backend::Kernel> attention_merge_cpu_avx2_kernels();
 backend::Launch attention_merge_launch(const backend::OpCall& call, const backend::DeviceInfo& info);
 
 }  // namespace refrain::ops

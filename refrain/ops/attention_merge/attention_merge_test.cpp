@@ -11,31 +11,15 @@ using namespace harness;
 using attention_test::Data, attention_test::Heads, attention_test::Positions;
 using attention_test::kSlotLengths, attention_test::kWindows, attention_test::chunk_positions;
 
-std::vector<const backend::Kernel*> kernels() {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, attention_merge_cpu_kernels());
-#if defined(__x86_64__)
-  append_runnable(list, attention_merge_cpu_avx2_kernels());
-#endif
-  return list;
-}
+std::vector<const backend::Kernel*> kernels() { return kernels_of(attention_merge_schema); }
 
-/// The kernel of the same numerics class.
-const backend::Kernel& kernel_like(const backend::Kernel& other, std::span<const backend::Kernel> portable,
-                                   [[maybe_unused]] std::span<const backend::Kernel> avx2) {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, portable);
-  append_runnable(list, avx2);
+/// The kernel of `op` that is of the same numerics class.
+const backend::Kernel& kernel_like(const backend::Kernel& other, const backend::OpSchema& op) {
+  const std::vector<const backend::Kernel*> list = kernels_of(op);
   const auto found = std::ranges::find(list, other.numerics, &backend::Kernel::numerics);
   if (found == list.end()) throw InvalidArgument("no kernel is of the class " + std::string(other.numerics));
   return **found;
 }
-
-#if defined(__x86_64__)
-#define REFRAIN_KERNELS_OF(op) op##_cpu_kernels(), op##_cpu_avx2_kernels()
-#else
-#define REFRAIN_KERNELS_OF(op) op##_cpu_kernels(), op##_cpu_kernels()
-#endif
 
 struct Merge {
   Merge(const Data& of, size_t chunk_count)
@@ -163,8 +147,8 @@ TEST(AttentionMerge, HasTheBitsOfAttentionInAnyParts) {
         const uint32_t live = capacity == 40 ? 17 : capacity;
         for (const backend::Kernel* kernel : kernels()) {
           const Data whole = base;
-          whole.call().run(kernel_like(*kernel, REFRAIN_KERNELS_OF(attention)), live);
-          const backend::Kernel& part = kernel_like(*kernel, REFRAIN_KERNELS_OF(attention_part));
+          whole.call().run(kernel_like(*kernel, attention_schema), live);
+          const backend::Kernel& part = kernel_like(*kernel, attention_part_schema);
           for (uint32_t parts = 1; parts <= base.constants().chunks(); ++parts) {
             const Merge merge(base, base.constants().chunks());
             merge.part_call(parts).run(part, live);

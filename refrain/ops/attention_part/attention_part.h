@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <span>
 
 #include "refrain/backend/rewrite.h"
 #include "refrain/ops/attention/attention.h"
@@ -48,8 +47,6 @@ extern const backend::Rewrite split_attention;
 
 extern const backend::OpSchema attention_part_schema;
 void attention_part_reference(const backend::TileArgs& args);
-std::span<const backend::Kernel> attention_part_cpu_kernels();
-std::span<const backend::Kernel> attention_part_cpu_avx2_kernels();
 backend::Launch attention_part_launch(const backend::OpCall& call, const backend::DeviceInfo& info);
 
 }  // namespace refrain::ops

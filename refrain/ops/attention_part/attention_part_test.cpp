@@ -11,14 +11,7 @@ using namespace harness;
 using attention_test::Data, attention_test::Heads, attention_test::Positions, attention_test::tolerance;
 using attention_test::kSlotLengths, attention_test::kWindows, attention_test::chunk_positions;
 
-std::vector<const backend::Kernel*> kernels() {
-  std::vector<const backend::Kernel*> list;
-  append_runnable(list, attention_part_cpu_kernels());
-#if defined(__x86_64__)
-  append_runnable(list, attention_part_cpu_avx2_kernels());
-#endif
-  return list;
-}
+std::vector<const backend::Kernel*> kernels() { return kernels_of(attention_part_schema); }
 
 /// What is left of `data` when its output is parts.
 struct Parts {
