@@ -47,6 +47,17 @@ uint64_t argument_bytes(const backend::ArgumentInfo& argument);
 /// Dimension `axis` as a kernel constant; 0 when there is no such axis (the check then says what is wrong).
 uint32_t dimension(const Shape& shape, size_t axis);
 
+/// The arguments of an elementwise op of one: the output may be in the input's place.
+inline constexpr backend::ArgumentSpec kUnaryArgs[] = {
+    {.name = "input", .access = backend::Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
+    {.name = "output",
+     .access = backend::Access::out,
+     .rows = true,
+     .in_place = 0b1,
+     .units = true,
+     .dtypes = {DType::f32}},
+};
+
 /// All arguments are f32 of one shape [rows, ...], a row has fewer than 2^32 elements.
 void expect_elementwise(const backend::OpCall& call);
 

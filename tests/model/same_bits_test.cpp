@@ -117,7 +117,8 @@ TEST(SameBits, AttentionInAnyNumberOfParts) {
     options.context_tokens = 1024;
     options.plan.splits = splits;
     ModelRunner runner(open_tales(threads), options);
-    EXPECT_EQ(runner.report(0).rewrites.size(), rewritten ? 6u : 0u)
+    // In the mode fast a GPU's attention is of another class than its parts, and stays whole.
+    EXPECT_EQ(runner.report(0).rewrites.size(), rewritten && mode() == graph::Mode::exact ? 6u : 0u)
         << capacity << " rows, splits " << splits;
     return all_logits(runner, ids);
   };

@@ -10,11 +10,6 @@
 namespace refrain::ops {
 namespace {
 
-constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "input", .access = backend::Access::in, .rows = true, .units = true},
-    {.name = "output", .access = backend::Access::out, .rows = true, .in_place = 0b1, .units = true},
-};
-
 void check(const backend::OpCall& call) {
   expect_elementwise(call);
   const float cap = call.constants_as<SoftcapConstants>().cap;
@@ -27,7 +22,7 @@ void softcap_reference(const backend::TileArgs& args);
 
 constinit const backend::OpSchema softcap_schema{
     .name = "softcap",
-    .args = kArgs,
+    .args = kUnaryArgs,
     .constants_bytes = sizeof(SoftcapConstants),
     .check = check,
     .complete = complete_elementwise,
