@@ -98,7 +98,8 @@ lint:
 	@python3 tools/make_ops_page.py --check
 
 # clang-tidy on the sources that differ from BASE (default: main), or below FOLDER=refrain/graph. Minutes for the whole tree.
-tidy: setup-ci
+tidy: setup
+	@tools/setup.sh tidy
 	@test -f $(RELEASE)/compile_commands.json || cmake --preset release -DREFRAIN_TESTS=OFF >&2
 	@files="$(if $(FOLDER),$$(git ls-files '$(FOLDER)/*.cpp'),$$(git diff --name-only --diff-filter=d $(or $(BASE),main) -- 'refrain/*.cpp' 'cli/*.cpp'))"; \
 	  files=$$(grep -v '_\(test\|bench\)\.cpp$$' <<<"$$files" || true); \

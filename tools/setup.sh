@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Installs Debian packages: setup.sh [build] [test] [lint] [ci] [bench]. Does nothing, and needs no network, when all are
-# there.
+# Installs Debian packages: setup.sh [build] [test] [lint] [ci] [tidy] [bench]. Does nothing, and needs no network, when
+# all are there.
 # Not a package list for other systems: where dpkg is missing it says what is needed and leaves the rest to CMake.
 set -euo pipefail
 
 build=(g++ cmake ninja-build libfmt-dev libsimdjson-dev libpcre2-dev libutf8proc-dev libcli11-dev)
 test=(libgtest-dev python3-venv)
 lint=(clang-format-16 python3 python3-venv)
-ci=(clang-16 clang-tidy-16 libclang-rt-16-dev)
+ci=(clang-16 libclang-rt-16-dev)
+tidy=(clang-16 clang-tidy-16)
 bench=(libtbb-dev libbenchmark-dev)
 
 wanted=()
@@ -17,8 +18,9 @@ for mode in "${@:-build}"; do
     test) wanted+=("${test[@]}") ;;
     lint) wanted+=("${lint[@]}") ;;
     ci) wanted+=("${ci[@]}") ;;
+    tidy) wanted+=("${tidy[@]}") ;;
     bench) wanted+=("${bench[@]}") ;;
-    *) echo "setup.sh: expected build, test, lint, ci or bench, got '$mode'" >&2; exit 2 ;;
+    *) echo "setup.sh: expected build, test, lint, ci, tidy or bench, got '$mode'" >&2; exit 2 ;;
   esac
 done
 
