@@ -6,7 +6,7 @@
 #   make tidy     clang-tidy on changed sources, or FOLDER=refrain/graph    make ops-page   docs/ops.md from headers
 #   make install   library, public headers and program under PREFIX (default /usr/local); installs no packages
 #   make cuda     the CUDA plugin, where nvcc is    make test-cuda    its tests, on a machine with a GPU
-#   make mutants   small bugs that no test notices, in changed files, or FOLDER=refrain/graph (SECONDS=600, BASE=revision)
+#   make mutants   small bugs that no test notices, in changed files, or FOLDER=refrain/graph (MUTANTS_SECONDS=600, BASE=revision)
 #   make bench-dispatch   what the library costs beside the work, with oneTBB and OpenMP on the same graphs
 # MODELS=folder   the larger test models (default: ../shared/models, if it exists)    JOBS=n    WERROR=ON
 
@@ -14,7 +14,7 @@ JOBS ?= $(shell nproc)
 WERROR ?= OFF
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 600
-SECONDS ?= 600
+MUTANTS_SECONDS ?= 600
 
 RELEASE := build/release
 VENV := build/venv
@@ -36,7 +36,9 @@ setup:
 setup-test: setup
 	@tools/setup.sh test
 	@tools/venv.sh $(VENV) tests/requirements.txt
-	@tools/venv.sh $(MUTANTS_VENV) tools/mutants_requirements.txt
+
+$(MUTANTS_VENV): tools/mutants_requirements.txt | setup-test
+	@tools/venv.sh $@ $<
 
 setup-ci:
 	@tools/setup.sh build test lint ci bench
@@ -56,7 +58,7 @@ demo: setup $(RELEASE)/build.ninja
 	@$(RELEASE)/bin/refrain generate models/tales-qwen3-4bit -p "Once upon a time" --echo
 	@echo >&2
 
-test: setup-test
+test: setup-test $(MUTANTS_VENV)
 	@cmake --preset release -DREFRAIN_WERROR=$(WERROR) $(TEST_FLAGS)
 	@cmake --build $(RELEASE) -j $(JOBS)
 	@tools/run_tests.sh $(RELEASE)
@@ -120,8 +122,8 @@ fuzz: setup-ci setup-test
 	@REFRAIN_FUZZ_SECONDS=$(FUZZ_SECONDS) tools/run_tests.sh $(RELEASE) -L '^fuzz$$' --timeout 604800
 
 # Mutants in copies of the tree; what survives is printed and kept in build/mutants/report.txt.
-mutants: setup-test
-	@$(MUTANTS_VENV)/bin/python tools/mutants.py --seconds $(SECONDS) --jobs $(JOBS) $(if $(BASE),--base $(BASE)) \
+mutants: setup-test $(MUTANTS_VENV)
+	@$(MUTANTS_VENV)/bin/python tools/mutants.py --seconds $(MUTANTS_SECONDS) --jobs $(JOBS) $(if $(BASE),--base $(BASE)) \
 	  $(patsubst %,--cmake=%,$(TEST_FLAGS)) $(FOLDER)
 
 # Figures as lines `name value unit`. Peers that cannot be installed are left out, and the output says which.

@@ -166,6 +166,10 @@ Options parse(int count, char** values) {
     }
   }
   if (options.depths.empty()) options.depths = {512};
+  for (const std::string& shape : options.shapes) {
+    if (std::ranges::find(kShapes, shape, &ShapeOf::name) == std::end(kShapes))
+      throw InvalidArgument(fmt::format("--shape: expected one that is known, got {}", shape));
+  }
   return options;
 }
 

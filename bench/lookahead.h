@@ -62,7 +62,7 @@ class Touched {
   std::array<uint32_t, 256> first_;  // by memory, the last added
 };
 
-/// Greedy look-ahead, as mlx-native and ggml do it; Commands are taken in recorded order
+/// Greedy look-ahead, as mlx-native and ggml do it. Commands are taken in recorded order
 /// into a section. When the next one, at i, conflicts with the section, the commands at i + 1 to i + 63 are
 /// examined (64 positions with i itself; those already taken are passed over): one that conflicts neither
 /// with the section nor with the ones passed by is taken into it, any other is passed by. Then a new section

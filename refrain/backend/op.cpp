@@ -7,17 +7,6 @@
 namespace refrain::backend {
 namespace {
 
-// What plans make of activations; one in a recording is any of these.
-constexpr DType kActivations[] = {DType::f32, DType::f16, DType::bf16};
-
-bool allows(DTypes dtypes, DType dtype) {
-  if (dtype != DType::activation) return dtypes.has(dtype);
-  for (const DType activation : kActivations) {
-    if (dtypes.has(activation)) return true;
-  }
-  return false;
-}
-
 [[noreturn]] void refuse(const OpCall& call, size_t index) {
   const ArgumentSpec& spec = call.op->args[index];
   std::string expected;
@@ -35,10 +24,7 @@ bool allows(DTypes dtypes, DType dtype) {
 
 void check_dtypes(const OpCall& call) {
   for (size_t i = 0; i < call.args.size(); ++i) {
-    const DTypes dtypes = call.op->args[i].dtypes;
-    const ArgumentInfo& argument = call.args[i];
-    if (dtypes.empty() || !argument.bound) continue;
-    if (argument.weight != nullptr || !allows(dtypes, argument.dtype)) refuse(call, i);
+    if (!takes_dtype(call.op->args[i], call.args[i])) refuse(call, i);
   }
 }
 

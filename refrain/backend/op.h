@@ -166,6 +166,14 @@ struct Cost {
 /// Throws InvalidArgument, `[op] argument: expected f32, got u32`, for the first argument whose dtype its schema does not
 /// list. DType::activation stands for any dtype that a plan may make of it.
 void check_dtypes(const OpCall& call);
+/// What it checks of one argument; DType::activation may become any of the dtypes of activations.
+inline bool takes_dtype(const ArgumentSpec& spec, const ArgumentInfo& argument) {
+  constexpr DTypes kActivations{DType::f32, DType::f16, DType::bf16};
+  if (spec.dtypes.empty() || !argument.bound) return true;
+  if (argument.weight != nullptr) return false;
+  return argument.dtype == DType::activation ? spec.dtypes.has_any(kActivations)
+                                             : spec.dtypes.has(argument.dtype);
+}
 
 struct TileArgs;
 

@@ -66,6 +66,7 @@ class DTypes {
   }
   constexpr bool empty() const { return bits_ == 0; }
   constexpr bool has(DType dtype) const { return (bits_ & bit(dtype)) != 0; }
+  constexpr bool has_any(DTypes others) const { return (bits_ & others.bits_) != 0; }
 
  private:
   static constexpr uint32_t bit(DType dtype) { return uint32_t{1} << static_cast<uint32_t>(dtype); }

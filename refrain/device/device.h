@@ -254,7 +254,7 @@ class Device {
   Point host_point();
   void signal(const Point& point);
 
-  /// Begin and end of each command of the program's last completed submission, in ns of one clock. Throws
+  /// When each command of the program's last completed submission was under way, in ns of one clock. Throws
   /// InvalidArgument for a program prepared without timestamps.
   std::vector<CommandTimes> timestamps_ns(const Program& program) const;
 

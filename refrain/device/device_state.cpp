@@ -171,7 +171,15 @@ Buffer DeviceState::direct_arena(uint32_t queue, size_t bytes) {
   if (arena.memory == nullptr || arena.memory->allocation().bytes < bytes) {
     const size_t before = arena.memory == nullptr ? 0 : arena.memory->allocation().bytes;
     arena.memory.reset();  // programs in flight hold it
-    arena.memory = allocate({std::max(bytes, 2 * before), "arena"});
+    const size_t wanted = std::max(bytes, 2 * before);
+    try {
+      arena.memory = allocate({wanted, "arena"});
+    } catch (const DeviceLost&) {
+      throw;
+    } catch (const DeviceError&) {
+      if (wanted == bytes) throw;
+      arena.memory = allocate({bytes, "arena"});  // what is needed may fit where room to grow does not
+    }
   }
   return Buffer(arena.memory, 0, DType::u8, {static_cast<int64_t>(bytes)});
 }

@@ -304,11 +304,10 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
   }
   try {
     const backend::BufferView* live = nullptr;  // of the row arguments so far
-    bool listed = true;                         // every dtype is plainly one of the schema's
+    bool listed = true;                         // every dtype is one of the schema's
     for (size_t i = 0; i < count; ++i) {
       const backend::BufferView* of_this = bind(op, i, dispatch.args[i]);
-      listed = listed && (op.args[i].dtypes.empty() ||
-                          (op.args[i].dtypes.has(r.infos[i].dtype) && r.infos[i].weight == nullptr));
+      listed = listed && backend::takes_dtype(op.args[i], r.infos[i]);
       if (!op.args[i].rows || of_this == nullptr) continue;
       if (live != nullptr && !same_view(*live, *of_this)) {
         throw InvalidArgument(site(op, i) +
@@ -323,7 +322,7 @@ void CommandEncoder::dispatch(const Dispatch& dispatch) {
         std::span(r.graph.constants).subspan(mark.constants, dispatch.constants.size());
     std::ranges::copy(dispatch.constants, constants.begin());
     const backend::OpCall call{&op, std::span(r.infos.data(), count), constants};
-    if (!listed) backend::check_dtypes(call);
+    if (!listed) backend::check_dtypes(call);  // says which
     if (op.check != nullptr) op.check(call);
     if (op.complete != nullptr) op.complete(call, constants.data());
     check_rows(op, std::span(r.infos.data(), count));

@@ -34,8 +34,8 @@ struct Report {
   std::chrono::nanoseconds submit_time{0};   ///< of all parts
 };
 
-/// Plans, prepares and submits what was recorded: CommandEncoder::commit with a report. Throws as that does; what it throws
-/// for the second part of a split does not stop the first, which runs.
+/// Plans, prepares and submits what was recorded, as programs of its own with their arena. Throws as
+/// CommandEncoder::commit; what it throws for the second part of a split does not stop the first, which runs.
 Report execute(CommandEncoder& encoder, const ExecuteOptions& options = {});
 
 /// Waits for the run and says what its commands took. Throws as Device::wait; InvalidArgument when the report is none or

@@ -119,7 +119,7 @@ class Packing {
 
 Weight Device::pack(const TensorSource& source, Uses uses, const PackOptions& options) {
   const PackProgress& progress = options.progress;
-  const uint64_t features = info().features | (options.mode == graph::Mode::fast ? backend::kFeatureFast : 0);
+  const uint64_t features = graph::granted(info().features, options.mode);
   DeviceState& device = live();
   auto state = std::make_shared<Weight::State>();
   state->name = source.name;

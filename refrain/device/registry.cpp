@@ -84,12 +84,16 @@ void KernelRegistry::add(const UserKernel& kernel) {
   if (kernel.numerics.empty())
     throw InvalidArgument(fmt::format("[kernels] {}: numerics: expected a class, got none", kernel.name));
   check_schema(kernel.name, *kernel.op);
+  const auto refuse_taken = [&] {
+    if (std::ranges::find(*table_, kernel.name, &backend::Kernel::name) != table_->end())
+      throw InvalidArgument(fmt::format("[kernels] {}: there is a kernel of this name", kernel.name));
+  };
+  std::unique_lock lock(mutex_);
+  refuse_taken();
+  lock.unlock();  // compiling takes its time, and what it makes stays with the backend
   const void* const compiled = entry_of(kernel);
-
-  const std::lock_guard lock(mutex_);
-  if (std::ranges::find(*table_, kernel.name, &backend::Kernel::name) != table_->end()) {
-    throw InvalidArgument(fmt::format("[kernels] {}: there is a kernel of this name", kernel.name));
-  }
+  lock.lock();
+  refuse_taken();
   // A new table, since plans that are being made look at the old one.
   struct Holder {
     std::shared_ptr<const std::deque<Owned>> owned;

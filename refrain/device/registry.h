@@ -25,7 +25,7 @@ struct UserKernel {
   /// preferred.
   const backend::OpSchema* op = nullptr;
   std::string numerics = "user";  ///< equal classes give equal bits of a row
-  uint64_t needs = 0;             ///< features of the processor (backend/features.h)
+  uint64_t needs = 0;             ///< as backend::Kernel::needs
   uint64_t prefetches = 0;        ///< as backend::Kernel::prefetches
   /// True for the calls that it can run; null: all that pass the schema's check.
   bool (*accepts)(const backend::OpCall& call) = nullptr;

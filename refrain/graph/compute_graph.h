@@ -40,7 +40,7 @@ struct Command {
   Range constants;                        ///< into ComputeGraph::constants, aligned to 16
   bool live = false;                      ///< the last binding is the live count of the rows
   uint32_t label = 0;
-  uint32_t recorded = kNone;  ///< its place in the recording, also of what replaces it
+  uint32_t recorded = kNone;  ///< its place in the recording; kNone: a rewrite has made it
   Range members;              ///< of a group, in order; into ComputeGraph::members
   const backend::GroupKernel* kernel =
       nullptr;  ///< of a group: computes all of it; null: the members' own do

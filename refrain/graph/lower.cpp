@@ -131,16 +131,17 @@ class Lowering {
     lowered_.args.push_back({binding.view, binding.temp, binding.access, binding.sealed});
   }
 
-  /// True when nobody sees what the member writes.
+  /// True when the member writes something, and nobody sees it.
   static bool elides_all(const backend::GroupKernel& kernel, const backend::SetCall& call, uint32_t member) {
     if (kernel.elides == nullptr) return false;
     const backend::OpCall& op_call = call.members[member].call;
+    bool writes = false;
     for (uint32_t i = 0; i < op_call.args.size(); ++i) {
-      const backend::Access access = op_call.op->args[i].access;
-      const bool written = access == backend::Access::out || access == backend::Access::inout;
-      if (written && op_call.args[i].bound && !kernel.elides(call, member, i)) return false;
+      if (op_call.op->args[i].access == backend::Access::in || !op_call.args[i].bound) continue;
+      if (!kernel.elides(call, member, i)) return false;
+      writes = true;
     }
-    return true;
+    return writes;
   }
 
   /// The members of a group with a kernel. What it elides has no bytes, neither as argument nor as a temp.

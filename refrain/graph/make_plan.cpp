@@ -73,9 +73,10 @@ std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const b
                                                    const PlanOptions& options) {
   PlanReport report;
   backend::DeviceInfo info = device;
-  if (options.mode == Mode::fast) info.features |= backend::kFeatureFast;
+  info.features = granted(info.features, options.mode);
   Stopwatch watch(report.passes);
-  for (uint32_t i = 0; i < graph.commands.size(); ++i) graph.commands[i].recorded = i;
+  const size_t recorded = graph.commands.size();
+  for (uint32_t i = 0; i < recorded; ++i) graph.commands[i].recorded = i;
   expand(graph, options.mode);
   report.recorded_commands = static_cast<size_t>(
       std::ranges::count_if(graph.commands, [](const Command& command) { return !command.fence(); }));
@@ -93,6 +94,7 @@ std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const b
   }
   LoweredGraph lowered = lower(graph, tables.kernels, info);
   lowered.numerics.report(report);
+  report.numerics_of.resize(recorded, kNone);
   watch.lap("lower");
   AccessList list = accesses(lowered);
   Order values = derive_order(list);

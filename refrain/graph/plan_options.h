@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "refrain/backend/op.h"
 #include "refrain/core/dtype.h"
 
 namespace refrain::graph {
@@ -25,6 +26,11 @@ struct ModeTypes {
 
 /// Both modes compute on f32; what `fast` rounds, its kernels round inside.
 constexpr ModeTypes types_of(Mode) { return {}; }
+
+/// Of a device's features and what a mode grants beside them: what kernels and layouts may need.
+constexpr uint64_t granted(uint64_t features, Mode mode) {
+  return mode == Mode::fast ? features | backend::kFeatureFast : features;
+}
 
 /// In which of the orders that the edges allow commands stand. Edges and bits are the same in all.
 enum class CommandOrder : uint8_t {
@@ -80,7 +86,7 @@ struct PlanReport {
   size_t barriers = 0;         ///< that it would need in the final order
   /// Of an op with arguments of the same types there is one whose value is seen.
   std::vector<OpNumerics> numerics;
-  /// Of each recorded command, its place in `numerics`; of a fence ~0.
+  /// Of each recorded command, its place in `numerics`; ~0 of a fence and of what has been rewritten.
   std::vector<uint32_t> numerics_of;
   std::vector<PassTime> passes;
   size_t temp_bytes = 0;  ///< sum over all temps

@@ -84,6 +84,9 @@ class Replacer {
       if (spec.access == Access::accumulate || (spec.access != Access::out && !value_written_.at(arg.index)))
         broken(op, fmt::format("{}: expected a value that has been written", spec.name));
       const Replacement::Value& value = replacement_.values[arg.index];
+      if (size_bytes(value.dtype) == 0)
+        broken(op, fmt::format("{}: expected a value of a dtype of its own, got {}", spec.name,
+                               name(value.dtype)));
       binding.temp = first_temp_ + arg.index;
       binding.info = first_info_ + arg.index;
       binding.view.bytes = static_cast<size_t>(value.shape.elements()) * size_bytes(value.dtype);
@@ -104,7 +107,7 @@ class Replacer {
     return binding;
   }
 
-  /// What an encoder checks of a dispatch.
+  /// What an encoder checks of a call. All constants are the rewrite's to give.
   void check(const Command& command) const {
     std::vector<backend::ArgumentInfo> infos, infos_of_call;
     const backend::OpCall made = op_call(graph_, command, infos);
@@ -114,9 +117,9 @@ class Replacer {
     const int64_t rows = rows_of(op_call(graph_, call_, infos_of_call));
     if (command.live && rows_of(made) != rows)
       broken(*made.op, fmt::format("expected the call's {} rows, got {}", rows, rows_of(made)));
-    if (made.op->check == nullptr) return;
     try {
-      made.op->check(made);
+      backend::check_dtypes(made);
+      if (made.op->check != nullptr) made.op->check(made);
     } catch (const InvalidArgument& error) {
       broken(*made.op, error.what());
     }

@@ -88,7 +88,7 @@ ModelRunner::ModelRunner(const Model& model, const RunnerOptions& options)
   size_t arena_bytes = 0;
   for (const uint32_t rows : capacities) {
     members_.push_back(record(options, layout_of(options, rows)));
-    graph::require_same_numerics(members_.front().report, members_.back().report);
+    for (const Member& member : members_) graph::require_same_numerics(member.report, members_.back().report);
     arena_bytes = std::max(arena_bytes, members_.back().plan.arena_bytes());
   }
   // Programs of one queue run one after the other, so one arena serves them all.

@@ -1,6 +1,7 @@
 // Checks that the schemas of ops share. Each throws InvalidArgument, `[op] argument: expected ..., got ...`.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
@@ -46,6 +47,20 @@ uint64_t argument_bytes(const backend::ArgumentInfo& argument);
 
 /// Dimension `axis` as a kernel constant; 0 when there is no such axis (the check then says what is wrong).
 uint32_t dimension(const Shape& shape, size_t axis);
+
+/// The arguments of an elementwise op of two: the output may be in the place of either.
+constexpr std::array<backend::ArgumentSpec, 3> binary_args(std::string_view a, std::string_view b) {
+  constexpr auto argument = [](std::string_view name, backend::Access access, uint32_t in_place) {
+    return backend::ArgumentSpec{.name = name,
+                                 .access = access,
+                                 .rows = true,
+                                 .in_place = in_place,
+                                 .units = true,
+                                 .dtypes = {DType::f32}};
+  };
+  return {argument(a, backend::Access::in, 0), argument(b, backend::Access::in, 0),
+          argument("output", backend::Access::out, 0b11)};
+}
 
 /// The arguments of an elementwise op of one: the output may be in the input's place.
 inline constexpr backend::ArgumentSpec kUnaryArgs[] = {

@@ -107,6 +107,43 @@ TEST_F(DeviceTest, PackRefusesWhatNoLayoutServes) {
             "Device::write and Device::read, or a buffer of MemoryKind::host");
 }
 
+TEST_F(DeviceTest, OnlyTheModeFastIsGivenItsLayoutsAndKernels) {
+  constexpr auto layout = [](std::string_view name, uint64_t needs) {
+    return backend::WeightLayout{
+        .name = name,
+        .accepts = [](const backend::WeightInfo&, Uses) { return true; },
+        .packed_bytes = [](const backend::WeightInfo&) { return size_t{24}; },
+        .pack = [](const TensorSource&, const backend::WeightInfo&, backend::RowRange,
+                   const backend::PackedBytes& packed) { (void)packed(0, 24); },
+        .needs = needs};
+  };
+  constexpr uint64_t kLacking = uint64_t{1} << 40;
+  const backend::WeightLayout layouts[] = {layout("lacking", backend::kFeatureFast | kLacking),
+                                           layout("rounded", backend::kFeatureFast), layout("whole", 0)};
+  std::vector<backend::Kernel> kernels(std::begin(kKernels), std::end(kKernels));
+  const backend::Kernel mix = *std::ranges::find(kernels, std::string_view("mix"), &backend::Kernel::name);
+  for (const char* name : {"mix_fast", "mix_lacking"}) {
+    backend::Kernel row = mix;
+    row.name = name;
+    row.needs = backend::kFeatureFast | (std::string_view(name) == "mix_lacking" ? kLacking : 0);
+    kernels.insert(kernels.begin(), row);
+  }
+  Device device(std::make_shared<ControlledBackend>(kernels), layouts, {});
+  const std::array<std::byte, 24> bytes{};
+  const TensorSource source = format::plain_tensor("w", DType::f32, {2, 3}, bytes);
+  for (const auto& [mode, layout_name, kernel_name] :
+       {std::tuple{graph::Mode::exact, "whole", std::string_view(mix.name)},
+        std::tuple{graph::Mode::fast, "rounded", std::string_view("mix_fast")}}) {
+    EXPECT_EQ(device.pack(source, {Use::matvec}, {.mode = mode}).state()->layout->name, layout_name);
+    CommandEncoder encoder = device.encoder();
+    const Temp value = encoder.temp(DType::u32, {16});
+    dispatch(encoder, kMix, std::array{Operand(device.buffer(DType::u32, {16})), Operand(), Operand(value)},
+             MixConstants{1, 16, 0, 16});
+    const Plan plan = device.plan(encoder.finish(), {.mode = mode}).first;
+    EXPECT_EQ(plan.data().commands[0].kernel->name, kernel_name);
+  }
+}
+
 // A file's bytes serve as they are when the layout takes them as stored, they lie in the file and are aligned; else they
 // are copied.
 TEST_F(DeviceTest, OnlyAlignedWeightsOfAFileAreUsedInPlace) {
@@ -208,6 +245,10 @@ TEST_F(DeviceTest, CommitsOfAQueueShareAnArenaThatGrows) {
   EXPECT_EQ(second->bytes, 8u * 64) << "twice, so that growing a little each time costs little";
   EXPECT_EQ(arena(0, 8), second);
   EXPECT_EQ(device_.counters().allocations, before + 3);
+  // Where there is no room to grow, what is needed may fit.
+  backend_->at_allocate = [] { throw DeviceError("controlled: full"); };
+  EXPECT_EQ(arena(0, 9)->bytes, 9u * 64);
+  EXPECT_EQ(backend_->at_allocate, nullptr);
 }
 
 TEST_F(DeviceTest, UpdatesArriveInOrder) {

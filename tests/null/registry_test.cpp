@@ -106,7 +106,7 @@ TEST_F(Registry, WithoutAKernelThereIsNone) {
 TEST_F(Registry, TheFirstThatAcceptsIsTaken) {
   UserKernel narrow = scale_kernel("narrow"), future = scale_kernel("future");
   narrow.accepts = [](const OpCall& call) { return call.args[0].shape[0] == 1; };
-  future.needs = uint64_t{1} << 62;
+  future.needs = uint64_t{1} << 63;
   device_.kernels().add(future);
   device_.kernels().add(narrow);
   device_.kernels().add(scale_kernel("wide"));
@@ -262,6 +262,9 @@ TEST_F(Registry, SourceIsCompiledByABackendThatCan) {
   Device device(compiling, {}, {});
   device.kernels().add(scale_source());
   EXPECT_EQ(compiling->compiled, std::deque<std::string>{"scale"});
+  EXPECT_NE(refusal([&] { device.kernels().add(scale_source()); }), "nothing was thrown")
+      << "the name is taken";
+  EXPECT_EQ(compiling->compiled.size(), 1u) << "what is refused is not compiled";
   const Buffer x = device.buffer(DType::f32, {64, 4});
   CommandEncoder encoder = device.encoder();
   scale(encoder, x, x, 2);

@@ -248,6 +248,21 @@ TEST_F(RewriteTable, BrokenContractsAreNamed) {
               return true;
             }),
             "[plan] rewrite bad of mix: sum: expected 3 arguments, got 2");
+  EXPECT_EQ(error_of([](const OpCall& call, const RewriteTarget&, Made& made) {
+              const uint32_t sum = made.value(DType::activation, {8});
+              made.command(kSum, {of_call(0), of_call(1), value(sum)}, call.constants_as<MixConstants>());
+              return true;
+            }),
+            "[plan] rewrite bad of mix: sum: sum: expected a value of a dtype of its own, got activation");
+  static constexpr ArgumentSpec kListedArgs[] = {
+      {"a", Access::in}, {.name = "output", .access = Access::out, .dtypes = {DType::f16}}};
+  static constexpr OpSchema kListed{
+      .name = "listed", .args = kListedArgs, .constants_bytes = sizeof(MixConstants)};
+  EXPECT_EQ(error_of([](const OpCall& call, const RewriteTarget&, Made& made) {
+              made.command(kListed, {of_call(0), of_call(2)}, call.constants_as<MixConstants>());
+              return true;
+            }),
+            "[plan] rewrite bad of mix: listed: [listed] output: expected f16, got u32");
   EXPECT_EQ(error_of([](const OpCall&, const RewriteTarget&, Made& made) {
               made.command(kSum, {of_call(0), of_call(1), of_call(2)}, uint64_t{3});
               return true;

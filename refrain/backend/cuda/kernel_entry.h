@@ -8,13 +8,13 @@
 #include <span>
 #include <type_traits>
 
+#include "refrain/backend/features.h"
 #include "refrain/backend/kernel.h"
 #include "refrain/core/error.h"
 
 namespace refrain::backend::cuda {
 
-/// Bits of DeviceInfo::features and Kernel::needs on CUDA.
-inline constexpr uint64_t kFeatureHopper = uint64_t{1} << 0;  ///< compute capability 9.0 or later
+using backend::kFeatureHopper;
 
 /// When parts of a command happened, on the clock of the GPU: each the greatest of what blocks put there, by their first
 /// threads.

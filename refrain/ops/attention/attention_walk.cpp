@@ -176,8 +176,11 @@ void attention_part_tiles(const AttentionArithmetic& arithmetic, const backend::
   }
 }
 
-void attention_merge_heads(const AttentionArithmetic& arithmetic, const backend::TileArgs& args, size_t row,
-                           uint32_t begin, uint32_t end) {
+namespace {
+
+/// Query heads [begin, end) of a row.
+void merge_heads(const AttentionArithmetic& arithmetic, const backend::TileArgs& args, size_t row,
+                 uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<AttentionMergeConstants>();
   const uint32_t chunks = c.chunks_of(args.arg<const StepRow>(2)[row].position);
   for (uint32_t h = begin; h < end; ++h) {
@@ -201,6 +204,21 @@ void attention_merge_heads(const AttentionArithmetic& arithmetic, const backend:
       arithmetic.divide(c.head_dim, output, total.sum);
     }
   }
+}
+
+}  // namespace
+
+void attention_merge_tiles(const AttentionArithmetic& arithmetic, const backend::TileArgs& args,
+                           uint32_t begin, uint32_t end) {
+  const uint32_t heads = args.constants_as<AttentionMergeConstants>().heads;
+  for (uint32_t tile = begin; tile < end; ++tile)
+    merge_heads(arithmetic, args, tile / heads, tile % heads, tile % heads + 1);
+}
+
+void attention_merge_rows(const AttentionArithmetic& arithmetic, const backend::TileArgs& args,
+                          uint32_t row_begin, uint32_t row_end) {
+  const uint32_t heads = args.constants_as<AttentionMergeConstants>().heads;
+  for (size_t row = row_begin; row < row_end; ++row) merge_heads(arithmetic, args, row, 0, heads);
 }
 
 }  // namespace refrain::ops

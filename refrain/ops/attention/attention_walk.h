@@ -58,8 +58,10 @@ backend::Launch attention_launch(const backend::OpCall& call, const backend::Dev
 /// Tiles of `attention_part`: a block of rows, a part and a key-value head each.
 void attention_part_tiles(const AttentionArithmetic& arithmetic, const backend::TileArgs& args,
                           uint32_t begin, uint32_t end);
-/// Query heads [begin, end) of a row of `attention_merge`.
-void attention_merge_heads(const AttentionArithmetic& arithmetic, const backend::TileArgs& args, size_t row,
+/// Tiles of `attention_merge`: a query head of a row each; and whole rows, its one unit.
+void attention_merge_tiles(const AttentionArithmetic& arithmetic, const backend::TileArgs& args,
                            uint32_t begin, uint32_t end);
+void attention_merge_rows(const AttentionArithmetic& arithmetic, const backend::TileArgs& args,
+                          uint32_t row_begin, uint32_t row_end);
 
 }  // namespace refrain::ops

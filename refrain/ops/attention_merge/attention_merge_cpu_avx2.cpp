@@ -6,22 +6,14 @@
 namespace refrain::ops {
 namespace {
 
-/// A tile is a query head of a row.
-void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
-  const uint32_t heads = args.constants_as<AttentionMergeConstants>().heads;
-  for (uint32_t tile = begin; tile < end; ++tile)
-    attention_merge_heads(attention_cpu_avx2, args, tile / heads, tile % heads, tile % heads + 1);
-}
-
-void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
-            uint32_t unit_end) {
-  if (unit_begin == unit_end) return;
-  const uint32_t heads = args.constants_as<AttentionMergeConstants>().heads;
-  for (size_t row = row_begin; row < row_end; ++row)
-    attention_merge_heads(attention_cpu_avx2, args, row, 0, heads);
-}
-
-constexpr backend::TileKernel kTiles = {.tiles = tiles, .region = region};
+constexpr backend::TileKernel kTiles = {
+    .tiles = [](const backend::TileArgs& args, uint32_t begin,
+                uint32_t end) { attention_merge_tiles(attention_cpu_avx2, args, begin, end); },
+    .region =
+        [](const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
+           uint32_t unit_end) {
+          if (unit_begin != unit_end) attention_merge_rows(attention_cpu_avx2, args, row_begin, row_end);
+        }};
 
 }  // namespace
 

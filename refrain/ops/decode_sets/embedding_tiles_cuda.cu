@@ -55,7 +55,7 @@ std::span<const PluginKernel> embedding_tiles_cuda_kernels() {
       {.op = "embedding",
        .kernel = {.name = "embedding_tiles_q4",
                   .numerics = "exact, f32, product and sum rounded",
-                  .needs = backend::kFeatureFast,
+                  .needs = kFeatureHopper | backend::kFeatureFast,
                   .accepts =
                       [](const backend::OpCall& call) {
                         return call.args[0].layout != nullptr && call.args[0].layout->name == "tiles_4x1024";

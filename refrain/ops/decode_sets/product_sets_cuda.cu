@@ -96,14 +96,15 @@ void set_norm(ProductParameters& p, const BoundMember& norm) {
   p.eps = norm.constants_as<RmsNormConstants>().eps;
 }
 
+constexpr size_t kMostSharedBytes = size_t{220}
+                                    << 10;  // of the 227 KB that a block may have, the kernel's own left out
+
 /// How many row tiles a block takes: all blocks the same, one block an SM. Returns the warps of a block: one a unit, where
 /// that is enough; more than 16 leave the next kernel no room.
-constexpr uint32_t kBlocks = 132;
-constexpr size_t kMostSharedBytes = size_t{220} << 10;  // of a block, on this hardware
 uint32_t divide(ProductParameters& p, Ending ending) {
   uint32_t tiles = 0;
   for (uint32_t w = 0; w < (ending == Ending::gate ? 1 : kMostWeights); ++w) tiles += tiles_of(p.rows[w]);
-  p.tiles_per_block = (tiles + kBlocks - 1) / kBlocks;
+  p.tiles_per_block = (tiles + p.state.walkers - 1) / p.state.walkers;
   const uint32_t units = p.tiles_per_block * tile_chunks(p.columns) * (ending == Ending::gate ? 2 : 1);
   const uint32_t warps = units <= 8 ? 8 : units <= 12 ? 12 : 16;
   p.depth = std::min(std::bit_ceil((units + warps - 1) / warps), kMostDepth);
@@ -231,7 +232,7 @@ struct Gated {
 
 PluginKernel gated_kernel() {
   PluginKernel kernel = elementwise_cuda_kernel<Gated>("silu_mul", "silu_mul_f32_fast", kGatedNumerics);
-  kernel.kernel.needs = backend::kFeatureFast;
+  kernel.kernel.needs = kFeatureHopper | backend::kFeatureFast;
   return kernel;
 }
 
@@ -256,7 +257,7 @@ std::span<const PluginKernel> tiles_cuda_kernels() {
       {.op = kNorm,
        .kernel = {.name = "rms_norm_tiles",
                   .numerics = kNormNumerics,
-                  .needs = backend::kFeatureFast,
+                  .needs = kFeatureHopper | backend::kFeatureFast,
                   .accepts = norm_in_tiles,
                   .launch =
                       [](const backend::OpCall& call, const backend::DeviceInfo&) {

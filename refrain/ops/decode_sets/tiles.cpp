@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "refrain/backend/features.h"
 #include "refrain/core/half.h"
 #include "refrain/ops/layouts.h"
 
@@ -92,7 +93,7 @@ constexpr backend::WeightLayout kTiles{.name = "tiles_4x1024",
                                        .pack = pack,
                                        .unpack = unpack,
                                        .pack_rows = kTileRows,
-                                       .needs = backend::kFeatureFast};
+                                       .needs = backend::kFeatureFast | backend::kFeatureHopper};
 
 }  // namespace
 

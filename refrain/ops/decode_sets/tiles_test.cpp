@@ -1,6 +1,7 @@
 // tiles_4x1024: what packing keeps, in whole and in ranges, and whom it takes.
 #include "refrain/ops/decode_sets/tiles.h"
 
+#include "refrain/backend/features.h"
 #include "refrain/ops/testing.h"
 
 namespace refrain::ops {
@@ -66,8 +67,8 @@ TEST(Tiles, TakesFourBitsInGroupsOf64WithScalesInBf16) {
   EXPECT_FALSE(accepts(format::mlx_affine({4, 64}, DType::f16), {4, 64}, {Use::matvec}));
   EXPECT_FALSE(accepts(format::q4_0(), {4, 64}, {Use::matvec}));
   EXPECT_FALSE(accepts(format::plain(DType::bf16), {4, 64}, {Use::matvec}));
-  EXPECT_EQ(tiles_4x1024().needs, backend::kFeatureFast)
-      << "nobody who asks for exact arithmetic may meet it";
+  EXPECT_EQ(tiles_4x1024().needs, backend::kFeatureFast | backend::kFeatureHopper)
+      << "nobody who asks for exact arithmetic may meet it, nor a device without the kernels that read it";
 }
 
 }  // namespace

@@ -6,16 +6,7 @@
 namespace refrain::ops {
 namespace {
 
-constexpr backend::ArgumentSpec kArgs[] = {
-    {.name = "gate", .access = backend::Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
-    {.name = "up", .access = backend::Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
-    {.name = "output",
-     .access = backend::Access::out,
-     .rows = true,
-     .in_place = 0b11,
-     .units = true,
-     .dtypes = {DType::f32}},
-};
+constexpr auto kArgs = binary_args("gate", "up");
 
 }  // namespace
 
