@@ -246,7 +246,6 @@ class Rewriter {
 
 RewriteReport rewrite(ComputeGraph& graph, const backend::KernelTables& tables,
                       const backend::DeviceInfo& info, uint32_t splits) {
-  if (tables.rewrites.empty()) return {};
   return Rewriter(graph, tables, info, splits).run();
 }
 

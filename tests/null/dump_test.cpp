@@ -100,6 +100,28 @@ arena 384 bytes
   EXPECT_NE(graph::dump(report).find("fused norm+project*2+blend: #0 #1 #2 #3\n"), std::string::npos);
 }
 
+TEST(Dump, AGroupWithoutAPrologueHasNoLineForOne) {
+  Device device(backend::make_null(fusible_kernels(), 0, 2), {}, {});
+  const Buffer x = device.buffer(DType::u32, {4, 6}), w = device.buffer(DType::u32, {1}),
+               y = device.buffer(DType::u32, {4, 6});
+  CommandEncoder e = device.encoder();
+  const Temp a = e.temp(DType::u32, {4, 6});
+  dispatch(e, kProject, std::array{Operand(x), Operand(w), Operand(a)}, RowConstants{7, 6, 6, 6});
+  dispatch(e, kBlend, std::array{Operand(a), Operand(a), Operand(y)}, RowConstants{7, 6, 6, 0});
+  EXPECT_EQ(graph::dump(device.plan(e.finish()).first.data()),
+            R"(   0 level 1   project+blend rows 4/2 x 1 tiles after
+       units 6/6 project blend
+       in project.input memory 0 [0, 96)
+       in project.weight memory 1 [0, 4)
+       out project.output arena [0, 96)
+       in blend.a arena [0, 96)
+       in blend.b arena [0, 96)
+       out blend.output memory 2 [0, 96)
+width 1 levels 1
+arena 128 bytes
+)");
+}
+
 TEST(Dump, AnEmptyPlan) {
   Device device = null_device();
   EXPECT_EQ(graph::dump(device.plan(device.encoder().finish()).first.data()), "arena 0 bytes\n");

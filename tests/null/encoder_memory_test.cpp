@@ -34,6 +34,22 @@ std::string text_of(const ComputeGraph& graph) {
   return text;
 }
 
+TEST(ComputeGraph, ClearLeavesNothing) {
+  Device device = null_device();
+  const Buffer buffer = device.buffer(DType::u32, {8, 4});
+  CommandEncoder encoder = device.encoder();
+  const Temp temp = encoder.temp(DType::u32, {8, 4});
+  dispatch(encoder, kMix, std::array{Operand(buffer), Operand(), Operand(temp)}, MixConstants{1, 32, 0, 32});
+  ComputeGraph graph = encoder.finish("a name");
+  graph.members.emplace_back();
+  EXPECT_NE(graph.owner, 0u);
+  clear(graph);
+  EXPECT_TRUE(graph.commands.empty() && graph.members.empty() && graph.bindings.empty() &&
+              graph.infos.empty() && graph.temps.empty() && graph.constants.empty() && graph.labels.empty() &&
+              graph.resources.empty());
+  EXPECT_EQ(graph.owner, 0u);
+}
+
 class EncoderMemory : public testing::Test {
  protected:
   EncoderMemory() {

@@ -193,6 +193,20 @@ TEST_F(FuseSets, AreNotCutByLiveCountsAndFences) {
   EXPECT_EQ(fused(count.slice(0, 1), count.slice(1, 1), false), 0u);
 }
 
+TEST_F(FuseSets, ReachNoFurtherThanTheyLook) {
+  constexpr int kReach = 32;
+  const GroupKernel only[] = {kNormProjectKernel};
+  const Buffer x = buffer(), weight = buffer();
+  for (const int distance : {kReach, kReach + 1}) {
+    CommandEncoder e = device_.encoder();
+    const Temp normed = temp(e);
+    add(e, kNorm, {x, normed});
+    for (int i = 1; i < distance; ++i) add(e, kBlend, {x, x, temp(e)});
+    add(e, kProject, {normed, weight, buffer()});
+    EXPECT_EQ(plan(e, only).second.fusions.size(), distance == kReach ? 1u : 0u) << distance;
+  }
+}
+
 TEST_F(FuseSets, AreCheckedBelowTheFront) {
   const std::unique_ptr<backend::Backend> checked =
       backend::make_validate(backend::make_null(fusible_kernels()));

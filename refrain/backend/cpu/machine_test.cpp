@@ -193,8 +193,10 @@ TEST_F(Machine, SmallAllocationsCountAgainstTheBudget) {
 }
 
 TEST_F(Machine, UntouchedAllocationsCountAgainstTheBudget) {
+  write("proc/meminfo", "MemAvailable:   131072 kB");
   CpuOptions options;
   options.threads = 1;
+  options.system_root = root();
   const auto device = make_cpu(options, {});
   const size_t budget = device->memory().budget_bytes;
   const Allocation* half = device->allocate({budget / 2, "half"});
