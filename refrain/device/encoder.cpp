@@ -158,7 +158,6 @@ void CommandEncoder::drop() noexcept {
   }
   device_->dispatches_recorded.fetch_add(recording_->dispatches, std::memory_order_relaxed);
   device_->keep_storage(std::move(recording_->graph));
-  recording_.reset();
 }
 
 void CommandEncoder::refuse(const char* call) const {

@@ -161,14 +161,9 @@ const Submissions::InFlight* Submissions::latest_conflict(uint32_t queue,
 
 void Submissions::check_host_access(const char* call, const AllocationHandle& memory, size_t begin,
                                     size_t end, bool write) {
-  bool idle = true;
-  for (uint32_t queue = 0; queue < queues(); ++queue) {
-    const uint64_t value = last(queue);
-    idle = idle && (value == 0 || backend_.completed(queue) >= value);
-  }
   const Touch range{memory.allocation().id, begin, end,
                     write ? backend::Effect::write : backend::Effect::read};
-  if (!idle) {
+  {
     const std::lock_guard lock(mutex_);
     for (uint32_t queue = 0; queue < queues(); ++queue) {
       const InFlight* other = latest_conflict(queue, nullptr, {&range, 1}, memory.born());

@@ -104,6 +104,25 @@ TEST_F(SessionStages, ArePlannedAsTheyWereBegun) {
   EXPECT_LT(arena_bytes[1], 4 * 64u);
 }
 
+TEST_F(SessionStages, AFullQueueLeavesTheStageOpen) {
+  DeviceOptions options;
+  options.in_flight_limit = 1;
+  options.patience = 1ms;
+  device_ = Device(backend_, {}, options);
+  session_ = EncoderSession(device_);
+  stage(0, /*timestamps=*/true);
+  session_.commit_stage();
+  stage(0, /*timestamps=*/true);
+  EXPECT_THROW(session_.commit_stage(), TimeoutError);
+  EXPECT_EQ(session_.state(), SessionState::recording);
+  backend_->complete(0, 1);
+  EXPECT_EQ(session_.commit_stage().value, 2u);
+  backend_->complete(0, 2);
+  session_.wait(10s);
+  EXPECT_EQ(session_.submitted(), 2u);
+  EXPECT_EQ(session_.profile().spans().size(), 2u);
+}
+
 TEST_F(SessionStages, ALossThatTheNextFindsIsALoss) {
   stage(0);
   session_.commit_stage();
