@@ -187,6 +187,8 @@ TEST_F(AtomicFileTest, ADescriptorMayBeZero) {
   __real_close(0);  // as a program that was started without: what is opened next is 0
   const std::string message = write();
   EXPECT_EQ(::fcntl(0, F_GETFD), -1) << "left open";
+  { AtomicFile dropped(folder_.path() / "dropped"); }
+  EXPECT_EQ(::fcntl(0, F_GETFD), -1) << "left open";
   if (stdin_copy >= 0) {
     ::dup2(stdin_copy, 0);
     __real_close(stdin_copy);

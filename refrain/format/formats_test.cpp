@@ -63,6 +63,24 @@ TEST(Formats, Q8_0HasSignedCodes) {
   EXPECT_EQ(values[31], -63.5f);
 }
 
+TEST(Formats, SeparatedCodesTimesTheScaleAreTheValues) {
+  for (const WeightFormat* format : {&q4_0(), &q8_0()}) {
+    std::vector<std::byte> block(format->parts[0].block_bytes());
+    for (size_t i = 0; i < block.size(); ++i) block[i] = std::byte(37 * i + 11);
+    block[1] = std::byte{0x3C};  // a scale of 1 and a little
+    const std::vector<float> values = decode(blocks(*format, {32}, block));
+    std::vector<std::byte> codes(32 * format->bits / 8);
+    f16 scale;
+    format->separate(block.data(), codes.data(), reinterpret_cast<std::byte*>(&scale));
+    for (size_t i = 0; i < values.size(); ++i) {
+      const auto bits = std::to_integer<uint32_t>(codes[i * format->bits / 8]) >> i * format->bits % 8;
+      const auto shifted = static_cast<int32_t>(bits << (32 - format->bits));  // the sign bit comes first
+      EXPECT_EQ(scale.to_float() * static_cast<float>(shifted >> (32 - format->bits)), values[i])
+          << format->name << " " << i;
+    }
+  }
+}
+
 TEST(Formats, RefuseWhatDoesNotFit) {
   const std::vector<std::byte> bytes(68);
   EXPECT_EQ(error_of(blocks(q8_0(), {2, 32}, bytes)), "");

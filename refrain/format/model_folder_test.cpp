@@ -190,6 +190,7 @@ TEST_F(ModelFolderTest, TrustsShapesMoreThanTheConfigAndWarns) {
   EXPECT_EQ(warnings(R"({"quantization":{"group_size":64,"bits":4}})", 4), 0u);
   EXPECT_EQ(warnings(R"({"quantization_config":{"group_size":64,"bits":4,"mode":"affine"}})", 4), 0u);
   EXPECT_EQ(warnings(R"({"text_config":{"quantization":{"group_size":64,"bits":4}}})", 4), 0u);
+  EXPECT_EQ(warnings(R"({"text_config":{"quantization_config":{"group_size":64,"bits":4}}})", 4), 0u);
   EXPECT_EQ(warnings(R"({"quantization":{"group_size":64,"bits":4,"m":{"group_size":64,"bits":8}}})", 8), 0u);
   EXPECT_EQ(warnings(R"({"quantization":{"group_size":64,"bits":4,"m":true}})", 4), 0u);
   EXPECT_EQ(

@@ -88,6 +88,15 @@ TEST(ByteLevel, AllBytesThereAndBack) {
   EXPECT_EQ(plain, "Ġ中");
 }
 
+TEST(ByteLevel, FallbacksThereAndBack) {
+  for (uint32_t byte = 0; byte < 256; ++byte)
+    EXPECT_EQ(byte_of_fallback(fallback_of_byte(static_cast<uint8_t>(byte))), byte);
+  EXPECT_EQ(fallback_of_byte(10), "<0x0A>");
+  for (const char* none :
+       {"", "<0x0>", "<0x0AB>", "<0xG0>", "<0x0G>", "<0x0A)", "(0x0A>", "<0x-1>", "<0x 1>"})
+    EXPECT_EQ(byte_of_fallback(none), std::nullopt) << none;
+}
+
 TEST(Normalizer, Composes) {
   const NfcNormalizer nfc;
   EXPECT_EQ(nfc.apply(""), "");
@@ -118,6 +127,12 @@ TEST(PreTokenizer, SplitKeepsMatchesAndGaps) {
   Pieces empty("");
   SplitPreTokenizer(Regex("x*")).apply(empty);
   EXPECT_TRUE(empty.views().empty());
+}
+
+TEST(PreTokenizer, SplitMergesMatchesWithWhatIsBeforeThem) {
+  Pieces pieces(" a  b c");
+  SplitPreTokenizer(Regex(" "), SplitPreTokenizer::Behavior::merged_with_previous).apply(pieces);
+  EXPECT_EQ(pieces.views(), (std::vector<std::string_view>{" ", "a ", " ", "b ", "c"}));
 }
 
 TEST(PreTokenizer, ByteLevelPrefixesEachPiece) {

@@ -180,6 +180,40 @@ TEST(Tokenizer, StreamsWhatDecodeGivesTextAfterText) {
   EXPECT_EQ(spaced.tokenizer().decode(Ids{260, 'a', 'b', 260, 'c'}), "a b c");
 }
 
+TEST(Tokenizer, ARunOfFallbackBytesIsTextOrIsNotAsAWhole) {
+  Source source;
+  source.decoder =
+      R"({"type":"Sequence","decoders":[{"type":"Replace","pattern":{"String":"_"},"content":" "},)"
+      R"({"type":"ByteFallback"},{"type":"Fuse"}]})";
+  source.vocab_more = R"(,"<0xE4>":300,"<0xB8>":301,"<0xAD>":302,"x_":303)";
+  source.merges = "[]";
+  const Tokenizer tokenizer = source.tokenizer();
+  const std::pair<Ids, std::string> cases[] = {{{303, 300, 301, 302, 303}, "x 中x "},
+                                               {{303, 300, 301, 303}, "x \uFFFD\uFFFDx "},
+                                               {{300, 301, 302, 301}, "\uFFFD\uFFFD\uFFFD\uFFFD"},
+                                               {{300, 303, 301}, "\uFFFDx \uFFFD"},
+                                               {{302}, "\uFFFD"}};
+  for (const auto& [ids, text] : cases) {
+    EXPECT_EQ(tokenizer.decode(ids), text);
+    StreamDecoder stream(tokenizer);
+    std::string streamed;
+    for (const uint32_t id : ids) streamed += stream.push(id);
+    EXPECT_EQ(streamed + stream.finish(), text);
+  }
+  source.decoder = R"({"type":"Fuse"})";
+  EXPECT_EQ(source.tokenizer().decode(Ids{300, 303}), "<0xE4>x_") << "spellings as they are";
+}
+
+TEST(Tokenizer, AddedTokensAreFoundBeforeAndAfterNormalizing) {
+  for (const char* normalizer : {"null", R"({"type":"NFC"})"}) {
+    Source source;
+    source.normalizer = normalizer;
+    source.added =
+        R"({"id":260,"content":"<a>","normalized":true},{"id":261,"content":"<b>","normalized":false})";
+    EXPECT_EQ(source.tokenizer().encode("x<a>y<b>z"), (Ids{'x', 260, 'y', 261, 'z'})) << normalizer;
+  }
+}
+
 TEST(Tokenizer, BosFromTheTemplateOrTheConfiguration) {
   Source source;
   EXPECT_EQ(source.tokenizer(R"({"add_bos_token":true,"bos_token":"<|end|>"})").bos(), 260u);
@@ -217,6 +251,9 @@ void expect_refused(const Source& source, const std::string& message) {
 
 TEST(Tokenizer, RefusesAndNamesThePlace) {
   expect_refused({.model_type = R"("Unigram")"}, R"(model.type: "Unigram" is not supported)");
+  // Long names are cut between characters.
+  expect_refused({.model_type = '"' + std::string(59, 'm') + "\u00E9\u00E9\""},
+                 "model.type: \"" + std::string(59, 'm') + "\u2026\" is not supported");
   expect_refused({.model_type = "7"}, "model.type: expected a string, got a number");
   expect_refused({.normalizer = R"({"type":"NFKC"})"}, R"(normalizer.type: "NFKC" is not supported)");
   expect_refused({.normalizer = R"({})"}, R"(normalizer: expected a member "type")");

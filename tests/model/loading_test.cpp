@@ -1,6 +1,7 @@
 // Loading the embedded model: what is told meanwhile, and that it ends when the one who is told wants it to.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "refrain/format/model_folder.h"
@@ -19,7 +20,14 @@ TEST(Loading, TellsHowFarItIsAndEndsWhenItIsTold) {
     return true;
   };
   const model::Model model = model::Model::load(device, kTales, options);
-  const auto all = format::ModelFolder::open(kTales).totals();
+  const auto folder = format::ModelFolder::open(kTales);
+  const auto all = folder.totals();
+  const auto weights = std::ranges::count_if(folder.tensor_names(), [](const std::string& name) {
+    return !name.ends_with(".scales") && !name.ends_with(".biases");
+  });
+  EXPECT_EQ(model.weights().weights, static_cast<size_t>(weights));
+  EXPECT_GE(model.weights().bytes, all.bytes);
+  EXPECT_GE(device.memory().used_bytes, model.weights().bytes - model.weights().in_place_bytes);
   EXPECT_GE(calls.size(), model.weights().weights);
   uint64_t before = 0;
   for (const auto& [done_bytes, total_bytes] : calls) {

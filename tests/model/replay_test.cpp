@@ -8,6 +8,7 @@
 #include "refrain/graph/check.h"
 #include "tests/counted_new.h"
 #include "tests/model/tales.h"
+#include "tests/refusal.h"
 
 namespace refrain::test {
 namespace {
@@ -99,11 +100,33 @@ TEST(Replay, GenerationSubmitsOneProgramForEachToken) {
   options.max_tokens = 50;
   const model::GenerateResult result = model::generate(runner, some_ids(70), options);
   const Counters after = runner.device().counters();
+  EXPECT_EQ(result.prompt_tokens, 70u);
   EXPECT_EQ(result.generated_tokens, 50u);
   // Two chunks of the prompt draw the first token, each further token is one submission.
   EXPECT_EQ(after.submissions - before.submissions, 2u + 49u);
   EXPECT_EQ(after.programs_prepared, before.programs_prepared);
   EXPECT_EQ(after.dispatches_recorded, before.dispatches_recorded);
+}
+
+TEST(Replay, AGenerationDrawsWhatItsMaskAllows) {
+  const model::Model model = open_tales(1);
+  RunnerOptions options = small();
+  options.masks = 2;
+  ModelRunner runner(model, options);
+  std::vector<uint32_t> words((model.config().vocab + 31) / 32);
+  words[1] = 1u << 5 | 1u << 9;
+  runner.set_mask(1, words);
+  std::vector<uint32_t> drawn;
+  model::GenerateOptions how;
+  how.sampling.mask = 1;
+  how.max_tokens = 8;
+  how.on_token = [&](uint32_t token) {
+    drawn.push_back(token);
+    return true;
+  };
+  model::generate(runner, some_ids(3), how);
+  EXPECT_EQ(drawn.size(), 8u);
+  for (const uint32_t token : drawn) EXPECT_TRUE(token == 37 || token == 41) << token;
 }
 
 TEST(Replay, TheCheckerNamesThePairOfEveryRemovedEdge) {
@@ -257,6 +280,32 @@ TEST(Replay, BatchesThatDoNotFitAreRefused) {
   options = small();
   options.context_tokens = 1025;
   EXPECT_THROW(ModelRunner(model, options), InvalidArgument);
+}
+
+TEST(StepBlocks, RefuseWhatTheyHaveNoRoomFor) {
+  Device device = Device::open(device_name());
+  constexpr model::StepLayout kLayout{4, 2, 3};
+  const model::StepBlock step(device, kLayout);
+  model::StepImage image(kLayout, 8);
+  const auto refused = [&](const std::vector<StepRequest>& requests, size_t tokens, size_t outputs) {
+    const std::vector<uint32_t> ids(tokens), wanted(outputs);
+    return refusal([&] { step.encode({requests, ids, wanted}, image); });
+  };
+  EXPECT_EQ(refused({{.slot = 0, .rows = 2}, {.slot = 1, .rows = 2}}, 4, 3), "nothing was thrown");
+  EXPECT_EQ(refused({{.slot = 0, .rows = 1}, {.slot = 1, .rows = 1}, {.slot = 2, .rows = 1}}, 3, 3),
+            "[batch] requests: expected at most 2, got 3");
+  EXPECT_EQ(refused({{.slot = 0, .rows = 5}}, 5, 3), "[batch] tokens: expected at most 4, got 5");
+  EXPECT_EQ(refused({{.slot = 0, .rows = 4}}, 4, 4), "[batch] outputs: expected at most 3, got 4");
+}
+
+TEST(StepBlocks, WhatTheHostSendsSharesNoCacheLineWithTheRest) {
+  Device device = Device::open(device_name());
+  for (const model::StepLayout& layout : {model::StepLayout{1, 1, 1}, {7, 2, 5}, {64, 3, 9}}) {
+    const model::StepBlock step(device, layout);
+    EXPECT_EQ(step.block.offset_bytes(), 0u);
+    EXPECT_EQ(step.live.offset_bytes() % 64, 0u) << layout.rows;
+    EXPECT_GE(step.live.offset_bytes(), step.block.bytes());
+  }
 }
 
 TEST(Replay, CancelEndsAGeneration) {
