@@ -261,8 +261,16 @@ TEST_F(Files, EmptyFileIsEmpty) {
   EXPECT_EQ(read_text_file(path), "");
 }
 
+TEST_F(Files, NamesInAFolderAreSorted) {
+  EXPECT_TRUE(names_in(folder_).empty());
+  for (const char* name : {"b", ".a", "c"}) write(name, "text");
+  std::filesystem::create_directory(folder_ / "d");
+  EXPECT_EQ(names_in(folder_), (std::vector<std::string>{".a", "b", "c", "d"}));
+}
+
 TEST_F(Files, ErrorsNameThePath) {
   const std::string absent = (folder_ / "absent").string();
+  EXPECT_EQ(message_of<FileError>([&] { names_in(absent); }), absent + ": No such file or directory");
   EXPECT_EQ(message_of<FileError>([&] { MappedFile::open(absent); }), absent + ": No such file or directory");
   EXPECT_EQ(message_of<FileError>([&] { read_text_file(absent); }), absent + ": No such file or directory");
   EXPECT_EQ(message_of<FileError>([&] { MappedFile::open(folder_); }),

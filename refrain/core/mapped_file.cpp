@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <system_error>
 
@@ -77,6 +78,17 @@ std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes
   }
   text.resize(done);
   return text;
+}
+
+std::vector<std::string> names_in(const std::filesystem::path& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  std::filesystem::directory_iterator iterator(folder, error);
+  for (; !error && iterator != std::filesystem::directory_iterator(); iterator.increment(error))
+    names.push_back(iterator->path().filename().string());
+  if (error) fail(folder, error.message());
+  std::ranges::sort(names);
+  return names;
 }
 
 }  // namespace refrain

@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 namespace refrain {
 
@@ -33,5 +34,8 @@ class MappedFile {
 
 /// The whole content of a small text file. Throws FileError when it cannot be read or exceeds `limit_bytes`.
 std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes = size_t{256} << 20);
+
+/// The names of what lies in a folder, sorted. Throws FileError when it cannot be listed.
+std::vector<std::string> names_in(const std::filesystem::path& folder);
 
 }  // namespace refrain

@@ -71,13 +71,9 @@ FileList list_files(const fs::path& folder) {
   std::error_code error;
   if (fs::exists(folder / kIndexName, error)) return read_index(folder);
   FileList list;
-  fs::directory_iterator iterator(folder, error);
-  for (; !error && iterator != fs::directory_iterator(); iterator.increment(error)) {
-    const std::string name = iterator->path().filename().string();
-    if (name.starts_with("model") && name.ends_with(".safetensors")) list.paths.push_back(iterator->path());
+  for (const std::string& name : names_in(folder)) {
+    if (name.starts_with("model") && name.ends_with(".safetensors")) list.paths.push_back(folder / name);
   }
-  if (error) throw FileError(fmt::format("{}: {}", folder.string(), error.message()));
-  std::ranges::sort(list.paths);
   return list;
 }
 

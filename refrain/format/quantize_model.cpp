@@ -32,11 +32,12 @@ constexpr std::array<std::string_view, 5> kCopied = {"tokenizer.json", "tokenize
                                                      "generation_config.json", "special_tokens_map.json",
                                                      "added_tokens.json"};
 
-bool is_template(std::string_view name) { return name.starts_with("chat_template."); }
+bool is_copied(std::string_view name) {
+  return name.starts_with("chat_template.") || std::ranges::find(kCopied, name) != kCopied.end();
+}
 
 bool is_ours(std::string_view name) {
-  return name == "model.safetensors" || name == "config.json" || is_template(name) ||
-         std::ranges::find(kCopied, name) != kCopied.end();
+  return name == "model.safetensors" || name == "config.json" || is_copied(name);
 }
 
 /// Whether a run that was killed may have left it: the temporary name of one of our files.
@@ -94,20 +95,18 @@ void prepare_output(const fs::path& in, const fs::path& out, bool force) {
     throw FileError(out.string() + ": expected a folder, got a file");
   fs::create_directories(out, error);
   if (error) throw FileError(fmt::format("{}: cannot create the folder: {}", out.string(), error.message()));
-  fs::directory_iterator iterator(out, error);
-  for (; !error && iterator != fs::directory_iterator(); iterator.increment(error)) {
-    const std::string name = iterator->path().filename().string();
+  for (const std::string& name : names_in(out)) {
     if (!force)
       throw FileError(fmt::format("{}: expected an empty folder, found {} (--force replaces)", out.string(),
                                   in_quotes(name)));
     if (is_leftover(name)) {
-      fs::remove(iterator->path(), error);
+      fs::remove(out / name, error);
     } else if (!is_ours(name)) {
       throw FileError(fmt::format("{}: expected only files that this command writes, found {}", out.string(),
                                   in_quotes(name)));
     }
+    if (error) throw FileError(fmt::format("{}: {}", (out / name).string(), error.message()));
   }
-  if (error) throw FileError(fmt::format("{}: {}", out.string(), error.message()));
 }
 
 /// Calls `work(i)` for each i below `count` on up to `threads` threads, the calling one included.
@@ -266,16 +265,8 @@ std::string with_quantization(const Json& config, std::string text, AffineParame
 }
 
 void copy_companions(const fs::path& in, const fs::path& out) {
-  std::vector<std::string> names(kCopied.begin(), kCopied.end());
-  std::error_code error;
-  fs::directory_iterator iterator(in, error);
-  for (; !error && iterator != fs::directory_iterator(); iterator.increment(error)) {
-    const std::string name = iterator->path().filename().string();
-    if (is_template(name)) names.push_back(name);
-  }
-  if (error) throw FileError(fmt::format("{}: {}", in.string(), error.message()));
-  for (const std::string& name : names) {
-    if (fs::exists(in / name, error)) write_file(out / name, read_text_file(in / name));
+  for (const std::string& name : names_in(in)) {
+    if (is_copied(name)) write_file(out / name, read_text_file(in / name));
   }
 }
 
