@@ -30,27 +30,16 @@ struct TokenizeOptions {
   bool decode = false;
 };
 
-void write(std::string& pending, bool flush) {
-  if (!flush && pending.size() < kBufferBytes) return;
-  if (std::fwrite(pending.data(), 1, pending.size(), stdout) != pending.size())
-    throw Error("stdout: cannot write");
-  pending.clear();
-}
-
 /// Calls `use` with each line of stdin, without its LF. A last line without one counts; bytes stay as they
 /// are.
 void for_each_input_line(const std::function<void(std::string_view)>& use) {
   std::vector<char> buffer(kBufferBytes);
-  std::string line;  // the part of a line that came with earlier buffers
+  std::string line;  // what has come of it
   while (const size_t got = std::fread(buffer.data(), 1, buffer.size(), stdin)) {
     std::string_view rest(buffer.data(), got);
     for (size_t end = rest.find('\n'); end != std::string_view::npos; end = rest.find('\n')) {
-      if (line.empty()) {
-        use(rest.substr(0, end));
-      } else {
-        use(line.append(rest.substr(0, end)));
-        line.clear();
-      }
+      use(line.append(rest.substr(0, end)));
+      line.clear();
       rest.remove_prefix(end + 1);
     }
     line.append(rest);
@@ -124,6 +113,7 @@ void run(const TokenizeOptions& options) {
   size_t number = 0;
   for_each_input_line([&](std::string_view line) {
     ++number;
+    out.clear();
     try {
       if (options.decode) {
         const std::string text =
@@ -133,13 +123,11 @@ void run(const TokenizeOptions& options) {
         append_ids(tokenizer.encode(line, special ? SpecialTokens::on : SpecialTokens::off), out);
       }
     } catch (const InvalidArgument& error) {
-      write(out, true);
       throw InvalidArgument(fmt::format("stdin, line {}: {}", number, error.what()));
     }
     out.push_back('\n');
-    write(out, false);
+    if (std::fwrite(out.data(), 1, out.size(), stdout) != out.size()) throw Error("stdout: cannot write");
   });
-  write(out, true);
   if (std::fflush(stdout) != 0) throw Error("stdout: cannot write");
 }
 

@@ -1,6 +1,7 @@
 """The command line as its users are told it works: what goes to stdout, what to stderr, and what the options do."""
 
 import collections
+import fcntl
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import re
 import select
 import signal
 import subprocess
+import termios
 import time
 
 import numpy as np
@@ -240,6 +242,34 @@ def test_interrupt(refrain, tales, tell):
     text.decode()
     assert errors == b""
     assert whole.startswith(text) and 0 < len(text) < len(whole)
+
+
+def test_a_second_interrupt_ends_it_wherever_it_is(refrain, tales):
+    """Here in a write to a pipe that is full and that nobody reads."""
+    command = [refrain, "generate", tales, "-p", PROMPT, "-n", "1000", "--ignore-eos", "--print", "ids"]
+    read_end, write_end = os.pipe()
+    fcntl.fcntl(write_end, fcntl.F_SETPIPE_SZ, 4096)
+    filled = os.write(write_end, b" " * 4090)
+
+    def held():
+        return int.from_bytes(fcntl.ioctl(read_end, termios.FIONREAD, bytes(4)), "little")
+
+    process = subprocess.Popen(command, stdout=write_end, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while held() == filled and time.monotonic() < until:
+            time.sleep(0.01)
+        time.sleep(0.5)  # the next tokens find no room
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == -signal.SIGINT
+    finally:
+        process.kill()
+        process.wait()
+        os.close(read_end)
+        os.close(write_end)
 
 
 # Ids and text
