@@ -15,7 +15,7 @@ import time
 
 import numpy as np
 import pytest
-from model_files import header_of, read_tensors, write_raw
+from model_files import header_of, read_tensors, write_raw, write_tensors
 
 pytestmark = pytest.mark.asan
 
@@ -346,7 +346,7 @@ def test_figures_only_when_asked_for(run, tales):
     assert done.stdout == run("generate", tales, "-p", PROMPT, "-n", 5).stdout
 
 
-def on_terminal(command, streams):
+def on_terminal(command, streams, status=0):
     """Runs with the named streams on a terminal; gives what went to it, and what to stdout otherwise."""
     master, slave = pty.openpty()
     try:
@@ -366,7 +366,7 @@ def on_terminal(command, streams):
                     break
                 seen += piece
             other = process.stdout.read().decode() if process.stdout else None
-            assert process.wait() == 0
+            assert process.wait() == status
         return seen.decode(), other
     finally:
         os.close(master)
@@ -379,6 +379,24 @@ def test_figures_on_a_terminal(refrain, tales, tell):
     assert text == tell("-n", 5)
     seen, _ = on_terminal(command, {"stdout"})
     assert seen == tell("-n", 5)
+
+
+def test_quantizing_on_a_terminal(refrain, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/config.json").write_text('{"model_type": "llama"}')
+    values = np.ones((512, 512), np.float32)
+    tensors = {f"{name}.weight": ("F32", [512, 512], values.tobytes()) for name in "abc"}
+    write_tensors(tmp_path / "in/model.safetensors", tensors)
+    seen, _ = on_terminal([refrain, "quantize", tmp_path / "in", tmp_path / "out"], {"stderr"})
+    begin, *shown, end = seen.replace("\r\n", "\n").split("\r")
+    assert begin == "" and shown == [f"quantizing {percent:3}%" for percent in (33, 66, 100)]
+    size = (tmp_path / "out/model.safetensors").stat().st_size / 1e6
+    assert end == f"3 tensors packed, 0 kept, 0 dropped; 3.1 MB -> {size:.1f} MB\n"
+
+    values[5, 7] = np.nan
+    write_tensors(tmp_path / "in/model.safetensors", tensors | {"c.weight": ("F32", [512, 512], values.tobytes())})
+    seen, _ = on_terminal([refrain, "quantize", tmp_path / "in", tmp_path / "bad"], {"stderr"}, status=1)
+    assert re.fullmatch("\rquantizing  33%\rquantizing  66%\r\nrefrain: error: [^\r\n]*finite[^\r\n]*\r\n", seen)
 
 
 def test_the_other_commands_say_nothing_on_stderr(run, tales, logits, tmp_path):
