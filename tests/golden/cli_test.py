@@ -379,6 +379,11 @@ def test_figures_on_a_terminal(refrain, tales, tell):
     assert text == tell("-n", 5)
     seen, _ = on_terminal(command, {"stdout"})
     assert seen == tell("-n", 5)
+    # On one terminal the figures have a line of their own.
+    seen, _ = on_terminal(command, {"stdout", "stderr"})
+    assert text + "\r\nload " in seen
+    seen, _ = on_terminal([*command, "--print", "ids"], {"stdout", "stderr"})
+    assert re.search(r"\d\r\nload ", seen)
 
 
 def test_quantizing_on_a_terminal(refrain, tmp_path):
