@@ -5,8 +5,11 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/cpu/features.h"
@@ -74,6 +77,9 @@ TEST_F(Machine, QuotaV2) {
 
 TEST_F(Machine, QuotaV1) {
   write("proc/self/cgroup", "3:cpuset:/x\n2:cpu,cpuacct:/docker/1\n1:memory:/x");
+  write("sys/fs/cgroup/cpuset/x/cpu.cfs_quota_us", "100000");  // of another controller
+  write("sys/fs/cgroup/cpuset/x/cpu.cfs_period_us", "100000");
+  EXPECT_EQ(choose_workers(four_, root()), 4u);
   write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "300000");
   write("sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000");
   EXPECT_EQ(choose_workers(four_, root()), 3u) << "the path of the group does not exist in a container";
@@ -82,6 +88,28 @@ TEST_F(Machine, QuotaV1) {
   EXPECT_EQ(choose_workers(four_, root()), 3u);
   write("sys/fs/cgroup/cpu/docker/1/cpu.cfs_quota_us", "200000");
   EXPECT_EQ(choose_workers(four_, root()), 2u);
+}
+
+TEST_F(Machine, WorkersBeyondTheQuotaSleepInsteadOfSpinning) {
+  write("proc/self/cgroup", "0::/");
+  write("sys/fs/cgroup/cpu.max", "100000 100000");
+  CpuOptions options;
+  options.system_root = root();
+  options.spin = std::chrono::seconds(10);
+  constexpr double kSpun = 0.05;  // seconds of a CPU
+  const auto idle = [&](uint32_t threads, int most) {
+    options.threads = threads;
+    const auto device = make_cpu(options, {});
+    const std::clock_t begin = std::clock();
+    double used = 0;
+    for (int i = 0; i < most && used < kSpun; ++i) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(10));
+      used = static_cast<double>(std::clock() - begin) / CLOCKS_PER_SEC;
+    }
+    return used;
+  };
+  EXPECT_GE(idle(1, 1000), kSpun);
+  EXPECT_LT(idle(2, 20), kSpun);
 }
 
 TEST_F(Machine, QuotaBeyondTheMaskChangesNothing) {
