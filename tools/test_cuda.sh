@@ -52,8 +52,9 @@ for test in same_bits replay step; do
   step "${test}_fast" 120 env REFRAIN_TEST_MODE=fast "$folder/${test}_test" "${gtest[@]}"
 done
 if [[ $sanitize -eq 1 ]]; then
-  for tool in memcheck racecheck initcheck synccheck; do
-    step "$tool" 300 compute-sanitizer --tool "$tool" --error-exitcode 9 "$folder/ops_test" "${gtest[@]}"
+  for tool in memcheck racecheck initcheck "synccheck --num-cuda-barriers 65536"; do
+    # shellcheck disable=SC2086  # a tool and its options
+    step "${tool%% *}" 300 compute-sanitizer --tool $tool --error-exitcode 9 "$folder/ops_test" "${gtest[@]}"
   done
 fi
 
