@@ -1,6 +1,7 @@
 // A decode step of models of a given shape with random weights: tokens a second, bytes of weights a second, and where the
 // time goes. The forward pass is the model's own, recorded as plain ops, planned and replayed like any other.
 //   bench_decode_step [--device NAME] [--shape NAME]... [--depth N]... [--tokens N] [--exact] [--plain] [--kinds]
+//     [--cache f32|f16]
 // --kinds: where the time goes, a line for each kind of kernel.
 #include <fmt/format.h>
 
@@ -8,6 +9,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <map>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,6 +39,7 @@ struct Options {
   std::vector<uint32_t> depths;
   uint32_t tokens = 64;
   bool exact = false, plain = false, kinds = false;
+  std::optional<DType> cache = std::nullopt;
 };
 
 std::string config_of(const ShapeOf& s, uint32_t context) {
@@ -80,6 +83,7 @@ struct Made {
     result.capacities = {1};
     result.context_tokens = *std::ranges::max_element(options.depths) + 8 * options.tokens + 64;
     result.plan.fuse = !options.plain;
+    result.cache = options.cache;
     return result;
   }
 
@@ -155,6 +159,8 @@ Options parse(int count, char** values) {
       options.depths.push_back(static_cast<uint32_t>(std::stoul(next(i))));
     } else if (option == "--tokens") {
       options.tokens = static_cast<uint32_t>(std::stoul(next(i)));
+    } else if (option == "--cache") {
+      options.cache = next(i) == "f16" ? DType::f16 : DType::f32;
     } else if (option == "--exact") {
       options.exact = true;
     } else if (option == "--plain") {

@@ -98,6 +98,7 @@ void run(const GenerateCommand& command) {
   runner_options.context_tokens =
       static_cast<uint32_t>(std::clamp<uint64_t>(wanted_tokens, 1, config.context_tokens));
   runner_options.masks = tokenizer ? 1 : 0;
+  runner_options.cache = command.model.cache_type();
   model::ModelRunner runner(model, runner_options);
 
   model::GenerateOptions options;
@@ -132,10 +133,13 @@ void run(const GenerateCommand& command) {
                runner.context_tokens());
   }
   if (command.model.shows_progress()) {
-    fmt::print(stderr, "load {:.1f} ms; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} tok/s\n",
-               load_ms, result.prompt_tokens,
-               result.prompt_s > 0 ? result.prompt_tokens / result.prompt_s : 0.0, result.generated_tokens,
-               result.generated_tokens > 1 ? (result.generated_tokens - 1) / result.decode_s : 0.0);
+    fmt::print(
+        stderr,
+        "load {:.1f} ms; cache {} bytes of {}; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} "
+        "tok/s\n",
+        load_ms, runner.cache().bytes(), name(runner.cache().dtype()), result.prompt_tokens,
+        result.prompt_s > 0 ? result.prompt_tokens / result.prompt_s : 0.0, result.generated_tokens,
+        result.generated_tokens > 1 ? (result.generated_tokens - 1) / result.decode_s : 0.0);
   }
   if (result.reason == model::StopReason::cancelled) throw CLI::RuntimeError(128 + SIGINT);
 }

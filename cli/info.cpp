@@ -38,9 +38,9 @@ void run(const std::filesystem::path& path) {
   line(text, "vocabulary", "{}", c.vocab);
   line(text, "context", "{} tokens", c.context_tokens);
   for (const auto& [state, layers] : model::cache_groups(c.state)) {
-    line(text, "cache", "{} bytes a token for {} layers{}",
-         size_t{2} * layers.size() * state.kv_heads * state.head_dim * sizeof(float), layers.size(),
-         state.window != 0 ? fmt::format(" that attend to the last {}", state.window) : "");
+    line(text, "cache", "{} bytes a token in f32, {} in f16, for {} layers{}",
+         layers.size() * state.position_bytes(DType::f32), layers.size() * state.position_bytes(DType::f16),
+         layers.size(), state.window != 0 ? fmt::format(" that attend to the last {}", state.window) : "");
   }
   if (const auto& q = folder.quantization().defaults) {
     line(text, "quantization", "{} {} bits, groups of {}", q->mode, q->affine.bits, q->affine.group_size);

@@ -23,7 +23,16 @@ void ModelOptions::add_to(CLI::App& command) {
       .add_flag("--fast", fast, "Kernels that round what they multiply to 16 bits, where the device has such")
       ->excludes(exact_flag);
   command.add_flag("--portable", portable, "Leave the CPU's vector extensions unused");
+  command
+      .add_option("--cache", cache,
+                  "How keys and values are kept: f32, or f16, which takes half the memory (default: f32)")
+      ->check(CLI::IsMember({"f32", "f16"}));
   command.add_flag("-v,--verbose", verbose, "Progress and figures on stderr, also when it is no terminal");
+}
+
+std::optional<DType> ModelOptions::cache_type() const {
+  if (cache.empty()) return std::nullopt;
+  return cache == "f16" ? DType::f16 : DType::f32;
 }
 
 bool ModelOptions::shows_progress() const { return verbose || ::isatty(STDERR_FILENO) != 0; }

@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,10 +20,13 @@ struct ModelOptions {
   bool exact = false;
   bool fast = false;
   bool portable = false;
+  std::string cache;  ///< empty: the mode's
   bool verbose = false;
 
-  /// MODEL, --device, --threads, --exact, --fast, --portable, -v
+  /// MODEL, --device, --threads, --exact, --fast, --portable, --cache, -v
   void add_to(CLI::App& command);
+  /// Of the cached keys and values, for RunnerOptions.
+  std::optional<DType> cache_type() const;
   /// Whether progress and figures go to stderr: on a terminal, or when asked for.
   bool shows_progress() const;
 };

@@ -108,6 +108,14 @@ TEST(F16, KnownValues) {
   EXPECT_EQ(f16::from_float(-0x1.8p-25f).bits, 0x8001);
 }
 
+TEST(F16, SaturatedIsTheSameButNeverInfinite) {
+  for_each_float([](uint32_t bits) {
+    const uint16_t rounded = f16::from_float(float_of(bits)).bits;
+    const uint16_t infinity = rounded & 0x7FFFu;
+    ASSERT_EQ(f16::saturated(float_of(bits)).bits, infinity == 0x7C00 ? rounded - 1 : rounded) << bits;
+  });
+}
+
 TEST(BF16, EveryValueSurvivesAFloat) {
   for (uint32_t bits = 0; bits < 0x10000u; ++bits) {
     const bf16 value{static_cast<uint16_t>(bits)};

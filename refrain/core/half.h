@@ -23,6 +23,7 @@ struct bf16 {
 
 /// IEEE binary16.
 struct f16 {
+  static constexpr float kGreatest = 65504.0f;  ///< finite
   uint16_t bits = 0;
 
   /// Rounds to nearest, ties to even; overflow gives infinity, a NaN stays a quiet NaN.
@@ -41,6 +42,10 @@ struct f16 {
     // The exponent bias changes by 112; a carry out of the mantissa correctly becomes the next exponent.
     const uint32_t rounded = magnitude + 0xFFFu + ((magnitude >> 13) & 1u);
     return {static_cast<uint16_t>(sign | ((rounded - (112u << 23)) >> 13))};
+  }
+  /// The same, but greater magnitudes become kGreatest, infinities too.
+  static constexpr f16 saturated(float value) {
+    return from_float(value > kGreatest ? kGreatest : value < -kGreatest ? -kGreatest : value);
   }
   constexpr float to_float() const {
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16;

@@ -122,6 +122,11 @@ const Shape& Operand::shape() const {
   return none;
 }
 
+DType Operand::dtype() const {
+  if (kind_ == Kind::buffer) return buffer().dtype();
+  return kind_ == Kind::temp ? temp().dtype() : DType::f32;
+}
+
 CommandEncoder::CommandEncoder(std::shared_ptr<DeviceState> device)
     : device_(std::move(device)), recording_(std::make_unique<Recording>()) {
   recording_->graph = device_->take_storage();

@@ -58,6 +58,8 @@ class Operand {
   explicit operator bool() const { return kind_ != Kind::none; }
   /// Shape of what is bound; rank 0 when nothing is.
   const Shape& shape() const;
+  /// Of the elements of a buffer or temp; f32 otherwise.
+  DType dtype() const;
   /// Of the bound weight; null when it is no weight.
   const WeightFormat* format() const {
     return kind_ == Kind::weight ? weight().state()->info.format : nullptr;

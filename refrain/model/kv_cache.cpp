@@ -8,11 +8,13 @@
 namespace refrain::model {
 
 KvCache::KvCache(Device& device, const Config& config, uint32_t slots, uint32_t context_tokens, DType dtype)
-    : groups_(cache_groups(config.state)), layers_(config.state.size()) {
+    : groups_(cache_groups(config.state)), dtype_(dtype), layers_(config.state.size()) {
   if (slots == 0 || context_tokens == 0) {
     throw InvalidArgument(
         fmt::format("[kv_cache] expected slots and positions, got {} of {}", slots, context_tokens));
   }
+  if (!ops::kCacheTypes.has(dtype))
+    throw InvalidArgument(fmt::format("[kv_cache] type: expected f32 or f16, got {}", name(dtype)));
   pages_per_slot_ = ceil_div(context_tokens, ops::kPagePositions);
   const std::optional<uint32_t> pages = checked_mul(pages_per_slot_, slots);
   if (!pages) {
@@ -27,6 +29,7 @@ KvCache::KvCache(Device& device, const Config& config, uint32_t slots, uint32_t 
       const Shape shape{2, *pages, state.kv_heads, ops::kPagePositions, state.head_dim};
       layers_[layer] = {
           shared != nullptr ? layers_[shared->layer].buffer : device.buffer(dtype, shape, "kv cache"), group};
+      if (shared == nullptr) bytes_ += layers_[layer].buffer.bytes();
     }
   }
 }

@@ -17,6 +17,10 @@ struct KvState {
   uint32_t head_dim = 0;
   uint32_t window = 0;  ///< positions that a row attends to, its own the last; 0: all
 
+  /// Of one layer's keys and values, in a cache of this type.
+  constexpr size_t position_bytes(DType cache) const {
+    return size_t{2} * kv_heads * head_dim * size_bytes(cache);
+  }
   bool operator==(const KvState&) const = default;
 };
 

@@ -76,7 +76,8 @@ ModelRunner::ModelRunner(const Model& model, const RunnerOptions& options)
     : device_(model.device()),
       model_(model),
       context_tokens_(cached_tokens(model.config(), options)),
-      cache_(device_, model.config(), options.slots, context_tokens_, graph::types_of(model.mode()).cache),
+      cache_(device_, model.config(), options.slots, context_tokens_,
+             options.cache.value_or(graph::types_of(model.mode()).cache)),
       slots_(device_, slots_layout(options, model.config().vocab), cache_),
       image_(layout_of(options, options.capacities.back()), options.slots) {
   const std::vector<uint32_t>& capacities = options.capacities;

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,6 +24,9 @@ struct RunnerOptions {
   uint32_t masks = 0;      ///< of ids that may be drawn; all admit all, until set_mask
   uint32_t stop_sets = 1;  ///< of ids that stop a slot; all empty, until set_stop_set
   PlanOptions plan = {};   ///< but for the mode, which is the model's
+  /// Of cached keys and values, f32 or f16; unset: the mode's, ModeTypes::cache. f16 takes half the memory and half the
+  /// reading, and rounds what it keeps to 11 bits (see kv_write); the arithmetic stays the mode's.
+  std::optional<DType> cache = std::nullopt;
 };
 
 /// Records the model once for each capacity; afterwards nothing is recorded or allocated. One thread at a

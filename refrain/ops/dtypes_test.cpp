@@ -31,6 +31,15 @@ DType listed(const backend::ArgumentSpec& spec) {
   return found != std::end(kDTypes) ? *found : DType::u8;
 }
 
+/// "f32 or f16"
+std::string names(const backend::ArgumentSpec& spec) {
+  std::string text;
+  for (const DType dtype : kDTypes) {
+    if (spec.dtypes.has(dtype)) text.append(text.empty() ? "" : " or ").append(name(dtype));
+  }
+  return text;
+}
+
 class DTypesOfOps : public testing::Test {
  protected:
   /// What recording `schema` says with argument `index` of `dtype` and the others of a dtype that they list.
@@ -67,7 +76,7 @@ TEST_F(DTypesOfOps, EachArgumentRefusesWhatItDoesNotList) {
                                                      .append("] ")
                                                      .append(spec.name)
                                                      .append(": expected ")
-                                                     .append(name(listed(spec)))
+                                                     .append(names(spec))
                                                      .append(", got ")
                                                      .append(name(dtype)));
       }

@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "refrain/core/checked.h"
+#include "refrain/core/dtype.h"
 
 namespace refrain::ops {
 
@@ -135,7 +136,10 @@ enum StatusBit : uint32_t {
   kTableOutOfRange = 64,   ///< a mask or stop set that does not exist
 };
 
-/// The cache of one layer, f32 [2 (keys, values)][pages][kv_heads][kPagePositions][head_dim].
+/// Of a cache's elements; kernels compute in f32 whichever it is.
+inline constexpr DTypes kCacheTypes = {DType::f32, DType::f16};
+
+/// The cache of one layer, [2 (keys, values)][pages][kv_heads][kPagePositions][head_dim].
 struct CacheGeometry {
   uint32_t pages = 0;
   uint32_t kv_heads = 0;

@@ -150,6 +150,12 @@ class Call {
   }
 
   bool accepted_by(const backend::Kernel& kernel) const { return kernel.accepts(op_call()); }
+  /// Those of kernels_of() that take this call.
+  std::vector<const backend::Kernel*> kernels() const {
+    std::vector<const backend::Kernel*> list = kernels_of(*schema_);
+    std::erase_if(list, [&](const backend::Kernel* kernel) { return !accepted_by(*kernel); });
+    return list;
+  }
 
   void reference(uint32_t live_rows) const {
     check();

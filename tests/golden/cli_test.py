@@ -346,6 +346,16 @@ def test_figures_only_when_asked_for(run, tales):
     assert done.stdout == run("generate", tales, "-p", PROMPT, "-n", 5).stdout
 
 
+def test_figures_of_the_cache(run, tales):
+    config = json.loads((tales / "config.json").read_text())
+    elements = 2 * 64 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
+    for options, says in (
+        ((), f"cache {4 * elements} bytes of f32"),
+        (("--cache", "f16"), f"cache {2 * elements} bytes of f16"),
+    ):
+        assert f"; {says}; " in run("generate", tales, "-p", PROMPT, "-n", 5, "-v", *options).stderr
+
+
 def on_terminal(command, streams, status=0):
     """Runs with the named streams on a terminal; gives what went to it, and what to stdout otherwise."""
     master, slave = pty.openpty()
@@ -424,6 +434,8 @@ def test_the_other_commands_say_nothing_on_stderr(run, tales, logits, tmp_path):
         (("--device", ""), ["device"]),
         (("--device", "cuda:99"), ["cuda:99"]),
         (("--fast", "--exact"), ["--fast", "--exact"]),
+        (("--cache", "q8"), ["--cache", "q8", "f32", "f16"]),
+        (("--cache", ""), ["--cache", "f32", "f16"]),
         (("--threads", "-1"), ["threads"]),
         (("--threads", "1000000"), ["threads"]),
         (("--threads", "two"), ["threads"]),
@@ -446,6 +458,15 @@ def test_a_cpu_is_exact_when_it_is_to_be_fast(run, tell, tales):
     done = run("generate", tales, "-p", PROMPT, "-n", 20, "--fast")
     assert done.stderr == "refrain: warning: --fast: the kernels of a CPU are exact\n"
     assert done.stdout == tell("-n", 20)
+
+
+def test_the_cache_is_f32_unless_told(logits, tales):
+    ids = [5, 6, 7, 8]
+    by_default, f32, f16 = (logits(tales, ids, 4, *options) for options in ((), ("--cache", "f32"), ("--cache", "f16")))
+    np.testing.assert_array_equal(by_default, f32)
+    # The first position attends to its own value alone, so that all that a cache in f16 can do is 2^-11 of it.
+    difference = np.linalg.norm(f16 - f32, axis=-1) / np.linalg.norm(f32, axis=-1)
+    assert (difference > 1e-6).all() and (difference < 2**-11).all()
 
 
 def test_portable_kernels(logits, tales):
@@ -531,7 +552,7 @@ def test_info(run, tales, broken):
     tensors = read_tensors(tales / "model.safetensors")
     types = collections.Counter(dtype for dtype, _, _ in tensors.values())
     heads, kv_heads, head_dim = (config[key] for key in ("num_attention_heads", "num_key_value_heads", "head_dim"))
-    cache_bytes = 2 * config["num_hidden_layers"] * kv_heads * head_dim * 4
+    cache_elements = 2 * config["num_hidden_layers"] * kv_heads * head_dim
     expected = {
         "architecture": "qwen3",
         "layers": str(config["num_hidden_layers"]),
@@ -540,7 +561,8 @@ def test_info(run, tales, broken):
         "head": "the embedding" if config["tie_word_embeddings"] else "of its own",
         "vocabulary": str(config["vocab_size"]),
         "context": f"{config['max_position_embeddings']} tokens",
-        "cache": f"{cache_bytes} bytes a token for {config['num_hidden_layers']} layers",
+        "cache": f"{4 * cache_elements} bytes a token in f32, {2 * cache_elements} in f16, "
+        f"for {config['num_hidden_layers']} layers",
         "quantization": "affine 4 bits, groups of 64",
         "tensors": f"{len(tensors)} in 1 file: " + ", ".join(f"{types[name]} {name}" for name in sorted(types)),
         "bytes": str(sum(len(data) for _, _, data in tensors.values())),
@@ -569,10 +591,10 @@ def test_info_of_layers_that_attend_to_a_window(run, models):
         pytest.skip(f"{gemma3} is not there")
     config = json.loads((gemma3 / "config.json").read_text())
     windows = config["layer_types"].count("sliding_attention")
-    bytes_a_layer = 2 * config["num_key_value_heads"] * config["head_dim"] * 4
+    elements = 2 * config["num_key_value_heads"] * config["head_dim"]
     caches = re.findall(r"^cache +(.*)$", run("info", gemma3).stdout, re.MULTILINE)
     assert sorted(caches) == sorted(
-        f"{bytes_a_layer * count} bytes a token for {count} layers{says}"
+        f"{4 * elements * count} bytes a token in f32, {2 * elements * count} in f16, for {count} layers{says}"
         for count, says in (
             (windows, f" that attend to the last {config['sliding_window']}"),
             (config["num_hidden_layers"] - windows, ""),

@@ -1,7 +1,7 @@
 """Forward passes in numpy, float32 throughout: what the program is judged by.
 
 Written from the architectures (technical reports of Llama 3, 2024, Qwen3 and Gemma 3, 2025; transformers where these
-say nothing) and plain on purpose: the whole sequence at once, no cache.
+say nothing) and plain on purpose: the whole sequence at once, no cache, whose rounding is all that there is of it.
 Affine weights are dequantized by mlx, with scales and biases cast to float32 first.
 """
 
@@ -88,7 +88,8 @@ class Llama:
 
     activation = staticmethod(silu)
 
-    def __init__(self, folder):
+    def __init__(self, folder, cache=np.float32):
+        self.cache = cache  # type that keys and values are rounded to
         self.config = json.loads((pathlib.Path(folder) / "config.json").read_text())
         self.weights, self.embedding_dtype = load_weights(folder)
 
@@ -139,6 +140,7 @@ class Llama:
         frequencies = rope_frequencies(head_dim, self.rope_settings(i))
         q = rotate(self.head_norm(name + "q_norm", q), frequencies)
         k = rotate(self.head_norm(name + "k_norm", k), frequencies)
+        k, v = (kept.astype(self.cache).astype(np.float32) for kept in (k, v))
         group = c["num_attention_heads"] // c["num_key_value_heads"]
         k, v = np.repeat(k, group, axis=0), np.repeat(v, group, axis=0)
         scores = q @ k.transpose(0, 2, 1) * self.score_scale()

@@ -23,6 +23,11 @@ DATA = pathlib.Path(__file__).parent / "data"
 LOGITS = {"bf16": 10 * 2.5e-7, "4-bit": 10 * 3.5e-7}  # |a - b| / |b|
 TOKEN_LOSS = {"bf16": 10 * 4.5e-6, "4-bit": 10 * 7.7e-6}  # of each token, absolute
 MEAN_LOSS = {"bf16": 10 * 6.8e-7, "4-bit": 10 * 1.2e-6}  # mean |a - b| over the tokens / mean loss
+# f16 is off by 2^-11 at most, by 0.42 of that as a rule. Six layers, were their values all that there is, would bring
+# sqrt(6) * 0.42 * 2^-11 into the logits; twice that leaves as much to the scores.
+F16_CACHE = 2.0**-10
+# A value that falls near the middle of two may go the other way here and there: ten times what Qwen3 finds.
+F16_CACHE_NUMPY = 10 * 4.1e-6
 JUDGE = 10 * 4.2e-7  # numpy against transformers, logits
 MARGIN = 2 * 10 * 1.4e-5  # by which a greedy token must lead: twice the bound of a single logit
 
@@ -118,6 +123,17 @@ def test_bf16_logits(logits, original, family, reference, found_within, kernels,
     expected = reference[f"prompt{i}_logits"]
     found = logits(original, reference[f"prompt{i}_ids"], 8, *kernels)
     found_within(f"{family}, bf16 weights, logits", relative(found, expected), LOGITS["bf16"])
+
+
+@pytest.mark.parametrize("i", range(5))
+def test_bf16_logits_by_a_cache_in_f16(logits, original, family, reference, found_within, kernels, i):
+    """Near those of a cache in f32, and at those of a pass that rounds keys and values and nothing else."""
+    ids, expected = reference[f"prompt{i}_ids"], reference[f"prompt{i}_logits"]
+    found = logits(original, ids, 8, "--cache", "f16", *kernels)
+    found_within(f"{family}, bf16 weights, cache in f16, logits", relative(found, expected), F16_CACHE)
+    rounded = FAMILIES[family](original, np.float16).logits(ids)[-8:]
+    found_within(f"{family}, bf16 weights, cache in f16, logits, numpy", relative(found, rounded), F16_CACHE_NUMPY)
+    assert relative(found, expected) > 4 * LOGITS["bf16"], "it rounds"
 
 
 @pytest.mark.parametrize("i", range(5))

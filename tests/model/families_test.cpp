@@ -184,7 +184,30 @@ TEST(LayerStates, ALayerMayShareWithAnEarlierOne) {
   EXPECT_EQ(cache.state(3), cache.state(0));
   EXPECT_EQ(cache.layer(3).memory(), cache.layer(0).memory());
   EXPECT_NE(cache.layer(1).memory(), cache.layer(0).memory());
+  EXPECT_EQ(cache.bytes(), cache.layer(0).bytes() + cache.layer(1).bytes());
   EXPECT_EQ(cache.layer(1).shape(), (Shape{2, 1, 1, 64, 8}));
+}
+
+TEST(LayerStates, ACacheInF16TakesHalfTheMemory) {
+  model::Config config;
+  config.state = {KvState{2, 16}, KvState{1, 8, 10}};
+  const auto bytes = [&](DType type) {
+    Device device = Device::open(device_name(), {});
+    const size_t before = device.memory().used_bytes;
+    const model::KvCache cache(device, config, 3, 100, type);
+    size_t sum = 0;
+    for (const uint32_t layer : {0u, 1u}) {
+      EXPECT_EQ(cache.layer(layer).dtype(), type);
+      EXPECT_EQ(cache.layer(layer).bytes(), cache.state(layer).position_bytes(type) * 3 * 128);
+      sum += cache.layer(layer).bytes();
+    }
+    EXPECT_EQ(cache.bytes(), sum);
+    EXPECT_EQ(device.memory().used_bytes - before, sum);
+    return sum;
+  };
+  const size_t whole = 3 * 128 * (2 * 2 * 16 + 2 * 1 * 8) * sizeof(float);
+  EXPECT_EQ(bytes(DType::f32), whole);
+  EXPECT_EQ(bytes(DType::f16), whole / 2);
 }
 
 TEST(LayerStates, WhatHasNoCacheIsRefused) {

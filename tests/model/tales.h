@@ -1,9 +1,12 @@
 // The embedded story model for tests: opened, and driven step by step.
 #pragma once
 
+#include <gtest/gtest.h>
+
 #include <cstdint>
 #include <cstdlib>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -36,6 +39,12 @@ inline const char* device_name() {
 inline graph::Mode mode() {
   const char* name = std::getenv("REFRAIN_TEST_MODE");
   return name != nullptr && std::string_view(name) == "fast" ? graph::Mode::fast : graph::Mode::exact;
+}
+
+/// Tests of every type of the cache: RunnerOptions::cache is the parameter.
+class EachCache : public ::testing::TestWithParam<DType> {};
+inline std::string cache_name(const ::testing::TestParamInfo<DType>& test) {
+  return std::string(name(test.param));
 }
 
 inline model::Model open_tales(uint32_t threads, bool validate = true, bool portable = kThreadSanitizer) {

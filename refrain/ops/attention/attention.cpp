@@ -16,7 +16,7 @@ constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "query", .access = backend::Access::in, .rows = true, .dtypes = {DType::f32}},
     {.name = "rows", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
     {.name = "page_table", .access = backend::Access::in, .dtypes = {DType::u32}},
-    {.name = "cache", .access = backend::Access::in, .dtypes = {DType::f32}},
+    {.name = "cache", .access = backend::Access::in, .dtypes = kCacheTypes},
     {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
     {.name = "output", .access = backend::Access::out, .rows = true, .dtypes = {DType::f32}},
 };
@@ -59,7 +59,7 @@ void expect_attention(const backend::OpCall& call, const AttentionConstants& con
   const Shape& table = call.args[kPageTable].shape;
   expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
   const Shape& cache = call.args[kCache].shape;
-  expect_tensor(call, kCache, DType::f32, {2, cache[1], cache[2], kPagePositions, query[2]});
+  expect_tensor(call, kCache, constants.cache_type, {2, cache[1], cache[2], kPagePositions, query[2]});
   if (query[1] % cache[2] != 0) {
     fail(call, kQuery, "heads divisible by " + std::to_string(cache[2]) + " kv_heads", to_string(query));
   }
@@ -83,7 +83,8 @@ AttentionConstants attention_constants(const Operand& query, const Operand& page
           .pages_per_slot = dimension(page_table.shape(), 1),
           .pages = dimension(cache.shape(), 1),
           .scale = scale,
-          .window = window};
+          .window = window,
+          .cache_type = cache.dtype() == DType::f16 ? DType::f16 : DType::f32};
 }
 
 backend::Cost attention_cost(const backend::OpCall& call, const AttentionConstants& c) {

@@ -33,7 +33,8 @@ struct Attention {
 ///
 /// query: f32 [R, H, D], rows. rows: u32 [R, 4], rows. page_table: u32 [S, P], of the layer's cache
 /// group: position j lies in page page_table[slot, j / 64].
-/// cache: f32 [2, pages, KVH, 64, D], keys and values, which already holds the rows' own; H divisible by KVH.
+/// cache: f32 or f16 [2, pages, KVH, 64, D], keys and values, which already holds the rows' own; H divisible by KVH.
+/// An element of f16 counts as the f32 of its value, so the bits are those of a cache in f32 that holds these values.
 /// status: u32 [S + 1]. output: f32 [R, H, D], rows.
 /// Aliasing: none. Errors: InvalidArgument for shapes that do not fit. An idle row gives zeros; one
 /// whose slot, position (64 P or more) or one of whose pages is out of range gives zeros and raises its status
@@ -61,6 +62,7 @@ struct AttentionConstants {
   uint32_t pages = 0;
   float scale = 1;
   uint32_t window = 0;  ///< 0: all positions
+  DType cache_type = DType::f32;
 
   constexpr uint32_t first_position(uint32_t position) const {
     return attention_first_position(position, window);

@@ -3,9 +3,12 @@
 // value by one thread, positions ascending.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include <string_view>
 
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/core/half.h"
 #include "refrain/ops/attention/attention.h"
 #include "refrain/ops/step_row.h"
 
@@ -17,6 +20,10 @@ inline constexpr std::string_view kNumerics = "exact, f32 FMA, 32 lanes, blocks 
 
 /// e^x, all but always the nearest float.
 __device__ inline float exponential(float x) { return static_cast<float>(exp(static_cast<double>(x))); }
+
+/// An element of the cache.
+__device__ inline float widened(float element) { return element; }
+__device__ inline float widened(f16 element) { return __half2float(__ushort_as_half(element.bits)); }
 
 /// Greatest score and sum of the weights of some positions.
 struct Sums {
@@ -64,11 +71,13 @@ __device__ inline Row check(const AttentionConstants& c, const StepRow& step, co
   return *shared;
 }
 
-/// A chunk of a row for one query head. All threads of the block call its functions, with weights of the block's.
+/// A chunk of a row for one query head, of a cache of T. All threads of the block call its functions, with weights of the
+/// block's.
+template <class T>
 class Chunk {
  public:
   /// weights: [256], shared. query: [head_dim].
-  __device__ Chunk(const AttentionConstants& c, const Row& row, const float* query, const float* cache,
+  __device__ Chunk(const AttentionConstants& c, const Row& row, const float* query, const T* cache,
                    uint32_t kv_head, uint32_t chunk, float* weights)
       : c_(c), row_(row), cache_(cache), kv_head_(kv_head), weights_(weights) {
     begin_ = max(row.first, chunk * kAttentionChunk);
@@ -76,10 +85,10 @@ class Chunk {
     __syncthreads();  // the weights of the chunk before this one have been read
     for (uint32_t j = begin_ + threadIdx.x / backend::cuda::kWarp; j < end_;
          j += kThreads / backend::cuda::kWarp) {
-      const float* key = vector(0, j);
+      const T* key = vector(0, j);
       float dot = 0;
       for (uint32_t d = threadIdx.x % backend::cuda::kWarp; d < c.head_dim; d += backend::cuda::kWarp)
-        dot = __fmaf_rn(query[d], key[d], dot);
+        dot = __fmaf_rn(query[d], widened(key[d]), dot);
       dot = backend::cuda::warp_sum(dot);
       if (threadIdx.x % backend::cuda::kWarp == 0) weights[j % kAttentionChunk] = dot * c.scale;
     }
@@ -112,7 +121,7 @@ class Chunk {
     each_block([&](uint32_t block, uint32_t from, uint32_t to) {
       float value = 0;
       for (uint32_t j = from; j < to; ++j)
-        value = __fmaf_rn(weights_[j % kAttentionChunk], vector(1, j)[d], value);
+        value = __fmaf_rn(weights_[j % kAttentionChunk], widened(vector(1, j)[d]), value);
       total = factors_[block].join(total, value);
     });
     return total;
@@ -131,7 +140,7 @@ class Chunk {
       if (from < to) each(block, from, to);
     }
   }
-  __device__ const float* vector(uint32_t kind, uint32_t j) const {
+  __device__ const T* vector(uint32_t kind, uint32_t j) const {
     const CacheGeometry geometry = {c_.pages, c_.kv_heads, c_.head_dim};
     return cache_ + geometry.unit_offset(kind, row_.pages[j / kPagePositions], kv_head_) +
            size_t{j % kPagePositions} * c_.head_dim;
@@ -139,7 +148,7 @@ class Chunk {
 
   const AttentionConstants& c_;
   const Row& row_;
-  const float* cache_;
+  const T* cache_;
   const uint32_t kv_head_;
   float* const weights_;
   uint32_t begin_, end_;  // positions

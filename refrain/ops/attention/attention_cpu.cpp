@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "refrain/core/half.h"
 #include "refrain/ops/attention/attention_walk.h"
 
 namespace refrain::ops {
@@ -19,6 +20,11 @@ Factors join_sums(AttentionSums& total, const AttentionSums& part) {
   return factors;
 }
 
+float widened(float element) { return element; }
+float widened(f16 element) { return element.to_float(); }
+
+/// T: of the cache.
+template <class T>
 void add_head(const AttentionBlock& block, uint32_t head) {
   const float* query = block.query + size_t{head} * block.head_dim;
   float* weighted = block.weighted + size_t{head} * block.head_dim;
@@ -26,8 +32,8 @@ void add_head(const AttentionBlock& block, uint32_t head) {
   AttentionSums part;
   for (uint32_t j = block.begin; j < block.end; ++j) {
     float dot = 0;
-    for (uint32_t d = 0; d < block.head_dim; ++d)
-      dot += query[d] * block.keys[size_t{j} * block.head_dim + d];
+    const T* key = static_cast<const T*>(block.keys) + size_t{j} * block.head_dim;
+    for (uint32_t d = 0; d < block.head_dim; ++d) dot += query[d] * widened(key[d]);
     weights[j] = dot * block.scale;
     part.max = std::max(part.max, weights[j]);
   }
@@ -41,8 +47,8 @@ void add_head(const AttentionBlock& block, uint32_t head) {
     const uint32_t count = std::min(kStrip, block.head_dim - first);
     float sums[kStrip] = {};
     for (uint32_t j = block.begin; j < block.end; ++j) {
-      const float* values = block.values + size_t{j} * block.head_dim + first;
-      for (uint32_t d = 0; d < count; ++d) sums[d] += weights[j] * values[d];
+      const T* values = static_cast<const T*>(block.values) + size_t{j} * block.head_dim + first;
+      for (uint32_t d = 0; d < count; ++d) sums[d] += weights[j] * widened(values[d]);
     }
     for (uint32_t d = 0; d < count; ++d)
       weighted[first + d] = weighted[first + d] * factors.total + sums[d] * factors.part;
@@ -50,7 +56,8 @@ void add_head(const AttentionBlock& block, uint32_t head) {
 }
 
 void add_block(const AttentionBlock& block) {
-  for (uint32_t head = 0; head < block.heads; ++head) add_head(block, head);
+  const auto add = block.cache_type == DType::f16 ? add_head<f16> : add_head<float>;
+  for (uint32_t head = 0; head < block.heads; ++head) add(block, head);
 }
 
 void join(uint32_t head_dim, AttentionSums& total, float* weighted, const AttentionSums& part,

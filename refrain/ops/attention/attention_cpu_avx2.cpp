@@ -1,5 +1,5 @@
 // Attention, AVX2: a block of 64 positions for the query heads that share it, two heads at a time. What a head
-// computes, and in which order, does not depend on the one beside it.
+// computes, and in which order, does not depend on the one beside it. T: of the cache's elements.
 #include <algorithm>
 #include <limits>
 
@@ -26,14 +26,14 @@ REFRAIN_AVX2_INLINE __m128 horizontal_sums(__m256 a, __m256 b, __m256 c, __m256 
 
 /// scores[h][j] for the positions from begin to end, minus infinity before them and after them up to 64: a
 /// position has the same lane whatever the window leaves out.
-template <int kHeads>
+template <int kHeads, class T>
 REFRAIN_AVX2_INLINE void compute_scores(const AttentionBlock& block, float (*scores)[kPagePositions]) {
   const size_t dim = block.head_dim;
   const size_t whole = dim / kLanes * kLanes;
   for (uint32_t j = block.begin / 4 * 4; j < block.end; j += 4) {
-    const float* keys[4];
+    const T* keys[4];
     for (uint32_t i = 0; i < 4; ++i)
-      keys[i] = block.keys + std::clamp(j + i, block.begin, block.end - 1) * dim;
+      keys[i] = static_cast<const T*>(block.keys) + std::clamp(j + i, block.begin, block.end - 1) * dim;
     __m256 sums[kHeads][4];
     for (int h = 0; h < kHeads; ++h) {
       for (int i = 0; i < 4; ++i) sums[h][i] = _mm256_setzero_ps();
@@ -101,7 +101,7 @@ REFRAIN_AVX2_INLINE Factors join_sums(AttentionSums& total, const AttentionSums&
 }
 
 /// Joins the values weighted by the block to those before, up to kVectors vectors from `d` on.
-template <int kHeads, int kVectors>
+template <int kHeads, int kVectors, class T>
 REFRAIN_AVX2_INLINE void add_values(const AttentionBlock& block, const float (*weights)[kPagePositions],
                                     const Factors* factors, size_t d, size_t last_lanes) {
   __m256 sums[kHeads][kVectors];
@@ -109,7 +109,7 @@ REFRAIN_AVX2_INLINE void add_values(const AttentionBlock& block, const float (*w
     for (int v = 0; v < kVectors; ++v) sums[h][v] = _mm256_setzero_ps();
   }
   for (size_t j = block.begin; j < block.end; ++j) {
-    const float* from = block.values + j * block.head_dim + d;
+    const T* from = static_cast<const T*>(block.values) + j * block.head_dim + d;
     __m256 values[kVectors];
     for (int v = 0; v < kVectors; ++v) {
       const size_t at = static_cast<size_t>(v) * kLanes;
@@ -135,28 +135,34 @@ REFRAIN_AVX2_INLINE void add_values(const AttentionBlock& block, const float (*w
   }
 }
 
-template <int kHeads>
+template <int kHeads, class T>
 REFRAIN_AVX2 void add_heads(const AttentionBlock& block) {
   float weights[kHeads][kPagePositions];  // scores at first
-  compute_scores<kHeads>(block, weights);
+  compute_scores<kHeads, T>(block, weights);
   Factors factors[kHeads];
   for (int h = 0; h < kHeads; ++h) factors[h] = join_sums(block.sums[h], exponentiate(weights[h]));
   constexpr size_t kWide = 4 * kLanes;
   size_t d = 0;
-  for (; d + kWide <= block.head_dim; d += kWide) add_values<kHeads, 4>(block, weights, factors, d, kLanes);
+  for (; d + kWide <= block.head_dim; d += kWide)
+    add_values<kHeads, 4, T>(block, weights, factors, d, kLanes);
   for (; d < block.head_dim; d += kLanes)
-    add_values<kHeads, 1>(block, weights, factors, d, std::min(kLanes, block.head_dim - d));
+    add_values<kHeads, 1, T>(block, weights, factors, d, std::min(kLanes, block.head_dim - d));
 }
 
-void add_block(const AttentionBlock& block) {
+template <class T>
+void add_block_of(const AttentionBlock& block) {
   AttentionBlock heads = block;
   for (uint32_t head = 0; head < block.heads; head += heads.heads) {
     heads.query = block.query + size_t{head} * block.head_dim;
     heads.weighted = block.weighted + size_t{head} * block.head_dim;
     heads.sums = block.sums + head;
     heads.heads = std::min(2u, block.heads - head);
-    heads.heads == 2 ? add_heads<2>(heads) : add_heads<1>(heads);
+    heads.heads == 2 ? add_heads<2, T>(heads) : add_heads<1, T>(heads);
   }
+}
+
+void add_block(const AttentionBlock& block) {
+  block.cache_type == DType::f16 ? add_block_of<f16>(block) : add_block_of<float>(block);
 }
 
 REFRAIN_AVX2 void join(uint32_t head_dim, AttentionSums& total, float* weighted, const AttentionSums& part,

@@ -10,6 +10,7 @@ using namespace attention_cuda;
 
 using AttentionParameters = Parameters<AttentionConstants, 6>;
 
+template <class T>
 __global__ void __launch_bounds__(kThreads) attention_kernel(const __grid_constant__ AttentionParameters p) {
   const Running run(p.state);
   const AttentionConstants& c = p.constants;
@@ -26,8 +27,8 @@ __global__ void __launch_bounds__(kThreads) attention_kernel(const __grid_consta
   }
   Sums total;
   for (uint32_t i = row.first_chunk(); i <= row.last_chunk(); ++i) {
-    const Chunk chunk(c, row, p.arg<const float>(0) + offset, p.arg<const float>(3),
-                      head / (c.heads / c.kv_heads), i, weights);
+    const Chunk<T> chunk(c, row, p.arg<const float>(0) + offset, p.arg<const T>(3),
+                         head / (c.heads / c.kv_heads), i, weights);
     // The first chunk is what the others are joined to.
     const bool first = i == row.first_chunk();
     Factors factors;
@@ -49,21 +50,26 @@ GridShape shape(const BoundCommand& command) {
   return {.blocks = uint64_t{c.rows} * c.heads, .threads = kThreads};
 }
 
+template <class T>
+PluginKernel kernel(std::string_view name) {
+  static const KernelEntry kEntry = plain_entry(attention_kernel<T>, shape);
+  return {.op = "attention",
+          .kernel = {
+              .name = name,
+              .numerics = kNumerics,
+              .accepts = [](const backend::OpCall& call) { return call.args[3].dtype == DTypeOf<T>::value; },
+              .launch =
+                  [](const backend::OpCall& call, const backend::DeviceInfo&) {
+                    return backend::Launch{.rows = call.constants_as<AttentionConstants>().rows};
+                  },
+              .entry = &kEntry}};
+}
+
 }  // namespace
 
 std::span<const PluginKernel> attention_cuda_kernels() {
-  static const KernelEntry kEntry = plain_entry(attention_kernel, shape);
-  static const PluginKernel kKernels[] = {
-      {.op = "attention",
-       .kernel = {.name = "attention_f32_cuda",
-                  .numerics = kNumerics,
-                  .accepts = [](const backend::OpCall&) { return true; },
-                  .launch =
-                      [](const backend::OpCall& call, const backend::DeviceInfo&) {
-                        return backend::Launch{.rows = call.constants_as<AttentionConstants>().rows};
-                      },
-                  .entry = &kEntry}},
-  };
+  static const PluginKernel kKernels[] = {kernel<float>("attention_f32_cuda"),
+                                          kernel<f16>("attention_f16_cuda")};
   return kKernels;
 }
 

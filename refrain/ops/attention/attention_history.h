@@ -7,10 +7,10 @@
 
 namespace refrain::ops {
 
-/// The cached vectors of a row's positions, one pointer a position; empty when the row is idle or refused.
+/// The cached vectors of a row's positions, [positions, head_dim]; empty when the row is idle or refused.
 struct AttentionHistory {
   uint64_t first = 0;  ///< the first position
-  std::vector<const float*> keys, values;
+  std::vector<float> keys, values;
 };
 
 /// Of arguments 1 to 4 of `args`; raises status.
@@ -18,6 +18,6 @@ AttentionHistory attention_history(const backend::TileArgs& args, const Attentio
                                    size_t kv_head);
 /// scale (query . key) for each key.
 std::vector<double> attention_scores(const AttentionConstants& c, const float* query,
-                                     const std::vector<const float*>& keys);
+                                     const std::vector<float>& keys);
 
 }  // namespace refrain::ops

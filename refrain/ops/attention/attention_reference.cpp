@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "refrain/core/half.h"
 #include "refrain/ops/attention/attention_history.h"
 #include "refrain/ops/step_block.h"
 
@@ -11,7 +12,9 @@ AttentionHistory attention_history(const backend::TileArgs& args, const Attentio
                                    size_t row_index, size_t kv_head) {
   const StepRow& row = args.arg<const StepRow>(1)[row_index];
   uint32_t* status = args.arg<uint32_t>(4);
-  const float* cache = args.arg<const float>(3);
+  const auto element = [&](uint64_t at) {
+    return c.cache_type == DType::f16 ? args.arg<const f16>(3)[at].to_float() : args.arg<const float>(3)[at];
+  };
   AttentionHistory found;
   if (row.slot == 0xFFFFFFFF) return found;
   if (row.slot >= c.slots) {
@@ -30,19 +33,22 @@ AttentionHistory attention_history(const backend::TileArgs& args, const Attentio
       return {};
     }
     const uint64_t key = ((page * c.kv_heads + kv_head) * 64 + j % 64) * c.head_dim;
-    found.keys.push_back(cache + key);
-    found.values.push_back(cache + key + uint64_t{c.pages} * c.kv_heads * 64 * c.head_dim);
+    const uint64_t value = key + uint64_t{c.pages} * c.kv_heads * 64 * c.head_dim;
+    for (uint64_t d = 0; d < c.head_dim; ++d) {
+      found.keys.push_back(element(key + d));
+      found.values.push_back(element(value + d));
+    }
   }
   return found;
 }
 
 std::vector<double> attention_scores(const AttentionConstants& c, const float* query,
-                                     const std::vector<const float*>& keys) {
+                                     const std::vector<float>& keys) {
   std::vector<double> scores;
-  for (const float* key : keys) {
+  for (size_t key = 0; key < keys.size(); key += c.head_dim) {
     double score = 0;
     for (size_t d = 0; d < c.head_dim; ++d)
-      score += static_cast<double>(query[d]) * static_cast<double>(key[d]);
+      score += static_cast<double>(query[d]) * static_cast<double>(keys[key + d]);
     scores.push_back(score * static_cast<double>(c.scale));
   }
   return scores;
@@ -63,7 +69,7 @@ void attention_reference(const backend::TileArgs& args) {
       for (size_t d = 0; d < c.head_dim; ++d) {
         double sum = 0;
         for (size_t j = 0; j < weights.size(); ++j)
-          sum += weights[j] * static_cast<double>(cached.values[j][d]);
+          sum += weights[j] * static_cast<double>(cached.values[j * c.head_dim + d]);
         output[d] = weights.empty() ? 0.0f : static_cast<float>(sum / total);
       }
     }

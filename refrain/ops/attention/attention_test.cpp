@@ -13,8 +13,7 @@ namespace {
 using namespace harness;
 using attention_test::Data, attention_test::Heads, attention_test::Positions, attention_test::tolerance;
 using attention_test::kSlotLengths, attention_test::kWindows, attention_test::chunk_positions;
-
-std::vector<const backend::Kernel*> kernels() { return kernels_of(attention_schema); }
+using attention_test::kTypes, attention_test::kernel_like;
 
 const Heads kHeads[] = {{1, 1, 1},  {2, 1, 8},  {4, 2, 16},   {3, 3, 12},
                         {6, 2, 40}, {5, 1, 64}, {16, 8, 128}, {2, 2, 100}};
@@ -31,8 +30,10 @@ TEST(Attention, EveryKernelIsCloseToTheReference) {
   for (const Heads& heads : kHeads) {
     for (const float range : {1.0f, 6.0f}) {
       for (const uint32_t capacity : {13u, 40u}) {
+        // By turns: f32 with blocks of one row and of eight, f16 likewise.
+        const DType type = (range == 1) == (capacity == 13) ? DType::f32 : DType::f16;
         Random random(21);
-        const Data base(TestStep({65, 300, 1}, edge_positions(), capacity, random), heads, range);
+        const Data base(TestStep({65, 300, 1}, edge_positions(), capacity, random), heads, range, 0, type);
         base.poison_unused();
         const Data expected = base;
         expected.call().reference(13);
@@ -40,7 +41,7 @@ TEST(Attention, EveryKernelIsCloseToTheReference) {
         for (size_t i = 0; i < size_t{13} * heads.heads; ++i) {
           bounds.push_back(tolerance(base, i / heads.heads, i % heads.heads));
         }
-        for (const backend::Kernel* kernel : kernels()) {
+        for (const backend::Kernel* kernel : base.call().kernels()) {
           const Data data = base;
           data.call().run(*kernel, 13);
           const double worst =
@@ -64,7 +65,7 @@ TEST(Attention, AWindowIsItsPositionsAlone) {
         base.poison_unused();
         const Data expected = base;
         expected.call().reference(13);
-        for (const backend::Kernel* kernel : kernels()) {
+        for (const backend::Kernel* kernel : base.call().kernels()) {
           const Data data = base;
           data.call().run(*kernel, 13);
           const double worst = excess(data.output, expected.output, [&](size_t i) {
@@ -91,7 +92,7 @@ TEST(Attention, ChunksJoinToAllThatARowSees) {
       std::vector<double> bounds;
       for (size_t i = 0; i < size_t{13} * heads.heads; ++i)
         bounds.push_back(tolerance(base, i / heads.heads, i % heads.heads));
-      for (const backend::Kernel* kernel : kernels()) {
+      for (const backend::Kernel* kernel : base.call().kernels()) {
         const Data data = base;
         data.call().run(*kernel, 13);
         const double worst =
@@ -108,7 +109,7 @@ TEST(Attention, PagesBeforeTheWindowMayBeGone) {
   const Data whole = data;
   for (const uint32_t entry : {0u, 1u}) {  // 170 - 63 = 107 is on page 1
     data.step.page(0, entry * kPagePositions) = 0xFFFFFFFF;
-    for (const backend::Kernel* kernel : kernels()) {
+    for (const backend::Kernel* kernel : data.call().kernels()) {
       whole.call().run(*kernel, 2);
       data.call().run(*kernel, 2);
       EXPECT_EQ(data.step.status[0], entry == 0 ? 0u : kPageOutOfRange) << kernel->name;
@@ -123,7 +124,7 @@ TEST(Attention, AWindowOfEverythingHasTheBitsOfNone) {
   const Data none(TestStep({300}, {{0, 299}, {0, 170}}, 2, random), {4, 2, 16});
   Data wide = none;
   wide.window = 300;
-  for (const backend::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : wide.call().kernels()) {
     none.call().run(*kernel, 2);
     wide.call().run(*kernel, 2);
     EXPECT_TRUE(same_bits(none.output, wide.output)) << kernel->name;
@@ -131,12 +132,13 @@ TEST(Attention, AWindowOfEverythingHasTheBitsOfNone) {
 }
 
 TEST(Attention, BitsDoNotDependOnWalksOrLiveRows) {
-  for (const Heads& heads : {Heads{4, 2, 16}, Heads{6, 2, 40}}) {
+  for (const auto& [heads, type] :
+       {std::pair{Heads{4, 2, 16}, DType::f32}, {{6, 2, 40}, DType::f32}, {{6, 2, 12}, DType::f16}}) {
     Random random(22);
     Positions positions;
     for (uint32_t p = 30; p < 70; ++p) positions.emplace_back(p % 3 == 0 ? 1u : 0u, p);
-    const Data base(TestStep({70, 70}, positions, 40, random), heads);
-    for (const backend::Kernel* kernel : kernels()) {
+    const Data base(TestStep({70, 70}, positions, 40, random), heads, 1, 0, type);
+    for (const backend::Kernel* kernel : base.call().kernels()) {
       const Data whole = base;
       whole.call().run(*kernel, 40);
       for (const Walk& walk : kWalks) {
@@ -161,16 +163,18 @@ TEST(Attention, BitsDoNotDependOnHowABatchIsCut) {
   struct Case {
     Heads heads;
     uint32_t window, first_position;
+    DType type = DType::f32;
   };
-  for (const auto& [heads, window, first_position] :
+  for (const auto& [heads, window, first_position, type] :
        {Case{{4, 2, 16}, 0, 0}, Case{{6, 2, 40}, 50, 0}, Case{{3, 1, 64}, 0, 0}, Case{{3, 1, 64}, 64, 0},
-        Case{{4, 2, 16}, 0, 450}, Case{{6, 2, 40}, 50, 200}, Case{{3, 1, 64}, 300, 450}}) {
+        Case{{4, 2, 16}, 0, 450}, Case{{6, 2, 40}, 50, 200}, Case{{3, 1, 64}, 300, 450},
+        Case{{4, 2, 16}, 0, 450, DType::f16}, Case{{6, 2, 40}, 50, 200, DType::f16}}) {
     Random random(23);
     Positions positions;
     for (uint32_t p = 0; p < 135; ++p) positions.emplace_back(0, first_position + p);
     for (uint32_t p = 0; p < 20; ++p) positions.emplace_back(1, p);
-    const Data whole(TestStep({first_position + 135, 20}, positions, 155, random), heads, 1, window);
-    for (const backend::Kernel* kernel : kernels()) {
+    const Data whole(TestStep({first_position + 135, 20}, positions, 155, random), heads, 1, window, type);
+    for (const backend::Kernel* kernel : whole.call().kernels()) {
       whole.call().run(*kernel, 155);
       for (const uint32_t capacity : {1u, 5u, 32u, 64u}) {
         for (uint32_t first = 0; first < 155; first += capacity) {
@@ -194,11 +198,12 @@ TEST(Attention, BitsDoNotDependOnHowABatchIsCut) {
 }
 
 TEST(Attention, BitsDoNotDependOnWhichPagesHoldASequence) {
-  for (const backend::Kernel* kernel : kernels()) {
+  for (const backend::Kernel* kernel : kernels_of(attention_schema)) {
     Array<float> first(0);
     for (const uint64_t seed : {1u, 2u, 3u}) {
       Random random(seed);
       Data data(TestStep({40, 200}, {{1, 199}, {1, 64}, {0, 39}}, 3, random), {4, 2, 24});
+      if (!data.call().accepted_by(*kernel)) data.type = DType::f16;
       // The same vectors at the same positions, wherever their pages are.
       for (uint32_t s = 0; s < 2; ++s) {
         StepRow row;
@@ -220,12 +225,45 @@ TEST(Attention, BitsDoNotDependOnWhichPagesHoldASequence) {
   }
 }
 
+// Cached values of every magnitude that f16 has, in every block of rows, dimensions and window.
+TEST(Attention, ACacheInF16HasTheBitsOfItsValuesInF32) {
+  size_t compared = 0;
+  for (const Heads& heads : kHeads) {
+    for (const uint32_t window : {0u, 70u}) {
+      for (const uint32_t capacity : {13u, 40u}) {
+        Random random(21);
+        Data halves(TestStep({65, 300, 1}, edge_positions(), capacity, random), heads, 1, window, DType::f16);
+        for (size_t i = 0; i < halves.cache.size(); i += 5) {
+          // Keys, and without a window values, below 2, so that more than one position counts.
+          const bool any = window != 0 && i >= halves.cache.size() / 2;
+          const auto bits = static_cast<uint16_t>(random.next() & (any ? 0xFFFF : 0xBFFF));
+          halves.cache[i] = (bits & 0x7C00) == 0x7C00 ? 0.0f : f16{bits}.to_float();
+        }
+        halves.poison_unused();
+        Data floats = halves;
+        floats.type = DType::f32;
+        for (const backend::Kernel* kernel : halves.call().kernels()) {
+          halves.call().run(*kernel, 13);
+          floats.call().run(kernel_like(*kernel, floats.call()), 13);
+          EXPECT_TRUE(same_bits(halves.output, floats.output))
+              << kernel->name << ' ' << heads.heads << ' ' << heads.kv_heads << ' ' << heads.head_dim;
+          for (const float value : std::span(halves.output.data(), 13 * halves.row_elements()))
+            ASSERT_TRUE(std::isfinite(value)) << kernel->name;
+          ++compared;
+        }
+      }
+    }
+  }
+  EXPECT_GE(compared, std::size(kHeads) * 4);
+}
+
 TEST(Attention, HostileValuesGiveZerosAndRaiseStatus) {
   const auto run = [](const auto& spoil, uint32_t word, uint32_t bits) {
-    for (const uint32_t capacity : {2u, 32u}) {
-      for (const backend::Kernel* kernel : kernels()) {
-        Random random(4);
-        Data data(TestStep({130, 64}, {{0, 129}, {1, 5}}, capacity, random), {4, 2, 16});
+    for (const auto& [capacity, type] : {std::pair{2u, DType::f32}, {32u, DType::f32}, {2u, DType::f16}}) {
+      Random random(4);
+      const Data base(TestStep({130, 64}, {{0, 129}, {1, 5}}, capacity, random), {4, 2, 16}, 1, 0, type);
+      for (const backend::Kernel* kernel : base.call().kernels()) {
+        Data data = base;
         spoil(data.step);
         const Data reference = data;
         const Array<float> cache = data.cache;
@@ -255,10 +293,10 @@ TEST(Attention, HostileValuesGiveZerosAndRaiseStatus) {
 }
 
 TEST(Attention, InfinitiesAndNansStayInTheirRow) {
-  for (const backend::Kernel* kernel : kernels()) {
-    Random random(4);
-    const Data clean(TestStep({130}, {{0, 129}, {0, 128}}, 2, random), {4, 2, 16});
-    const Data dirty = clean;
+  Random random(4);
+  const Data base(TestStep({130}, {{0, 129}, {0, 128}}, 2, random), {4, 2, 16});
+  for (const backend::Kernel* kernel : base.call().kernels()) {
+    const Data clean = base, dirty = base;
     for (size_t i = 0; i < dirty.row_elements(); ++i) {
       dirty.query[i] = i % 2 == 0 ? INFINITY : std::numeric_limits<float>::quiet_NaN();
     }
@@ -285,6 +323,11 @@ TEST(Attention, CheckNamesWhatIsWrong) {
   Call output = data.call();
   output.info(5).shape = {2, 4, 8};
   EXPECT_EQ(output.check_error(), "[attention] output: expected [2, 4, 16], got [2, 4, 8]");
+  Call type = data.call();
+  type.info(3).dtype = DType::i8;
+  EXPECT_EQ(type.check_error(), "[attention] cache: expected f32 or f16, got i8");
+  type.info(3).dtype = DType::f16;
+  EXPECT_EQ(type.check_error(), "[attention] cache: expected f32, got f16") << "the constants say f32";
   Call groups = data.call();
   groups.info(3).shape = {2, 7, 3, 64, 16};
   EXPECT_EQ(groups.check_error(),

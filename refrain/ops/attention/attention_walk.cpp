@@ -72,7 +72,8 @@ class Tile {
       std::fill_n(part.weighted, size_t{heads_} * c_.head_dim, 0.0f);
     }
     const CacheGeometry geometry = {c_.pages, c_.kv_heads, c_.head_dim};
-    const float* cache = args_.arg<const float>(3);
+    const auto* cache = args_.arg<const std::byte>(3);
+    const size_t element = size_bytes(c_.cache_type);
     for (uint32_t page = chunk * kAttentionChunkPages; page < (chunk + 1) * kAttentionChunkPages; ++page) {
       const uint32_t first_position = page * kPagePositions;
       for (uint32_t r = 0; r < rows_; ++r) {
@@ -80,15 +81,16 @@ class Tile {
         if (refused(r) || row.position < first_position || begins_[r] / kPagePositions > page) continue;
         const Part part = where(r);
         arithmetic_.add_block({.query = args_.arg<const float>(0) + head(this->row(r)) * c_.head_dim,
-                               .keys = cache + geometry.unit_offset(0, row.pages[page], kv_head_),
-                               .values = cache + geometry.unit_offset(1, row.pages[page], kv_head_),
+                               .keys = cache + element * geometry.unit_offset(0, row.pages[page], kv_head_),
+                               .values = cache + element * geometry.unit_offset(1, row.pages[page], kv_head_),
                                .sums = part.sums,
                                .weighted = part.weighted,
                                .heads = heads_,
                                .head_dim = c_.head_dim,
                                .begin = std::max(begins_[r], first_position) - first_position,
                                .end = std::min(kPagePositions, row.position - first_position + 1),
-                               .scale = c_.scale});
+                               .scale = c_.scale,
+                               .cache_type = c_.cache_type});
       }
     }
   }

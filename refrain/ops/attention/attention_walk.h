@@ -22,8 +22,8 @@ struct AttentionSums {
 /// A block of positions for those query heads of a row that share a key-value head.
 struct AttentionBlock {
   const float* query;   ///< [heads, head_dim]
-  const float* keys;    ///< [64, head_dim]
-  const float* values;  ///< [64, head_dim]
+  const void* keys;     ///< [64, head_dim], of cache_type
+  const void* values;   ///< [64, head_dim], of cache_type
   AttentionSums* sums;  ///< [heads], of the positions so far
   float* weighted;      ///< [heads, head_dim], the values that belong to them
   uint32_t heads;
@@ -31,6 +31,7 @@ struct AttentionBlock {
   uint32_t begin;  ///< positions [begin, end) of the block count
   uint32_t end;
   float scale;
+  DType cache_type;
 };
 
 struct AttentionArithmetic {

@@ -18,18 +18,28 @@ struct Heads {
   uint32_t heads, kv_heads, head_dim;
 };
 
+inline constexpr DType kTypes[] = {DType::f32, DType::f16};  // of the cache
+
 struct Data {
-  Data(TestStep test_step, const Heads& shape, float range = 1, uint32_t positions_attended = 0)
+  Data(TestStep test_step, const Heads& shape, float range = 1, uint32_t positions_attended = 0,
+       DType cache_type = DType::f32)
       : step(std::move(test_step)),
         h(shape),
         window(positions_attended),
+        type(cache_type),
         scale(1 / std::sqrt(static_cast<float>(shape.head_dim))),
         query(step.rows.size() * shape.heads * shape.head_dim),
         cache(step.cache_elements(shape.kv_heads, shape.head_dim)),
-        output(query.size(), -7.0f) {
+        output(query.size(), -7.0f),
+        cache_f16(cache.size()) {
     Random random(9);
     random.fill(query, -range, range);
     random.fill(cache, -range, range);
+    if (type == DType::f16) round_cache();
+  }
+  /// Elements of the cache become values of f16.
+  void round_cache() const {
+    for (float& element : cache) element = f16::from_float(element).to_float();
   }
 
   uint32_t capacity() const { return static_cast<uint32_t>(step.rows.size()); }
@@ -38,15 +48,21 @@ struct Data {
     const Shape shape{capacity(), h.heads, h.head_dim};
     Call result(attention_schema);
     result.tensor(shape, query).tensor(DType::u32, step.rows_shape(), step.rows.data());
-    result.tensor(step.table_shape(), step.page_table)
-        .tensor(step.cache_shape(h.kv_heads, h.head_dim), cache);
+    add_cache(result.tensor(step.table_shape(), step.page_table));
     result.tensor(step.status_shape(), step.status).tensor(shape, output);
     result.constants(constants());
     return result;
   }
+  /// Adds the cache in its type, with what `cache` holds now.
+  Call& add_cache(Call& call) const {
+    const Shape shape = step.cache_shape(h.kv_heads, h.head_dim);
+    if (type != DType::f16) return call.tensor(shape, cache);
+    std::transform(cache.begin(), cache.end(), cache_f16.begin(), f16::from_float);
+    return call.tensor(shape, cache_f16);
+  }
   AttentionConstants constants() const {
     return {capacity(),          h.heads,          h.kv_heads, h.head_dim, step.slots(),
-            step.pages_per_slot, step.cache_pages, scale,      window};
+            step.pages_per_slot, step.cache_pages, scale,      window,     type};
   }
   const float* vector(uint32_t kind, const StepRow& row, uint32_t position, size_t kv_head) const {
     const uint32_t page = step.page(row.slot, position);
@@ -80,9 +96,19 @@ struct Data {
   TestStep step;
   Heads h;
   uint32_t window;
+  DType type;  // of the cache
   float scale;
   Array<float> query, cache, output;
+  Array<f16> cache_f16;  // what `cache` held when the last call was made, where that is the type
 };
+
+/// Of the kernels that take `call`, the one of the same numerics class.
+inline const backend::Kernel& kernel_like(const backend::Kernel& other, const Call& call) {
+  const std::vector<const backend::Kernel*> list = call.kernels();
+  const auto found = std::ranges::find(list, other.numerics, &backend::Kernel::numerics);
+  if (found == list.end()) throw InvalidArgument("no kernel is of the class " + std::string(other.numerics));
+  return **found;
+}
 
 /// Positions at the edges of blocks and chunks of slots of 65, 300, 1 and 1100 positions.
 inline Positions chunk_positions() {

@@ -9,17 +9,10 @@ namespace {
 
 using namespace harness;
 using attention_test::Data, attention_test::Heads, attention_test::Positions;
+using attention_test::kernel_like;
 using attention_test::kSlotLengths, attention_test::kWindows, attention_test::chunk_positions;
 
 std::vector<const backend::Kernel*> kernels() { return kernels_of(attention_merge_schema); }
-
-/// The kernel of `op` that is of the same numerics class.
-const backend::Kernel& kernel_like(const backend::Kernel& other, const backend::OpSchema& op) {
-  const std::vector<const backend::Kernel*> list = kernels_of(op);
-  const auto found = std::ranges::find(list, other.numerics, &backend::Kernel::numerics);
-  if (found == list.end()) throw InvalidArgument("no kernel is of the class " + std::string(other.numerics));
-  return **found;
-}
 
 struct Merge {
   Merge(const Data& of, size_t chunk_count)
@@ -46,9 +39,8 @@ struct Merge {
     Call result(attention_part_schema);
     result.tensor({data.capacity(), data.h.heads, data.h.head_dim}, data.query)
         .tensor(DType::u32, step.rows_shape(), step.rows.data());
-    result.tensor(step.table_shape(), step.page_table)
-        .tensor(step.cache_shape(data.h.kv_heads, data.h.head_dim), data.cache)
-        .tensor(step.status_shape(), step.status);
+    data.add_cache(result.tensor(step.table_shape(), step.page_table));
+    result.tensor(step.status_shape(), step.status);
     result.tensor(sums_shape(), sums).tensor(weighted_shape(), weighted);
     result.constants(AttentionPartConstants{data.constants(), parts});
     return result;
@@ -137,7 +129,8 @@ TEST(AttentionMerge, HasTheBitsOfAttentionInAnyParts) {
         Random random(22);
         Positions positions = chunk_positions();
         if (capacity == 1) positions = {{3, 1099}};
-        Data base(TestStep(kSlotLengths, positions, capacity, random), heads, 2, window);
+        const DType type = heads.kv_heads == 3 ? DType::f16 : DType::f32;
+        Data base(TestStep(kSlotLengths, positions, capacity, random), heads, 2, window, type);
         if (capacity == 40) {
           base.step.rows[13] = {0, 0, kIdle, 0};
           base.step.rows[14] = {0, 5, 77, 0};
@@ -147,8 +140,9 @@ TEST(AttentionMerge, HasTheBitsOfAttentionInAnyParts) {
         const uint32_t live = capacity == 40 ? 17 : capacity;
         for (const backend::Kernel* kernel : kernels()) {
           const Data whole = base;
-          whole.call().run(kernel_like(*kernel, attention_schema), live);
-          const backend::Kernel& part = kernel_like(*kernel, attention_part_schema);
+          whole.call().run(kernel_like(*kernel, whole.call()), live);
+          const backend::Kernel& part =
+              kernel_like(*kernel, Merge(base, base.constants().chunks()).part_call(1));
           for (uint32_t parts = 1; parts <= base.constants().chunks(); ++parts) {
             const Merge merge(base, base.constants().chunks());
             merge.part_call(parts).run(part, live);

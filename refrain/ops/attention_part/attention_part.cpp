@@ -17,7 +17,7 @@ constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "query", .access = backend::Access::in, .rows = true, .dtypes = {DType::f32}},
     {.name = "rows", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
     {.name = "page_table", .access = backend::Access::in, .dtypes = {DType::u32}},
-    {.name = "cache", .access = backend::Access::in, .dtypes = {DType::f32}},
+    {.name = "cache", .access = backend::Access::in, .dtypes = kCacheTypes},
     {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
     {.name = "sums", .access = backend::Access::out, .rows = true, .dtypes = {DType::f32}},
     {.name = "weighted", .access = backend::Access::out, .rows = true, .dtypes = {DType::f32}},

@@ -11,6 +11,7 @@ using namespace attention_cuda;
 
 using PartParameters = Parameters<AttentionPartConstants, 7>;
 
+template <class T>
 __global__ void __launch_bounds__(kThreads) attention_part_kernel(const __grid_constant__ PartParameters p) {
   const Running run(p.state);
   const AttentionConstants& c = p.constants.attention;
@@ -28,8 +29,8 @@ __global__ void __launch_bounds__(kThreads) attention_part_kernel(const __grid_c
   }
   for (uint32_t i = row.first_chunk(); i <= row.last_chunk(); ++i) {
     if (i % parts != part) continue;
-    const Chunk chunk(c, row, p.arg<const float>(0) + (size_t{r} * c.heads + head) * c.head_dim,
-                      p.arg<const float>(3), head / (c.heads / c.kv_heads), i, weights);
+    const Chunk<T> chunk(c, row, p.arg<const float>(0) + (size_t{r} * c.heads + head) * c.head_dim,
+                         p.arg<const T>(3), head / (c.heads / c.kv_heads), i, weights);
     const size_t at = place(i - row.first_chunk());
     if (threadIdx.x == 0) p.arg<Sums>(5)[at] = chunk.sums;
     for (uint32_t d = threadIdx.x; d < c.head_dim; d += kThreads)
@@ -42,22 +43,27 @@ GridShape shape(const BoundCommand& command) {
   return {.blocks = uint64_t{c.attention.rows} * c.parts * c.attention.heads, .threads = kThreads};
 }
 
+template <class T>
+PluginKernel kernel(std::string_view name) {
+  static const KernelEntry kEntry = plain_entry(attention_part_kernel<T>, shape);
+  return {
+      .op = "attention_part",
+      .kernel = {
+          .name = name,
+          .numerics = kNumerics,
+          .accepts = [](const backend::OpCall& call) { return call.args[3].dtype == DTypeOf<T>::value; },
+          .launch =
+              [](const backend::OpCall& call, const backend::DeviceInfo&) {
+                return backend::Launch{.rows = call.constants_as<AttentionPartConstants>().attention.rows};
+              },
+          .entry = &kEntry}};
+}
+
 }  // namespace
 
 std::span<const PluginKernel> attention_part_cuda_kernels() {
-  static const KernelEntry kEntry = plain_entry(attention_part_kernel, shape);
-  static const PluginKernel kKernels[] = {
-      {.op = "attention_part",
-       .kernel = {.name = "attention_part_f32_cuda",
-                  .numerics = kNumerics,
-                  .accepts = [](const backend::OpCall&) { return true; },
-                  .launch =
-                      [](const backend::OpCall& call, const backend::DeviceInfo&) {
-                        const auto& c = call.constants_as<AttentionPartConstants>().attention;
-                        return backend::Launch{.rows = c.rows};
-                      },
-                  .entry = &kEntry}},
-  };
+  static const PluginKernel kKernels[] = {kernel<float>("attention_part_f32_cuda"),
+                                          kernel<f16>("attention_part_f16_cuda")};
   return kKernels;
 }
 

@@ -32,7 +32,7 @@ void attention_part_reference(const backend::TileArgs& args) {
           const double weight = std::exp(scores[j - cached.first] - max);
           sum += weight;
           for (size_t d = 0; d < c.head_dim; ++d)
-            weighted[d] += weight * static_cast<double>(cached.values[j - cached.first][d]);
+            weighted[d] += weight * static_cast<double>(cached.values[(j - cached.first) * c.head_dim + d]);
         }
         args.arg<float>(5)[at * 2] = static_cast<float>(max);
         args.arg<float>(5)[at * 2 + 1] = static_cast<float>(sum);

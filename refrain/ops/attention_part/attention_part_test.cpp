@@ -9,9 +9,8 @@ namespace {
 
 using namespace harness;
 using attention_test::Data, attention_test::Heads, attention_test::Positions, attention_test::tolerance;
+using attention_test::kernel_like;
 using attention_test::kSlotLengths, attention_test::kWindows, attention_test::chunk_positions;
-
-std::vector<const backend::Kernel*> kernels() { return kernels_of(attention_part_schema); }
 
 /// What is left of `data` when its output is parts.
 struct Parts {
@@ -26,9 +25,8 @@ struct Parts {
     const TestStep& step = data.step;
     Call result(attention_part_schema);
     result.tensor({rows, heads, dim}, data.query).tensor(DType::u32, step.rows_shape(), step.rows.data());
-    result.tensor(step.table_shape(), step.page_table)
-        .tensor(step.cache_shape(data.h.kv_heads, data.h.head_dim), data.cache)
-        .tensor(step.status_shape(), step.status);
+    data.add_cache(result.tensor(step.table_shape(), step.page_table));
+    result.tensor(step.status_shape(), step.status);
     result.tensor({rows, count, heads, 2}, sums).tensor({rows, count, heads, dim}, weighted);
     result.constants(AttentionPartConstants{data.constants(), parts});
     return result;
@@ -44,11 +42,13 @@ TEST(AttentionPart, EveryKernelIsCloseToTheReference) {
     for (const uint32_t capacity : {13u, 40u}) {
       Random random(21);
       const Heads heads{6, 2, 12};
-      const Parts base(Data(TestStep(kSlotLengths, chunk_positions(), capacity, random), heads, 3, window));
+      const DType type = capacity == 13 ? DType::f16 : DType::f32;
+      const Parts base(
+          Data(TestStep(kSlotLengths, chunk_positions(), capacity, random), heads, 3, window, type));
       base.data.poison_unused();
       const Parts expected = base;
       expected.call(1).reference(13);
-      for (const backend::Kernel* kernel : kernels()) {
+      for (const backend::Kernel* kernel : base.call(1).kernels()) {
         const Parts found = base;
         found.call(1).run(*kernel, 13);
         for (size_t head = 0; head < found.sums.size() / 2; ++head) {
@@ -75,11 +75,12 @@ TEST(AttentionPart, EveryKernelIsCloseToTheReference) {
 }
 
 TEST(AttentionPart, BitsDoNotDependOnPartsWalksOrLiveRows) {
-  for (const uint32_t window : {0u, 300u}) {
+  for (const auto& [window, type] : {std::pair{0u, DType::f32}, {300u, DType::f32}, {300u, DType::f16}}) {
     Random random(22);
-    const Parts base(Data(TestStep(kSlotLengths, chunk_positions(), 14, random), {6, 2, 40}, 1, window));
+    const Parts base(
+        Data(TestStep(kSlotLengths, chunk_positions(), 14, random), {6, 2, 40}, 1, window, type));
     ASSERT_EQ(base.chunks, window == 0 ? 5u : 3u);
-    for (const backend::Kernel* kernel : kernels()) {
+    for (const backend::Kernel* kernel : base.call(1).kernels()) {
       const Parts whole = base;
       whole.call(1).run(*kernel, 14);
       for (uint32_t parts = 1; parts <= base.chunks; ++parts) {
@@ -101,12 +102,32 @@ TEST(AttentionPart, BitsDoNotDependOnPartsWalksOrLiveRows) {
   }
 }
 
+TEST(AttentionPart, ACacheInF16HasTheBitsOfItsValuesInF32) {
+  for (const uint32_t window : {0u, 300u}) {
+    Random random(22);
+    const Parts halves(
+        Data(TestStep(kSlotLengths, chunk_positions(), 14, random), {6, 2, 44}, 3, window, DType::f16));
+    halves.data.poison_unused();
+    Parts floats = halves;
+    floats.data.type = DType::f32;
+    const auto list = halves.call(2).kernels();
+    EXPECT_FALSE(list.empty());
+    for (const backend::Kernel* kernel : list) {
+      halves.call(2).run(*kernel, 13);
+      floats.call(2).run(kernel_like(*kernel, floats.call(2)), 13);
+      EXPECT_TRUE(same_bits(halves.sums, floats.sums)) << kernel->name;
+      EXPECT_TRUE(same_bits(halves.weighted, floats.weighted)) << kernel->name;
+    }
+  }
+}
+
 TEST(AttentionPart, HostileValuesHaveNoSumAndRaiseStatus) {
   for (const HostileRow& hostile : hostile_rows()) {
     for (const uint32_t parts : {1u, 2u}) {
-      for (const backend::Kernel* kernel : kernels()) {
+      for (const backend::Kernel* kernel : kernels_of(attention_part_schema)) {
         Random random(4);
         Parts base(Data(TestStep({130, 64, 400}, {{0, 129}, {2, 399}}, 2, random), {4, 2, 16}));
+        if (!base.call(1).accepted_by(*kernel)) base.data.type = DType::f16;
         if (hostile.bits == kPositionOutOfRange && hostile.row.position == 192)
           continue;  // of a shorter table
         base.data.step.rows[0] = hostile.row;

@@ -298,6 +298,7 @@ bool takes(const SetCall& call, std::span<const uint32_t> places) {
   for (size_t m = 0; m < call.members.size(); ++m) {
     const backend::OpCall& member = call.members[m].call;
     if (places[m] == kAttend) {
+      if (member.args[3].dtype != DType::f32) return false;
       if (!has_kernel(member.constants_as<AttentionConstants>())) return false;
     } else if (places[m] == kQueryRope || places[m] == kKeyRope) {
       const auto& c = member.constants_as<RopeConstants>();
@@ -435,7 +436,8 @@ PluginKernel row() {
                      .needs = kFeatureHopper | backend::kFeatureFast,
                      .accepts =
                          [](const backend::OpCall& call) {
-                           return is_shape<kDim, kQueries>(call.constants_as<AttentionConstants>());
+                           return call.args[3].dtype == DType::f32 &&
+                                  is_shape<kDim, kQueries>(call.constants_as<AttentionConstants>());
                          },
                      .launch =
                          [](const backend::OpCall& call, const backend::DeviceInfo&) {

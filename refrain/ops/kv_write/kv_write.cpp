@@ -14,7 +14,7 @@ constexpr backend::ArgumentSpec kArgs[] = {
     {.name = "value", .access = backend::Access::in, .rows = true, .units = true, .dtypes = {DType::f32}},
     {.name = "rows", .access = backend::Access::in, .rows = true, .dtypes = {DType::u32}},
     {.name = "page_table", .access = backend::Access::in, .dtypes = {DType::u32}},
-    {.name = "cache", .access = backend::Access::inout, .dtypes = {DType::f32}},
+    {.name = "cache", .access = backend::Access::inout, .dtypes = kCacheTypes},
     {.name = "status", .access = backend::Access::accumulate, .dtypes = {DType::u32}},
 };
 
@@ -30,7 +30,7 @@ void check(const backend::OpCall& call) {
   const Shape& table = call.args[kPageTable].shape;
   expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
   const int64_t pages = call.args[kCache].shape[1];
-  expect_tensor(call, kCache, DType::f32, {2, pages, key[1], kPagePositions, key[2]});
+  expect_shape(call, kCache, {2, pages, key[1], kPagePositions, key[2]});
   expect_tensor(call, kStatus, DType::u32, {table[0] + 1});
 }
 
@@ -42,11 +42,13 @@ void complete(const backend::OpCall& call, KvWriteConstants& c) {
        .head_dim = dimension(key, 2),
        .slots = dimension(table, 0),
        .pages_per_slot = dimension(table, 1),
-       .pages = dimension(call.args[kCache].shape, 1)};
+       .pages = dimension(call.args[kCache].shape, 1),
+       .cache_type = call.args[kCache].dtype};
 }
 
 backend::Cost cost(const backend::OpCall& call) {
-  return {.bytes = 2 * (argument_bytes(call.args[kKey]) + argument_bytes(call.args[kValue])), .flops = 0};
+  const uint64_t read = argument_bytes(call.args[kKey]) + argument_bytes(call.args[kValue]);
+  return {.bytes = read + read / sizeof(float) * size_bytes(call.args[kCache].dtype), .flops = 0};
 }
 
 }  // namespace

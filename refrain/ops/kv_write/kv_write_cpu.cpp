@@ -1,7 +1,7 @@
-// Cache write, portable kernel: one copy a head.
+// Cache write, portable kernels: one copy a head, rounded where the cache is of f16.
 #include <algorithm>
-#include <cstring>
 
+#include "refrain/core/half.h"
 #include "refrain/ops/kv_write/kv_write.h"
 #include "refrain/ops/step_row.h"
 
@@ -13,12 +13,18 @@ uint32_t rows_per_block(const KvWriteConstants& c) {
   return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / (uint64_t{c.kv_heads} * c.head_dim), 1, c.rows));
 }
 
+void store(float* to, const float* from, uint32_t count) { std::copy_n(from, count, to); }
+void store(f16* to, const float* from, uint32_t count) {
+  std::transform(from, from + count, to, f16::saturated);
+}
+
+template <class T>
 void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end, uint32_t unit_begin,
             uint32_t unit_end) {
   const auto& c = args.constants_as<KvWriteConstants>();
   const float* sources[2] = {args.arg<const float>(0), args.arg<const float>(1)};
   const StepRow* rows = args.arg<const StepRow>(2);
-  float* cache = args.arg<float>(4);
+  T* cache = args.arg<T>(4);
   const PageTable table = {
       .ids = args.arg<const uint32_t>(3),
       .slots = c.slots,
@@ -36,17 +42,18 @@ void region(const backend::TileArgs& args, uint32_t row_begin, uint32_t row_end,
     const size_t within = size_t{row.position % kPagePositions} * c.head_dim;
     for (uint32_t kind = 0; kind < 2; ++kind) {
       for (uint32_t h = unit_begin; h < unit_end; ++h) {
-        std::memcpy(cache + geometry.unit_offset(kind, page, h) + within,
-                    sources[kind] + (r * c.kv_heads + h) * c.head_dim, c.head_dim * sizeof(float));
+        store(cache + geometry.unit_offset(kind, page, h) + within,
+              sources[kind] + (r * c.kv_heads + h) * c.head_dim, c.head_dim);
       }
     }
   }
 }
 
+template <class T>
 void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<KvWriteConstants>();
   const uint32_t block = rows_per_block(c);
-  region(args, begin * block, std::min(end * block, args.live_rows), 0, c.kv_heads);
+  region<T>(args, begin * block, std::min(end * block, args.live_rows), 0, c.kv_heads);
 }
 
 backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) {
@@ -54,20 +61,23 @@ backend::Launch launch(const backend::OpCall& call, const backend::DeviceInfo&) 
   return {.rows = c.rows, .rows_per_block = rows_per_block(c)};
 }
 
-constexpr backend::TileKernel kTiles = {.tiles = tiles, .region = region};
+template <class T>
+backend::Kernel kernel(std::string_view name, std::string_view numerics) {
+  static constexpr backend::TileKernel kTiles = {.tiles = tiles<T>, .region = region<T>};
+  return {.name = name,
+          .op = &kv_write_schema,
+          .numerics = numerics,
+          .accepts = [](const backend::OpCall& call) { return call.args[4].dtype == DTypeOf<T>::value; },
+          .launch = launch,
+          .entry = &kTiles,
+          .regions = true};
+}
 
 }  // namespace
 
 std::span<const backend::Kernel> kv_write_cpu_kernels() {
-  static const backend::Kernel kKernels[] = {{
-      .name = "kv_write_f32",
-      .op = &kv_write_schema,
-      .numerics = "exact, copy",
-      .accepts = [](const backend::OpCall&) { return true; },
-      .launch = launch,
-      .entry = &kTiles,
-      .regions = true,
-  }};
+  static const backend::Kernel kKernels[] = {kernel<float>("kv_write_f32", "exact, copy"),
+                                             kernel<f16>("kv_write_f16", kKvWriteF16Numerics)};
   return kKernels;
 }
 

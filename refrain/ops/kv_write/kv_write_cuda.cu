@@ -1,6 +1,7 @@
-// Cache write, CUDA kernel: a block a row.
+// Cache write, CUDA kernels: a block a row.
 #include "refrain/backend/cuda/device.cuh"
 #include "refrain/backend/cuda/plugin.h"
+#include "refrain/core/half.h"
 #include "refrain/ops/kv_write/kv_write.h"
 #include "refrain/ops/step_row.h"
 
@@ -12,6 +13,10 @@ using namespace backend::cuda;
 constexpr uint32_t kThreads = 256;
 using KvWriteParameters = Parameters<KvWriteConstants, 6>;
 
+__device__ inline void store(float& to, float value) { to = value; }
+__device__ inline void store(f16& to, float value) { to = f16::saturated(value); }
+
+template <class T>
 __global__ void __launch_bounds__(kThreads) kv_write_kernel(const __grid_constant__ KvWriteParameters p) {
   const Running run(p.state);
   const KvWriteConstants& c = p.constants;
@@ -35,7 +40,7 @@ __global__ void __launch_bounds__(kThreads) kv_write_kernel(const __grid_constan
   for (uint32_t kind = 0; kind < 2; ++kind) {
     const float* from = p.arg<const float>(kind) + size_t{blockIdx.x} * columns;
     for (uint32_t i = threadIdx.x; i < columns; i += kThreads) {
-      p.arg<float>(4)[geometry.unit_offset(kind, page, i / c.head_dim) + within + i % c.head_dim] = from[i];
+      store(p.arg<T>(4)[geometry.unit_offset(kind, page, i / c.head_dim) + within + i % c.head_dim], from[i]);
     }
   }
 }
@@ -44,21 +49,26 @@ GridShape shape(const BoundCommand& command) {
   return {.blocks = command.members[0].constants_as<KvWriteConstants>().rows, .threads = kThreads};
 }
 
+template <class T>
+PluginKernel kernel(std::string_view name, std::string_view numerics) {
+  static const KernelEntry kEntry = plain_entry(kv_write_kernel<T>, shape);
+  return {.op = "kv_write",
+          .kernel = {
+              .name = name,
+              .numerics = numerics,
+              .accepts = [](const backend::OpCall& call) { return call.args[4].dtype == DTypeOf<T>::value; },
+              .launch =
+                  [](const backend::OpCall& call, const backend::DeviceInfo&) {
+                    return backend::Launch{.rows = call.constants_as<KvWriteConstants>().rows};
+                  },
+              .entry = &kEntry}};
+}
+
 }  // namespace
 
 std::span<const PluginKernel> kv_write_cuda_kernels() {
-  static const KernelEntry kEntry = plain_entry(kv_write_kernel, shape);
-  static const PluginKernel kKernels[] = {
-      {.op = "kv_write",
-       .kernel = {.name = "kv_write_f32_cuda",
-                  .numerics = "exact, copy",
-                  .accepts = [](const backend::OpCall&) { return true; },
-                  .launch =
-                      [](const backend::OpCall& call, const backend::DeviceInfo&) {
-                        return backend::Launch{.rows = call.constants_as<KvWriteConstants>().rows};
-                      },
-                  .entry = &kEntry}},
-  };
+  static const PluginKernel kKernels[] = {kernel<float>("kv_write_f32_cuda", "exact, copy"),
+                                          kernel<f16>("kv_write_f16_cuda", kKvWriteF16Numerics)};
   return kKernels;
 }
 
