@@ -24,8 +24,9 @@ void ModelOptions::add_to(CLI::App& command) {
       ->excludes(exact_flag);
   command.add_flag("--portable", portable, "Leave the CPU's vector extensions unused");
   command
-      .add_option("--cache", cache,
-                  "How keys and values are kept: f32, or f16, which takes half the memory (default: f32)")
+      .add_option(
+          "--cache", cache,
+          "How keys and values are kept: f32, or f16, which takes half the memory (default: f16 with --fast)")
       ->check(CLI::IsMember({"f32", "f16"}));
   command.add_flag("-v,--verbose", verbose, "Progress and figures on stderr, also when it is no terminal");
 }
@@ -67,7 +68,9 @@ LoadedModel load_model(const ModelOptions& options) {
   const auto begin = std::chrono::steady_clock::now();
   const Device opened = Device::open(options.device, device);
   if (options.fast && opened.info().backend == "cpu")
-    log(LogLevel::warning, "--fast: the kernels of a CPU are exact");
+    log(LogLevel::warning,
+        fmt::format("--fast: the kernels of a CPU are exact, its cache is {}",
+                    options.cache.empty() ? name(graph::types_of(load.mode).cache) : options.cache));
   model::Model model = model::Model::load(opened, options.model, load);
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
   if (terminal && shown_percent != 0) fmt::print(stderr, "\r\x1b[K");

@@ -12,10 +12,10 @@
 
 namespace refrain::graph {
 
-/// Arithmetic of a model, chosen once: it decides the dtype of activations and caches.
+/// Arithmetic of a model, chosen once: it decides the dtype of activations, and of caches unless a runner is told another.
 enum class Mode : uint8_t {
   exact,  ///< f32 activations, f32 cache; what references are judged by
-  fast,   ///< kernels may round what they multiply to 16 bits where a device has such; else as exact
+  fast,   ///< f16 cache; kernels may round what they multiply to 16 bits where a device has such
 };
 
 /// The dtypes that a mode gives to what a recording leaves open.
@@ -24,8 +24,8 @@ struct ModeTypes {
   DType cache = DType::f32;       ///< of keys and values between steps
 };
 
-/// Both modes compute on f32; what `fast` rounds, its kernels round inside.
-constexpr ModeTypes types_of(Mode) { return {}; }
+/// Both modes compute on f32; what else `fast` rounds, its kernels round inside.
+constexpr ModeTypes types_of(Mode mode) { return {.cache = mode == Mode::fast ? DType::f16 : DType::f32}; }
 
 /// Of a device's features and what a mode grants beside them: what kernels and layouts may need.
 constexpr uint64_t granted(uint64_t features, Mode mode) {

@@ -352,6 +352,8 @@ def test_figures_of_the_cache(run, tales):
     for options, says in (
         ((), f"cache {4 * elements} bytes of f32"),
         (("--cache", "f16"), f"cache {2 * elements} bytes of f16"),
+        (("--fast",), f"cache {2 * elements} bytes of f16"),
+        (("--fast", "--cache", "f32"), f"cache {4 * elements} bytes of f32"),
     ):
         assert f"; {says}; " in run("generate", tales, "-p", PROMPT, "-n", 5, "-v", *options).stderr
 
@@ -456,7 +458,10 @@ def test_devices_and_threads(tell):
 
 def test_a_cpu_is_exact_when_it_is_to_be_fast(run, tell, tales):
     done = run("generate", tales, "-p", PROMPT, "-n", 20, "--fast")
-    assert done.stderr == "refrain: warning: --fast: the kernels of a CPU are exact\n"
+    assert done.stderr == "refrain: warning: --fast: the kernels of a CPU are exact, its cache is f16\n"
+    assert done.stdout == tell("-n", 20, "--cache", "f16")
+    done = run("generate", tales, "-p", PROMPT, "-n", 20, "--fast", "--cache", "f32")
+    assert done.stderr == "refrain: warning: --fast: the kernels of a CPU are exact, its cache is f32\n"
     assert done.stdout == tell("-n", 20)
 
 

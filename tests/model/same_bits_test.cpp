@@ -131,10 +131,24 @@ TEST(SameBits, TheCacheIsOfTheModesTypeUnlessTold) {
   const auto type_of = [&](std::optional<DType> cache) {
     return ModelRunner(model, runner_options({1}, 1, cache)).cache().layer(0).dtype();
   };
-  EXPECT_EQ(type_of(std::nullopt), DType::f32);
+  EXPECT_EQ(type_of(std::nullopt), mode() == graph::Mode::fast ? DType::f16 : DType::f32);
   EXPECT_EQ(type_of(DType::f32), DType::f32);
   EXPECT_EQ(type_of(DType::f16), DType::f16);
   EXPECT_EQ(refusal([&] { type_of(DType::bf16); }), "[kv_cache] type: expected f32 or f16, got bf16");
+}
+
+// The one default of each mode, and on a CPU what `fast` is: exact kernels and that cache.
+TEST(SameBits, FastOnACpuIsExactWithACacheInF16) {
+  const std::vector<uint32_t> ids = some_ids(70);
+  std::vector<float> logits[2];
+  for (const graph::Mode mode : {graph::Mode::exact, graph::Mode::fast}) {
+    const model::Model model =
+        model::Model::load(Device::open("cpu"), kTales, {.mode = mode, .progress = {}, .log = {}});
+    const bool fast = mode == graph::Mode::fast;
+    ModelRunner runner(model, runner_options({64}, 1, fast ? std::nullopt : std::optional(DType::f16)));
+    logits[fast] = all_logits(runner, ids);
+  }
+  EXPECT_TRUE(same_bits(logits[0], logits[1]));
 }
 
 TEST_P(SameBitsOf, TheClassOfTheCacheWriteSaysWhatItKeeps) {
