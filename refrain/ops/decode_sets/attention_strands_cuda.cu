@@ -1,11 +1,7 @@
 // Attention by strands (strand.cuh): the set of a layer's attention for one row (head norms, ropes, the write to the cache and attention
 // itself), and attention alone for any rows, with the same bits.
-#include <cooperative_groups.h>
-
 #include <algorithm>
 #include <array>
-#include <bit>
-#include <utility>
 
 #include "refrain/backend/set_pattern.h"
 #include "refrain/ops/attention/attention.h"
@@ -37,35 +33,107 @@ struct AttentionStrands {
   const float* frequencies = nullptr;  // of a set: [D / 2]
   const StepRow* rows = nullptr;
   PageTable table;
-  float* cache = nullptr;
+  __half* cache = nullptr;
   uint32_t* status = nullptr;
   float* output = nullptr;  // [rows, heads, D]
   uint32_t kv_heads = 0;
+  uint32_t queries = 0;  // of a key-value head
   uint32_t pages = 0;
   uint32_t window = 0;
-  uint32_t stages = 1;  // chunks of keys and values that a warp has on their way
   float query_eps = 0, key_eps = 0;
   float scale = 1;  // of the scores, and log2(e): weights are powers of two
 };
 
-/// Dynamic shared memory: ChunkRing<kDim>::bytes(stages). kSet: of one row, with norms, ropes and the write of key and value
+/// How parts of one sum are joined: by their greatest scores. A part of nothing has a greatest of -infinity.
+template <uint32_t kCount>
+struct Joint {
+  float factors[kCount];
+  float max = -INFINITY, sum = 0;
+
+  /// `parts`: greatest score, sum of weights.
+  __device__ Joint(const float2* parts, uint32_t stride) {
+    float2 part[kCount];
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; ++i) {
+      part[i] = parts[i * stride];
+      max = fmaxf(max, part[i].x);
+    }
+    const float least = max == -INFINITY ? 0 : max;
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; ++i) {
+      factors[i] = exp2f(part[i].x - least);
+      sum = __fmaf_rn(factors[i], factors[i] == 0 ? 0 : part[i].y, sum);
+    }
+  }
+  /// What part i adds to a value; nothing, whatever it is, where the part has none.
+  __device__ float add(uint32_t i, float value, float to) const {
+    return factors[i] == 0 ? to : __fmaf_rn(factors[i], value, to);
+  }
+};
+
+/// What the blocks of a cluster tell each other: each of them joins a slice of the head's dimensions.
+template <uint32_t kDim>
+struct Parts {
+  static constexpr uint32_t kSlice = kDim / kCluster;
+  float2 sums[kCluster][kMostQueries];  // greatest score, sum of weights
+  float values[kCluster][kMostQueries][kSlice];
+  uint64_t arrived;
+
+  __device__ static uint32_t bytes(uint32_t queries) {
+    return kCluster * queries * static_cast<uint32_t>(sizeof(float2) + kSlice * sizeof(float));
+  }
+  __device__ static uint32_t address(const void* shared, uint32_t rank) {
+    uint32_t result;
+    asm("mapa.shared::cluster.u32 %0, %1, %2;"
+        : "=r"(result)
+        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(rank));
+    return result;
+  }
+  /// By one thread, before the cluster's blocks have met.
+  __device__ void expect(uint32_t queries) {
+    const auto barrier = static_cast<uint32_t>(__cvta_generic_to_shared(&arrived));
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes(queries))
+                 : "memory");
+  }
+  __device__ void wait() {
+    asm volatile(
+        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, "
+        "[%0], 0;\n "
+        "@!done bra WAIT_%=;\n}" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(&arrived)))
+        : "memory");
+  }
+  /// Of a query to the block that joins these columns, with the sums once a slice. `column`: a multiple of 4.
+  __device__ void send(uint32_t rank, uint32_t query, uint32_t column, float4 value, float2 sum) const {
+    const uint32_t to = column / kSlice, within = column % kSlice;
+    const uint32_t barrier = address(&arrived, to);
+    asm volatile(
+        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
+            address(&values[rank][query][within], to)),
+        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(barrier)
+        : "memory");
+    if (within != 0) return;
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
+                     address(&sums[rank][query], to)),
+                 "f"(sum.x), "f"(sum.y), "r"(barrier)
+                 : "memory");
+  }
+};
+
+/// Dynamic shared memory: [warps][queries][D] floats. kSet: of one row, with norms, ropes and the write of key and value
 /// to the cache.
-template <uint32_t kDim, uint32_t kQueries, bool kSet>
-__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, kQueries <= 2   ? 3
-                                                                                      : kQueries <= 4 ? 2
-                                                                                                      : 1)
+template <uint32_t kDim, bool kSet>
+__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, 2)
     attention_strands(const __grid_constant__ AttentionStrands p) {
 #if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
-  __shared__ __align__(16) float queries[kQueries][kDim];
-  __shared__ __align__(16) float newest[2][kDim];  // key, value
+  __shared__ __align__(16) Queries<kDim> queries;
+  __shared__ __align__(16) __half newest[2][kDim];  // key, value
   __shared__ float cosines[kDim / 2], sines[kDim / 2];
-  __shared__ __align__(16) float weights[kAttentionWarps][kQueries][kChunk];
-  __shared__ __align__(16) Parts<kDim, kQueries> parts;
-  __shared__ uint64_t barriers[kAttentionWarps * 2 * kMostStages];
-  extern __shared__ __align__(128) std::byte memory[];
-  const ChunkRing<kDim> ring(memory, barriers, p.stages);
-  const auto cluster = cooperative_groups::this_cluster();
-  const uint32_t rank = cluster.block_rank(), unit = blockIdx.x / kCluster;
+  __shared__ float2 warp_sums[kAttentionWarps][kMostQueries];
+  __shared__ __align__(16) Parts<kDim> parts;
+  extern __shared__ __align__(16) float warp_values[];
+  const uint32_t rank = blockIdx.x % kCluster, unit = blockIdx.x / kCluster;
   const uint32_t kv_head = unit % p.kv_heads, r = unit / p.kv_heads;
   const uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const CacheGeometry geometry{p.pages, p.kv_heads, kDim};
@@ -74,27 +142,20 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   const uint32_t* ids = nullptr;  // of the slot's pages; null: the row is idle or refused
   uint32_t bits = 0;              // for the status
   uint32_t first_position = 0, c = 0, last = 0;
-  uint32_t started = 0;  // chunks of the warp
-  // The next of them: c + n kStrands.
-  const auto start = [&](uint32_t kind, uint32_t n) {
-    const uint32_t at = c + n * kStrands;
-    const uint32_t page = __ldcg(ids + at / (kPagePositions / kChunk));
-    const size_t within = size_t{at % (kPagePositions / kChunk)} * kChunk * kDim;
-    if (page < p.table.cache_pages)
-      ring.start(kind, n, p.cache + geometry.unit_offset(kind, page, kv_head) + within);
-    return page < p.table.cache_pages;
+  Chunk<kDim> chunk;  // the warp's next
+  uint32_t page = 0;  // of the chunk behind it, as soon as it is known that there is one
+  const auto page_of = [&](uint32_t at) { return __ldcg(ids + at / (kPagePositions / kChunk)); };
+  const auto rows_of = [&](uint32_t kind, uint32_t of_page, uint32_t at) {
+    return p.cache + geometry.unit_offset(kind, of_page, kv_head) +
+           size_t{at % (kPagePositions / kChunk)} * kChunk * kDim;
   };
-  const auto start_first = [&] {
-    for (; ids != nullptr && started < p.stages && c + started * kStrands <= last; ++started) {
-      if (!start(0, started)) break;  // found out again below
-      start(1, started);
-    }
-  };
-  const auto drain = [&] {
-    for (uint32_t n = 0; n < started; ++n) {
-      ring.wait(0, n);
-      ring.wait(1, n);
-    }
+  const auto load_first = [&] {
+    if (ids == nullptr || c > last) return;
+    const uint32_t of_page = page_of(c);
+    if (of_page >= p.table.cache_pages) return;  // found out again below
+    chunk.load_keys(rows_of(0, of_page, c));
+    chunk.load_values(rows_of(1, of_page, c));
+    if (c + kStrands <= last) page = page_of(c + kStrands);
   };
   const auto find_row = [&] {
     const uint4 words = __ldcg(reinterpret_cast<const uint4*>(p.rows) + r);
@@ -115,9 +176,9 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   };
   const auto check_pages = [&] {
     bool missing = false;
-    for (uint32_t page = first_position / kPagePositions + threadIdx.x;
-         ids != nullptr && page <= row.position / kPagePositions; page += kAttentionThreads)
-      missing = missing || __ldcg(ids + page) >= p.table.cache_pages;
+    for (uint32_t i = first_position / kPagePositions + threadIdx.x;
+         ids != nullptr && i <= row.position / kPagePositions; i += kAttentionThreads)
+      missing = missing || __ldcg(ids + i) >= p.table.cache_pages;
     if (__syncthreads_or(missing) != 0) {
       bits = kPageOutOfRange;
       ids = nullptr;
@@ -134,44 +195,44 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   };
   // Vectors that the block prepares, a warp each: queries, and of a set where it has the newest chunk the key and the value.
   const auto vector_of = [&](uint32_t item) {
-    if (item < kQueries) return p.query + (size_t{unit} * kQueries + item) * kDim;
-    return (item == kQueries ? p.key : p.value) + size_t{kv_head} * kDim;
+    if (item < p.queries) return p.query + (size_t{unit} * p.queries + item) * kDim;
+    return (item == p.queries ? p.key : p.value) + size_t{kv_head} * kDim;
   };
   const auto load_gain = [&](Head<kDim>& gain, uint32_t item) {
-    if (kSet && p.query_gain != nullptr && item <= kQueries)
-      gain.load_sealed(item < kQueries ? p.query_gain : p.key_gain);
+    if (kSet && p.query_gain != nullptr && item <= p.queries)
+      gain.load_sealed(item < p.queries ? p.query_gain : p.key_gain);
   };
   Head<kDim> head, gain;  // the warp's first vector
   const auto prepare = [&] {
     find_row();
     if constexpr (kSet) {
-      start_first();
+      load_first();
       find_angles();
     }
     check_pages();
   };
   const bool ahead = p.state.ahead;
+  if (threadIdx.x == 0) parts.expect(p.queries);
   const Running run(p.state, [&] {
     load_gain(gain, warp);
     if (ahead) prepare();
   });
   if (!ahead) prepare();
   const bool writes = kSet && last % kCluster == rank;
-  const uint32_t items = kQueries + (writes ? 2u : 0u);
+  const uint32_t items = p.queries + (writes ? 2u : 0u);
   if (warp < items) head.load(vector_of(warp));  // before anything is waited for: a plan has memory for it
-  if (r >= run.rows || ids == nullptr) drain();  // what has been started ends before the block does
   if (r >= run.rows) return;
   if (ids == nullptr) {
-    constexpr uint32_t kSlice = Parts<kDim, kQueries>::kSlice;
-    for (uint32_t i = threadIdx.x; i < kQueries * kSlice; i += kAttentionThreads)
-      p.output[(size_t{unit} * kQueries + i / kSlice) * kDim + rank * kSlice + i % kSlice] = 0;
+    constexpr uint32_t kSlice = Parts<kDim>::kSlice;
+    for (uint32_t i = threadIdx.x; i < p.queries * kSlice; i += kAttentionThreads)
+      p.output[(size_t{unit} * p.queries + i / kSlice) * kDim + rank * kSlice + i % kSlice] = 0;
     if (kv_head == 0 && rank == 0 && threadIdx.x == 0)
       raise_status(p.status, bits == kSlotOutOfRange ? p.table.slots : row.slot, bits);
     return;
   }
-  // That all blocks of it have begun is waited for below; nothing has to be seen by then.
+  // That all blocks of it have begun is waited for below; only their barriers have to be seen by then.
   asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-  if constexpr (!kSet) start_first();
+  if constexpr (!kSet) load_first();
 
   if constexpr (kSet) __syncthreads();  // the angles
   for (uint32_t item = warp; item < items; item += kAttentionWarps) {
@@ -179,100 +240,77 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
       head.load(vector_of(item));
       load_gain(gain, item);
     }
-    if (kSet && item <= kQueries) {
-      if (p.query_gain != nullptr) head.normalize(gain, item < kQueries ? p.query_eps : p.key_eps);
+    if (kSet && item <= p.queries) {
+      if (p.query_gain != nullptr) head.normalize(gain, item < p.queries ? p.query_eps : p.key_eps);
       head.rotate(cosines, sines);
     }
-    if (item < kQueries) {
-#pragma unroll
-      for (float& e : head.e) e *= p.scale;
-      head.store(queries[item]);
+    if (item < p.queries) {
+      queries.store(item, head);
       continue;
     }
-    const uint32_t kind = item - kQueries;  // 0: key, 1: value
-    head.store(newest[kind]);
-    head.store(p.cache + geometry.unit_offset(kind, __ldcg(ids + row.position / kPagePositions), kv_head) +
-               row.position % kPagePositions * kDim);
+    const uint32_t kind = item - p.queries;  // 0: key, 1: value
+    __half* to =
+        p.cache + geometry.unit_offset(kind, page_of(last), kv_head) + row.position % kPagePositions * kDim;
+#pragma unroll
+    for (uint32_t i = 0; i < head.kCount; ++i) {
+      const __half element = head.cached(i);
+      newest[kind][lane + i * kWarp] = element;
+      to[lane + i * kWarp] = element;
+    }
   }
   __syncthreads();
 
-  Strand<kDim, kQueries> strand;
+  const uint32_t query = min(Chunk<kDim>::group(), p.queries - 1);
+  Strand<kDim> strand;
   const bool any = c <= last;
-  for (uint32_t n = 0; c + n * kStrands <= last; ++n) {
-    const uint32_t at = c + n * kStrands, position = at * kChunk;
-    ChunkView view;
-    view.begin = position < first_position ? first_position - position : 0;
-    view.end = row.position + 1 - position;
-    if (kSet && at == last) view.newest = row.position % kChunk;
-    const bool more = c + (n + p.stages) * kStrands <= last;
-    view.rows = ring.wait(0, n);
-    view.newest_row = newest[0];
-    strand.weigh(view, queries, weights[warp]);
-    __syncwarp();
-    if (more) start(0, n + p.stages);
-    view.rows = ring.wait(1, n);
-    view.newest_row = newest[1];
-    strand.add(view, weights[warp]);
-    __syncwarp();
-    if (more) start(1, n + p.stages);
-  }
-  asm volatile("barrier.cluster.wait;" ::: "memory");
-  converge();
-  if (any) {
-    const uint32_t to = warp * kCluster + rank;
-    constexpr uint32_t kSlice = Parts<kDim, kQueries>::kSlice;
-#pragma unroll
-    for (uint32_t q = 0; q < kQueries; ++q) {
-      float4 v = strand.values[q];
-      if constexpr (Share<kDim>::kAtOnce == 2) {
-        v = make_float4(v.x + __shfl_xor_sync(~0u, v.x, 16), v.y + __shfl_xor_sync(~0u, v.y, 16),
-                        v.z + __shfl_xor_sync(~0u, v.z, 16), v.w + __shfl_xor_sync(~0u, v.w, 16));
-      }
-      const uint32_t column = 4 * Share<kDim>::value_quad();
-      if (lane < Share<kDim>::kColumns) {
-        auto* other = cluster.map_shared_rank(&parts, column / kSlice);
-        *reinterpret_cast<float4*>(&other->values[to][q][column % kSlice]) = v;
-      }
-      if (lane < kCluster)
-        cluster.map_shared_rank(&parts, lane)->sums[to][q] = make_float2(strand.max[q], strand.sum[q]);
+  for (; c <= last; c += kStrands) {
+    const uint32_t position = c * kChunk;
+    const uint32_t begin = position < first_position ? first_position - position : 0;
+    const uint32_t end = row.position + 1 - position;
+    if (kSet && c == last) chunk.replace(row.position % kChunk, newest[0], newest[1]);
+    if (begin != 0 || end < kChunk) chunk.clear_values(begin, end);
+    const auto weights = strand.weigh(chunk, queries, query, p.scale, begin, end);
+    const uint32_t next = c + kStrands, of_page = page;
+    if (next <= last) chunk.load_keys(rows_of(0, of_page, next));
+    strand.add(chunk, weights);
+    if (next <= last) {
+      chunk.load_values(rows_of(1, of_page, next));
+      if (next + kStrands <= last) page = page_of(next + kStrands);
     }
   }
-  cluster.sync();
+  strand.finish(any, warp_values + size_t{warp} * p.queries * kDim, p.queries);
+  if (lane % 4 == 0) warp_sums[warp][Chunk<kDim>::group()] = make_float2(strand.max, strand.sum);
+  __syncthreads();
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 
-  // Threads of one output follow each other, a power of two; thread t of them has strands t, t + kEach, ...
-  constexpr uint32_t kSlice = Parts<kDim, kQueries>::kSlice;
-  constexpr uint32_t kOutputs = kQueries * kSlice;
-  constexpr uint32_t kEach = std::min(std::bit_floor(kAttentionThreads / kOutputs), kWarp);
-  const uint32_t output = min(threadIdx.x / kEach, kOutputs - 1), q = output / kSlice, d = output % kSlice;
-  const uint32_t first_chunk = first_position / kChunk, chunks = last - first_chunk + 1;
-  const auto used = [&](uint32_t s) { return (s - first_chunk) % kStrands < chunks; };
-  converge();
-  float max = -INFINITY;
-  for (uint32_t s = threadIdx.x % kEach; s < kStrands; s += kEach) {
-    if (used(s)) max = fmaxf(max, parts.sums[s][q].x);
+  for (uint32_t i = threadIdx.x; i < p.queries * kDim / 4; i += kAttentionThreads) {
+    const uint32_t q = 4 * i / kDim, column = 4 * i % kDim;
+    const Joint<kAttentionWarps> joint(&warp_sums[0][q], kMostQueries);
+    float4 value = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (uint32_t w = 0; w < kAttentionWarps; ++w) {
+      const float4 part =
+          *reinterpret_cast<const float4*>(warp_values + (size_t{w} * p.queries + q) * kDim + column);
+      value = make_float4(joint.add(w, part.x, value.x), joint.add(w, part.y, value.y),
+                          joint.add(w, part.z, value.z), joint.add(w, part.w, value.w));
+    }
+    parts.send(rank, q, column, value, make_float2(joint.max, joint.sum));
   }
-  converge();
-  for (uint32_t half = kEach / 2; half > 0; half /= 2) max = fmaxf(max, __shfl_xor_sync(~0u, max, half));
-  float sum = 0, total = 0;
-  for (uint32_t s = threadIdx.x % kEach; s < kStrands; s += kEach) {
-    if (!used(s)) continue;
-    const float factor = exp2f(parts.sums[s][q].x - max);
-    sum = __fmaf_rn(factor, parts.values[s][q][d], sum);
-    total = __fmaf_rn(factor, parts.sums[s][q].y, total);
-  }
-  converge();
-  for (uint32_t half = kEach / 2; half > 0; half /= 2) {
-    sum += __shfl_xor_sync(~0u, sum, half);
-    total += __shfl_xor_sync(~0u, total, half);
-  }
-  if (threadIdx.x % kEach == 0 && threadIdx.x < kOutputs * kEach)
-    p.output[(size_t{unit} * kQueries + q) * kDim + rank * kSlice + d] = __fdiv_rn(sum, total);
+  parts.wait();
+  constexpr uint32_t kSlice = Parts<kDim>::kSlice;
+  if (threadIdx.x >= p.queries * kSlice) return;
+  const uint32_t q = threadIdx.x / kSlice, d = threadIdx.x % kSlice;
+  const Joint<kCluster> joint(&parts.sums[0][q], kMostQueries);
+  float value = 0;
+#pragma unroll
+  for (uint32_t i = 0; i < kCluster; ++i) value = joint.add(i, parts.values[i][q][d], value);
+  p.output[(size_t{unit} * p.queries + q) * kDim + rank * kSlice + d] = __fdiv_rn(value, joint.sum);
 #endif
 }
 
-constexpr std::string_view kNumerics = "fast, f32, 64 strands of 8 positions";
+constexpr std::string_view kNumerics = "fast, two f16 a factor, 64 strands of 16 positions";
 constexpr backend::OpClass kClasses[] = {
-    {"rms_norm", kNormNumerics}, {"rope", kRopeNumerics}, {"kv_write", kCopyNumerics}};
+    {"rms_norm", kNormNumerics}, {"rope", kRopeNumerics}, {"kv_write", kKvWriteF16Numerics}};
 
 // Arguments: rms_norm input, weight, output; rope input, rows, frequencies, output; kv_write key, value, rows, page_table,
 // cache, status; attention query, rows, page_table, cache, status, output.
@@ -285,8 +323,6 @@ constexpr SetWire kWires[] = {
     {kQueryNorm, 2, kQueryRope, 0}, {kKeyNorm, 2, kKeyRope, 0}};
 constexpr SetElided kElided[] = {{kQueryRope, 3}, {kKeyRope, 3}, {kQueryNorm, 2}, {kKeyNorm, 2}};
 
-constexpr uint32_t kMostQueries = 8;
-
 /// Head sizes and queries a key-value head that there are kernels for.
 bool has_kernel(const AttentionConstants& c) {
   if ((c.head_dim != 64 && c.head_dim != 128) || c.heads % c.kv_heads != 0) return false;
@@ -298,8 +334,8 @@ bool takes(const SetCall& call, std::span<const uint32_t> places) {
   for (size_t m = 0; m < call.members.size(); ++m) {
     const backend::OpCall& member = call.members[m].call;
     if (places[m] == kAttend) {
-      if (member.args[3].dtype != DType::f32) return false;
-      if (!has_kernel(member.constants_as<AttentionConstants>())) return false;
+      if (!has_kernel(member.constants_as<AttentionConstants>()) || member.args[3].dtype != DType::f16)
+        return false;
     } else if (places[m] == kQueryRope || places[m] == kKeyRope) {
       const auto& c = member.constants_as<RopeConstants>();
       if (c.interleaved != 0 || 2 * c.pairs != c.head_dim || member.args[2].layout->name != "vector_f32")
@@ -315,27 +351,19 @@ template <size_t kCount>
 constexpr SetPattern kPattern{std::span(kPlaces).first(kCount), std::span(kWires).first(kCount == 6 ? 11 : 9),
                               std::span(kElided).first(kCount == 6 ? 4 : 2), takes};
 
-uint32_t stages_of(const AttentionConstants& c) {
-  constexpr uint32_t kManyPages = 4 * kStrands * kChunk / kPagePositions;
-  return c.pages_per_slot > kManyPages && (c.window == 0 || c.window > kManyPages * kPagePositions)
-             ? kMostStages
-             : 1;
-}
-
 /// What attention itself says.
 void set_attention(AttentionStrands& p, const BoundMember& member) {
   const auto& c = member.constants_as<AttentionConstants>();
   p.query = static_cast<const float*>(member.args[0]);
   p.rows = vectors_at<const StepRow>(member.args[1]);
   p.table = {static_cast<const uint32_t*>(member.args[2]), c.slots, c.pages_per_slot, c.pages};
-  p.cache = vectors_at<float>(member.args[3]);
+  p.cache = vectors_at<__half>(member.args[3]);
   p.status = static_cast<uint32_t*>(member.args[4]);
   p.output = static_cast<float*>(member.args[5]);
   p.kv_heads = c.kv_heads;
+  p.queries = c.heads / c.kv_heads;
   p.pages = c.pages;
   p.window = c.window;
-  // Two are worth their memory, of which other kernels want some, where a warp has many chunks.
-  p.stages = stages_of(c);
   p.scale = c.scale * 1.44269504f;
 }
 
@@ -367,9 +395,9 @@ void bind_set(const BoundCommand& command, std::byte* parameters) {
   std::memcpy(parameters, &p, sizeof(p));
 }
 
-template <uint32_t kDim, uint32_t kQueries, bool kSet>
+template <uint32_t kDim, bool kSet>
 KernelEntry entry_of() {
-  return {.function = reinterpret_cast<const void*>(attention_strands<kDim, kQueries, kSet>),
+  return {.function = reinterpret_cast<const void*>(attention_strands<kDim, kSet>),
           .parameter_bytes = sizeof(AttentionStrands),
           .bind = kSet ? bind_set : bind_rows,
           .shape =
@@ -377,10 +405,11 @@ KernelEntry entry_of() {
                 for (const BoundMember& member : command.members) {
                   if (member.place != (kSet ? uint32_t{kAttend} : 0u)) continue;
                   const auto& c = member.constants_as<AttentionConstants>();
-                  return GridShape{.blocks = uint64_t{c.rows} * c.kv_heads * kCluster,
-                                   .threads = kAttentionThreads,
-                                   .shared_bytes = ChunkRing<kDim>::bytes(stages_of(c)),
-                                   .cluster = kCluster};
+                  return GridShape{
+                      .blocks = uint64_t{c.rows} * c.kv_heads * kCluster,
+                      .threads = kAttentionThreads,
+                      .shared_bytes = size_t{kAttentionWarps} * (c.heads / c.kv_heads) * kDim * sizeof(float),
+                      .cluster = kCluster};
                 }
                 return GridShape{};
               },
@@ -393,31 +422,25 @@ KernelEntry entry_of() {
               }};
 }
 
-template <uint32_t kDim, uint32_t kQueries>
-bool is_shape(const AttentionConstants& c) {
-  return c.head_dim == kDim && c.heads == c.kv_heads * kQueries;
-}
-
-/// True when a set, whole or not, may be of this shape.
-template <uint32_t kDim, uint32_t kQueries>
-bool of_shape(const SetCall& call) {
+/// True when a set, whole or not, may be of this head size.
+template <uint32_t kDim>
+bool of_dim(const SetCall& call) {
   for (const backend::SetMember& member : call.members) {
     if (member.call.op->name == "attention")
-      return is_shape<kDim, kQueries>(member.call.constants_as<AttentionConstants>());
+      return member.call.constants_as<AttentionConstants>().head_dim == kDim;
   }
   return true;
 }
 
-template <uint32_t kDim, uint32_t kQueries, size_t kCount>
+template <uint32_t kDim, size_t kCount>
 backend::GroupKernel set_row() {
-  static const KernelEntry kEntry = entry_of<kDim, kQueries, true>();
+  static const KernelEntry kEntry = entry_of<kDim, true>();
   return {.name = kCount == 6 ? "norm_rope_attention" : "rope_attention",
           .numerics = kNumerics,
           .needs = kFeatureHopper | backend::kFeatureFast,
           .fits =
               [](const SetCall& call, std::span<uint32_t> places) {
-                return of_shape<kDim, kQueries>(call) ? match(kPattern<kCount>, call, places)
-                                                      : backend::Fit::no;
+                return of_dim<kDim>(call) ? match(kPattern<kCount>, call, places) : backend::Fit::no;
               },
           .elides = [](const SetCall& call, uint32_t member,
                        uint32_t argument) { return elides(kPattern<kCount>, call, member, argument); },
@@ -427,17 +450,17 @@ backend::GroupKernel set_row() {
           .classes = kClasses};
 }
 
-template <uint32_t kDim, uint32_t kQueries>
+template <uint32_t kDim>
 PluginKernel row() {
-  static const KernelEntry kEntry = entry_of<kDim, kQueries, false>();
+  static const KernelEntry kEntry = entry_of<kDim, false>();
   return {.op = "attention",
           .kernel = {.name = "attention_strands",
                      .numerics = kNumerics,
                      .needs = kFeatureHopper | backend::kFeatureFast,
                      .accepts =
                          [](const backend::OpCall& call) {
-                           return call.args[3].dtype == DType::f32 &&
-                                  is_shape<kDim, kQueries>(call.constants_as<AttentionConstants>());
+                           const auto& c = call.constants_as<AttentionConstants>();
+                           return c.head_dim == kDim && has_kernel(c) && call.args[3].dtype == DType::f16;
                          },
                      .launch =
                          [](const backend::OpCall& call, const backend::DeviceInfo&) {
@@ -449,18 +472,14 @@ PluginKernel row() {
 }  // namespace
 
 std::span<const PluginKernel> attention_strands_cuda_kernels() {
-  static const auto kKernels = []<uint32_t... kQueries>(std::integer_sequence<uint32_t, kQueries...>) {
-    return std::array{row<128, kQueries + 1>()..., row<64, kQueries + 1>()...};
-  }(std::make_integer_sequence<uint32_t, kMostQueries>());
+  static const PluginKernel kKernels[] = {row<128>(), row<64>()};
   return kKernels;
 }
 
 std::span<const backend::GroupKernel> attention_sets_cuda() {
   // With head norms first: of two sets that fit, the larger.
-  static const auto kKernels = []<uint32_t... kQueries>(std::integer_sequence<uint32_t, kQueries...>) {
-    return std::array{set_row<128, kQueries + 1, 6>()..., set_row<64, kQueries + 1, 6>()...,
-                      set_row<128, kQueries + 1, 4>()..., set_row<64, kQueries + 1, 4>()...};
-  }(std::make_integer_sequence<uint32_t, kMostQueries>());
+  static const backend::GroupKernel kKernels[] = {set_row<128, 6>(), set_row<64, 6>(), set_row<128, 4>(),
+                                                  set_row<64, 4>()};
   return kKernels;
 }
 

@@ -8,7 +8,7 @@ namespace {
 
 using namespace decode;
 
-constexpr uint32_t kThreads = 256;
+constexpr uint32_t kThreads = 1024, kAtOnce = 4;  // so that a step of one row waits for memory once or twice
 using EmbeddingParameters = Parameters<EmbeddingConstants, 4>;
 
 __global__ void __launch_bounds__(kThreads)
@@ -23,19 +23,24 @@ __global__ void __launch_bounds__(kThreads)
   const std::byte* tile =
       p.arg<const std::byte>(0) + size_t{valid ? row.token / kTileRows : 0} * chunks * kTileBytes;
   float* output = p.arg<float>(3) + size_t{blockIdx.x} * c.columns;
-  for (uint32_t k = threadIdx.x; k < c.columns; k += kThreads) {
-    if (!valid) {
-      output[k] = 0;
-      continue;
+  for (uint32_t first = threadIdx.x; first < c.columns; first += kAtOnce * kThreads) {
+    uint32_t bytes[kAtOnce], pairs[kAtOnce];
+#pragma unroll
+    for (uint32_t i = 0; i < kAtOnce; ++i) {
+      const uint32_t k = min(first + i * kThreads, c.columns - 1), column = k % kTileColumns;
+      const std::byte* unit = tile + k / kTileColumns * kTileBytes;
+      bytes[i] = __ldg(reinterpret_cast<const uint8_t*>(unit) + within * kTileRowBytes + column / 32 * 16 +
+                       column % 16);
+      pairs[i] = __ldg(reinterpret_cast<const uint32_t*>(unit + kTileCodesBytes) +
+                       column / kTileGroup * kTileRows + within);
     }
-    const std::byte* unit = tile + k / kTileColumns * kTileBytes;
-    const uint32_t column = k % kTileColumns;
-    const auto byte = static_cast<uint32_t>(unit[within * kTileRowBytes + column / 32 * 16 + column % 16]);
-    const uint32_t pair =
-        reinterpret_cast<const uint32_t*>(unit + kTileCodesBytes)[column / kTileGroup * kTileRows + within];
-    const float value =
-        bf16_low(pair) * static_cast<float>(byte >> column % 32 / 16 * 4 & 15) + bf16_high(pair);
-    output[k] = c.scale != 1 ? value * c.scale : value;
+#pragma unroll
+    for (uint32_t i = 0; i < kAtOnce; ++i) {
+      const uint32_t k = first + i * kThreads;
+      const float code = static_cast<float>(bytes[i] >> k % 32 / 16 * 4 & 15);
+      const float value = bf16_low(pairs[i]) * code + bf16_high(pairs[i]);
+      if (k < c.columns) output[k] = !valid ? 0 : c.scale != 1 ? value * c.scale : value;
+    }
   }
 }
 

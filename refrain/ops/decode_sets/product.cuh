@@ -1,10 +1,13 @@
 // Products of one row with 4-bit weights in units of 4 x 1,024: what the kernels for sets of commands share.
 //
-// Numerics class `fast, two int8 planes`: activations are quantized in groups of 64 to 16 bits, q = round(x * 32512 / max|x|),
-// and split into two planes of int8, q = 256 hi + lo. For each group g of an output, D = sum of code * q and S = sum of q
-// are exact integers and p_g = s_x (scale * D + bias * S), one FMA. The 16 values of 1,024 columns are added as a tree of
-// neighbours, the sums of 1,024 in ascending order. No order but these is left to hardware, so that a kernel's shape, the
-// number of warps and the arithmetic unit do not change a bit.
+// Numerics class `fast, two int8 planes`: activations are quantized in groups of 64 to 16 bits, q = round(x / s) with the
+// power of two s that brings max|x| to [16320, 32640), and split into two planes of int8, q = 256 hi + lo. For each group g
+// of an output, D = sum of code * q and S = sum of q are exact integers and p_g = s (scale * D + bias * S), one FMA. The 16
+// values of 1,024 columns are added as a tree of neighbours, the sums of 1,024 in ascending order. No order but these is
+// left to hardware, so that a kernel's shape, the number of warps and the arithmetic unit do not change a bit.
+//
+// Such a kernel lives for one to three microseconds, in which each warp passes its code once: what counts is how many
+// instructions follow each other.
 #pragma once
 
 #include <cstdint>
@@ -17,82 +20,85 @@ namespace refrain::ops::decode {
 
 using namespace backend::cuda;
 
-inline constexpr float kQuantRange = 127.0f * 256.0f;
-
 /// Activations of one row in shared memory, as the lanes of a warp read them: of each 1,024 columns and lane four pieces of 16
 /// bytes: plane hi of its first 16 columns, of its last 16, plane lo of both.
 struct Planes {
-  uint4* codes = nullptr;    ///< [chunk][piece][lane]
-  float2* groups = nullptr;  ///< [group]: s_x, S
-  float* squares = nullptr;  ///< [group]: sum of x * x, for norms
+  uint4* codes = nullptr;  ///< [chunk][piece][lane]
+  float2* groups =
+      nullptr;  ///< [group]: s / 16, 16 S, since the high halves of codes are used 16 times too large
 
   __host__ __device__ static constexpr size_t bytes(uint32_t chunks) {
-    return size_t{chunks} * (4 * kWarp * sizeof(uint4) + kTileGroups * (sizeof(float2) + sizeof(float)));
+    return size_t{chunks} * (4 * kWarp * sizeof(uint4) + kTileGroups * sizeof(float2));
   }
   __device__ Planes(std::byte* memory, uint32_t chunks)
       : codes(reinterpret_cast<uint4*>(memory)),
-        groups(reinterpret_cast<float2*>(codes + size_t{chunks} * 4 * kWarp)),
-        squares(reinterpret_cast<float*>(groups + size_t{chunks} * kTileGroups)) {}
+        groups(reinterpret_cast<float2*>(codes + size_t{chunks} * 4 * kWarp)) {}
 };
 
-/// Part of a row in the registers of a block: thread t has columns 8 (t + i kThreads) and seven more, so that 8 neighbours
-/// have a group of 64. All loads are asked for before the first is used.
-template <uint32_t kThreads>
+/// Part of a row in the registers of a block: thread t has four columns at 4 (t + i threads), so that 16 lanes have a group of
+/// 64. All loads are asked for before the first is used.
+template <uint32_t kLoads>
 struct RowPart {
-  static constexpr uint32_t kLoads = 2, kColumns = 8 * kThreads * kLoads;
-  float4 v[kLoads][2];
+  float4 v[kLoads];
 
+  __device__ static uint32_t columns() { return 4 * blockDim.x * kLoads; }  ///< of a part
   __device__ static uint32_t column(uint32_t part, uint32_t i) {
-    return part * kColumns + 8 * (threadIdx.x + i * kThreads);
+    return part * columns() + 4 * (threadIdx.x + i * blockDim.x);
   }
-  __device__ static uint32_t parts(uint32_t columns) { return (columns + kColumns - 1) / kColumns; }
-  /// `columns`: a multiple of 8. What kernels before have written is never read through the non-coherent path.
+  __device__ static uint32_t parts(uint32_t all) {
+    return all <= columns() ? 1 : (all + columns() - 1) / columns();
+  }
+  /// `all`: columns of the row, a multiple of 4. What kernels before have written is never read through the non-coherent path.
   template <bool kSealed = false>
-  __device__ void load(const float* x, uint32_t part, uint32_t columns) {
+  __device__ void load(const float* x, uint32_t part, uint32_t all) {
 #pragma unroll
     for (uint32_t i = 0; i < kLoads; ++i) {
       const uint32_t c = column(part, i);
-#pragma unroll
-      for (uint32_t h = 0; h < 2; ++h) {
-        const auto* from = reinterpret_cast<const float4*>(x + c) + h;
-        v[i][h] = c < columns ? (kSealed ? __ldg(from) : __ldcg(from)) : make_float4(0, 0, 0, 0);
-      }
+      const auto* from = reinterpret_cast<const float4*>(x + c);
+      v[i] = make_float4(0, 0, 0, 0);
+      if (c < all) v[i] = kSealed ? __ldg(from) : __ldcg(from);
     }
   }
 };
 
-/// The sum over 16 neighbouring lanes, neighbours first.
-__device__ inline float sum_of_16(float value) {
-  converge();
-  for (uint32_t half = 1; half < 16; half *= 2) value += __shfl_xor_sync(~0u, value, half);
-  return value;
-}
 __device__ inline float square_of(float4 v) { return (v.x * v.x + v.y * v.y) + (v.z * v.z + v.w * v.w); }
 
-/// 1 / sqrt(mean of squares + eps) of a row, in every thread; `squares`: shared memory, a float a group. Fours of columns are
-/// added as a tree of neighbours within 1,024, these in ascending order. `row` has part 0, before and after.
-template <uint32_t kThreads>
-__device__ float norm_factor(RowPart<kThreads>& row, const float* x, float eps, uint32_t columns,
-                             float* squares) {
-  const uint32_t chunks = tile_chunks(columns), parts = row.parts(columns);
-  for (uint32_t part = parts; part-- > 0;) {
-    if (parts > 1) row.load(x, part, columns);
+/// Sums of squares of part of a row, a float for each 128 columns: a tree of neighbours. All threads of a warp together.
+template <uint32_t kLoads>
+__device__ void sum_squares(const RowPart<kLoads>& row, uint32_t part, uint32_t padded, float* squares) {
+  float sums[kLoads];
 #pragma unroll
-    for (uint32_t i = 0; i < row.kLoads; ++i) {
-      float square = square_of(row.v[i][0]) + square_of(row.v[i][1]);
-      converge();
-      for (uint32_t half = 1; half < 8; half *= 2) square += __shfl_xor_sync(~0u, square, half);
-      const uint32_t c = row.column(part, i);
-      if (threadIdx.x % 8 == 0 && c < chunks * kTileColumns) squares[c / kTileGroup] = square;
-    }
+  for (uint32_t i = 0; i < kLoads; ++i) sums[i] = square_of(row.v[i]);
+  converge();
+#pragma unroll
+  for (uint32_t half = 1; half < kWarp; half *= 2) {
+#pragma unroll
+    for (uint32_t i = 0; i < kLoads; ++i) sums[i] += __shfl_xor_sync(~0u, sums[i], half);
   }
-  __syncthreads();
+#pragma unroll
+  for (uint32_t i = 0; i < kLoads; ++i) {
+    const uint32_t c = row.column(part, i);
+    if (threadIdx.x % kWarp == 0 && c < padded) squares[c / (4 * kWarp)] = sums[i];
+  }
+}
+
+struct RowNorm {
+  float eps = 0;
+  float inverse = 0;  ///< 1 / columns, rounded
+};
+
+/// 1 / sqrt(mean of squares + eps) of a row: what sum_squares has left goes on as a tree within 1,024 columns, these in
+/// ascending order.
+__device__ inline float norm_factor(const float* squares, uint32_t chunks, const RowNorm& norm) {
   float sum = 0;
+#pragma unroll 1
   for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
-    const float of_chunk = sum_of_16(squares[chunk * kTileGroups + threadIdx.x % kTileGroups]);
+    const float4 a = reinterpret_cast<const float4*>(squares)[2 * chunk],
+                 b = reinterpret_cast<const float4*>(squares)[2 * chunk + 1];
+    const float of_chunk = ((a.x + a.y) + (a.z + a.w)) + ((b.x + b.y) + (b.z + b.w));
     sum = chunk == 0 ? of_chunk : sum + of_chunk;
   }
-  return __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sum, static_cast<float>(columns)) + eps));
+  return __frsqrt_rn(sum * norm.inverse + norm.eps);
 }
 
 /// What a norm makes of four elements.
@@ -100,15 +106,51 @@ __device__ inline float4 normalized(float4 v, float factor, float4 gain) {
   return make_float4(v.x * factor * gain.x, v.y * factor * gain.y, v.z * factor * gain.z,
                      v.w * factor * gain.w);
 }
+template <uint32_t kLoads>
+__device__ void normalize(RowPart<kLoads>& row, float factor, const RowPart<kLoads>& gains) {
+#pragma unroll
+  for (uint32_t i = 0; i < kLoads; ++i) row.v[i] = normalized(row.v[i], factor, gains.v[i]);
+}
 
-/// Four values as integers, and these as bytes of the two planes.
+/// The greatest, and the sum, over each half of a warp.
+__device__ inline uint32_t greatest_of_half(uint32_t value) {
+  const bool upper = threadIdx.x % kWarp >= kWarp / 2;
+  const uint32_t first = __reduce_max_sync(~0u, upper ? 0 : value),
+                 second = __reduce_max_sync(~0u, upper ? value : 0);
+  return upper ? second : first;
+}
+__device__ inline uint32_t sum_of_half(uint32_t value) {
+  const bool upper = threadIdx.x % kWarp >= kWarp / 2;
+  const uint32_t first = __reduce_add_sync(~0u, upper ? 0 : value),
+                 second = __reduce_add_sync(~0u, upper ? value : 0);
+  return upper ? second : first;
+}
+
+/// The power of two by which a group is quantized.
+struct GroupScale {
+  float inverse;  ///< 1 / s; 0 for a group of (nearly) nothing
+  float scale;    ///< s / 16; NaN for a group with a value that is not finite
+
+  /// `greatest`: max|x| as bits, of which what is not finite is greatest.
+  __device__ explicit GroupScale(uint32_t greatest) {
+    // From 1.9921 on a mantissa counts as 2: 32640 and more have no high plane.
+    const uint32_t exponent = (greatest + 0x10200u) >> 23;
+    const bool some = exponent >= kLeastExponent;
+    inverse = __uint_as_float(some ? (2 * 127 + 14 - exponent) << 23 : 0);
+    scale = __uint_as_float(greatest >= 0x7F800000u ? 0x7FFFFFFFu : some ? (exponent - 18) << 23 : 0);
+  }
+  static constexpr uint32_t kLeastExponent = 19;
+};
+
+/// Four values as integers plus kMagic, and these as bytes of the two planes.
 struct Quantized {
-  int sum;
-  uint32_t high, low;
+  static constexpr uint32_t kMagic = 0x4B400000;
+  uint32_t sum, high, low;
 
   __device__ Quantized(float4 v, float inverse) {
-    const int q[4] = {__float2int_rn(v.x * inverse), __float2int_rn(v.y * inverse),
-                      __float2int_rn(v.z * inverse), __float2int_rn(v.w * inverse)};
+    // The product is exact and the sum rounds to an integer.
+    const auto rounded = [&](float f) { return __float_as_uint(__fmaf_rn(f, inverse, 12582912.0f)); };
+    const uint32_t q[4] = {rounded(v.x), rounded(v.y), rounded(v.z), rounded(v.w)};
     sum = (q[0] + q[1]) + (q[2] + q[3]);
     // hi = (q + 128) >> 8 fits a byte; q - 256 hi has the low byte of q.
     high = __byte_perm(__byte_perm(q[0] + 128, q[1] + 128, 0x0051),
@@ -117,54 +159,35 @@ struct Quantized {
   }
 };
 
-/// Quantizes a row, or where `gain` is not null its norm, with all threads of the block; the caller synchronizes. `row` and
-/// `gains` have part 0 of both. `columns`: a multiple of 8. A group with a value that is not finite gets a NaN as its scale.
-template <uint32_t kThreads>
-__device__ void quantize(const Planes& planes, RowPart<kThreads>& row, const float* x,
-                         RowPart<kThreads>& gains, const float* gain, float eps, uint32_t columns) {
-  float factor = 1;
-  if (gain != nullptr) factor = norm_factor(row, x, eps, columns, planes.squares);
-  const uint32_t padded = tile_chunks(columns) * kTileColumns, parts = row.parts(columns);
-  auto* words = reinterpret_cast<uint2*>(planes.codes);
-  for (uint32_t part = 0; part < parts; ++part) {
-    if (part != 0) row.load(x, part, columns);
-    if (gain != nullptr && part != 0) gains.template load<true>(gain, part, columns);
+/// Quantizes part of a row; all threads of a warp together, the caller synchronizes. A group with a value that is not finite
+/// gets a NaN as its scale.
+template <uint32_t kLoads>
+__device__ void quantize(const Planes& planes, const RowPart<kLoads>& row, uint32_t part, uint32_t padded) {
+  auto* words = reinterpret_cast<uint32_t*>(planes.codes);
+  uint32_t greatest[kLoads];
+  converge();
 #pragma unroll
-    for (uint32_t i = 0; i < row.kLoads; ++i) {
-      const uint32_t column = row.column(part, i);
-      if (column >= padded) continue;  // by whole warps
-      float4 a = row.v[i][0], b = row.v[i][1];
-      if (gain != nullptr) {
-        a = normalized(a, factor, gains.v[i][0]);
-        b = normalized(b, factor, gains.v[i][1]);
-      }
-      // As integers, magnitudes keep their order and what is not finite is greatest.
-      const auto magnitude = [](float f) { return __float_as_uint(f) & 0x7FFFFFFFu; };
-      const auto most_of = [&](float4 f) {
-        return max(max(magnitude(f.x), magnitude(f.y)), max(magnitude(f.z), magnitude(f.w)));
-      };
-      uint32_t greatest = max(most_of(a), most_of(b));
-      converge();
-      for (uint32_t half = 1; half < 8; half *= 2)
-        greatest = max(greatest, __shfl_xor_sync(~0u, greatest, half));
-      const bool finite = greatest < 0x7F800000u;
-      const float most = __uint_as_float(greatest);
-      const float inverse = finite && most > 1e-30f ? __fdiv_rn(kQuantRange, most) : 0.0f;
-      const Quantized first(a, inverse), second(b, inverse);
-      int sum = first.sum + second.sum;
-      converge();
-      for (uint32_t half = 1; half < 8; half *= 2) sum += __shfl_xor_sync(~0u, sum, half);
-      // Words k and k + 1 of each plane, k being 0 or 2.
-      const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
-                     pair = column / 8 % 2;
-      const auto at = [&](uint32_t piece) { return ((chunk * 4 + piece) * kWarp + lane) * 2 + pair; };
-      words[at(half)] = make_uint2(first.high, second.high);
-      words[at(2 + half)] = make_uint2(first.low, second.low);
-      if (threadIdx.x % 8 == 0) {
-        planes.groups[column / kTileGroup] = make_float2(
-            finite ? most * (1.0f / kQuantRange) : __uint_as_float(0x7FFFFFFFu), static_cast<float>(sum));
-      }
-    }
+  for (uint32_t i = 0; i < kLoads; ++i) {
+    const auto magnitude = [](float f) { return __float_as_uint(f) & 0x7FFFFFFFu; };
+    greatest[i] = greatest_of_half(max(max(magnitude(row.v[i].x), magnitude(row.v[i].y)),
+                                       max(magnitude(row.v[i].z), magnitude(row.v[i].w))));
+  }
+#pragma unroll
+  for (uint32_t i = 0; i < kLoads; ++i) {
+    const uint32_t column = row.column(part, i);
+    const GroupScale scale(greatest[i]);
+    const Quantized q(row.v[i], scale.inverse);
+    const uint32_t sum = sum_of_half(q.sum) - kTileGroup * Quantized::kMagic;
+    if (column >= padded) continue;  // by whole warps
+    // Word k of 16 columns.
+    const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
+                   k = column / 4 % 4;
+    uint32_t* to = words + ((chunk * 4 + half) * kWarp + lane) * 4 + k;
+    to[0] = q.high;
+    to[2 * kWarp * 4] = q.low;
+    if (threadIdx.x % 16 == 0)
+      planes.groups[column / kTileGroup] =
+          make_float2(scale.scale, static_cast<float>(static_cast<int>(sum)) * 16);
   }
 }
 
@@ -213,7 +236,7 @@ __device__ inline float dot(const Unit& unit, const Planes& planes, uint32_t chu
   b += __shfl_xor_sync(~0u, odd ? sums[1] : sums[3], 1);
   const float2 group = planes.groups[chunk * kTileGroups + lane / 2];
   const auto value = [&](uint32_t pair, int d) {
-    return group.x * __fmaf_rn(bf16_low(pair) * 0.0625f, static_cast<float>(d), bf16_high(pair) * group.y);
+    return group.x * __fmaf_rn(bf16_low(pair), static_cast<float>(d), bf16_high(pair) * group.y);
   };
   const float first = value(unit.scales.x, a), other = value(unit.scales.y, b);
   float sum = (second ? other : first) + __shfl_xor_sync(~0u, second ? first : other, 2);
@@ -233,6 +256,23 @@ __device__ inline Unit unit_at(const std::byte* at) {
     unit.codes[r] = reinterpret_cast<const uint4*>(at + r * kTileRowBytes)[lane];
   unit.scales = reinterpret_cast<const uint2*>(at + kTileCodesBytes)[lane];
   __syncwarp();
+  return unit;
+}
+
+/// This lane's part of a unit in memory, which nothing else on the SM will read.
+__device__ inline Unit load_unit(const std::byte* at) {
+  const uint32_t lane = threadIdx.x % kWarp;
+  Unit unit;
+#pragma unroll
+  for (uint32_t r = 0; r < kTileRows; ++r) {
+    uint4& codes = unit.codes[r];
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(codes.x), "=r"(codes.y), "=r"(codes.z), "=r"(codes.w)
+                 : "l"(reinterpret_cast<const uint4*>(at + r * kTileRowBytes) + lane));
+  }
+  asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
+               : "=r"(unit.scales.x), "=r"(unit.scales.y)
+               : "l"(reinterpret_cast<const uint2*>(at + kTileCodesBytes) + lane));
   return unit;
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <utility>
 
 #include "refrain/backend/set_pattern.h"
 #include "refrain/ops/add/add.h"
@@ -37,7 +38,7 @@ bool in_tiles(const backend::ArgumentInfo& weight) {
 bool norm_in_tiles(const backend::OpCall& call) {
   const auto& c = call.constants_as<RmsNormConstants>();
   const backend::ArgumentInfo& gain = call.args[kWeight];
-  return (!gain.bound || gain.layout->name == "vector_f32") && c.columns % 8 == 0 &&
+  return (!gain.bound || gain.layout->name == "vector_f32") && c.columns % 4 == 0 &&
          tile_chunks(c.columns) <= kMostTileChunks;
 }
 
@@ -90,35 +91,59 @@ void set_product(ProductParameters& p, uint32_t w, const BoundMember& product) {
   p.columns = c.columns;
 }
 
+RowNorm row_norm(const RmsNormConstants& c) { return {c.eps, 1.0f / static_cast<float>(c.columns)}; }
+
 void set_norm(ProductParameters& p, const BoundMember& norm) {
   p.input = vectors_at<const float>(norm.args[kInput]);
   p.gain = vectors_at<const float>(norm.args[kWeight]);
-  p.eps = norm.constants_as<RmsNormConstants>().eps;
+  p.norm = row_norm(norm.constants_as<RmsNormConstants>());
 }
 
-constexpr size_t kMostSharedBytes = size_t{220}
-                                    << 10;  // of the 227 KB that a block may have, the kernel's own left out
+// Of the 227 KB that a block may have, the kernel's own left out.
+constexpr size_t kMostSharedBytes = size_t{220} << 10;
 
-/// How many row tiles a block takes: all blocks the same, one block an SM. Returns the warps of a block: one a unit, where
-/// that is enough; more than 16 leave the next kernel no room.
-uint32_t divide(ProductParameters& p, Ending ending) {
+/// How a command is launched.
+struct Division {
+  uint32_t warps = 0;
+  uint32_t loads = 0;  ///< of a thread, in which it takes its part of a row
+  uint32_t units = 0;  ///< of a warp, in registers; 0: through a ring
+};
+
+/// How many row tiles a block takes: all blocks the same, one block an SM. A warp a unit, where that is enough: more than 16
+/// leave the next kernel no room.
+Division divide(ProductParameters& p, Ending ending) {
   uint32_t tiles = 0;
-  for (uint32_t w = 0; w < (ending == Ending::gate ? 1 : kMostWeights); ++w) tiles += tiles_of(p.rows[w]);
+  for (uint32_t w = 0; w < kMostWeights; ++w) p.tiles[w] = tiles += tiles_of(p.rows[w]);
+  if (ending == Ending::gate) tiles = p.tiles[0];
   p.tiles_per_block = (tiles + p.state.walkers - 1) / p.state.walkers;
-  const uint32_t units = p.tiles_per_block * tile_chunks(p.columns) * (ending == Ending::gate ? 2 : 1);
-  const uint32_t warps = units <= 8 ? 8 : units <= 12 ? 12 : 16;
-  p.depth = std::min(std::bit_ceil((units + warps - 1) / warps), kMostDepth);
-  while (p.depth > 1 && ProductShape(p, warps, ending).bytes() > kMostSharedBytes) p.depth /= 2;
-  p.step_tiles = warps / tile_chunks(p.columns);
-  p.step_chunks = warps % tile_chunks(p.columns);
-  return warps;
+  p.chunks = tile_chunks(p.columns);
+  p.chunk_inverse = (1u << 31) / p.chunks + 1;
+  const uint32_t units = p.tiles_per_block * p.chunks * (ending == Ending::gate ? 2 : 1);
+  Division division;
+  division.units = p.state.rows > 1 ? 0 : units <= kMostWarps ? 1 : units <= 2 * kMostWarps ? 2 : 0;
+  const uint32_t wanted = division.units == 0 ? units : (units + division.units - 1) / division.units;
+  division.warps = std::clamp(wanted, 8u, kMostWarps);
+  const auto loads = [&] {
+    return (p.columns + 4 * division.warps * kWarp - 1) / (4 * division.warps * kWarp);
+  };
+  if (division.units != 0 && loads() > kMostLoads) division.warps = kMostWarps;
+  if (loads() > kMostLoads) division.units = 0;
+  division.loads = std::min(loads(), kMostLoads);
+  if (division.units != 0) return division;
+  p.depth = std::min(std::bit_ceil((units + division.warps - 1) / division.warps), kMostDepth);
+  while (p.depth > 1 && ProductShape(p, division.warps, ending).bytes() > kMostSharedBytes) p.depth /= 2;
+  return division;
 }
 
 template <Ending kEnding>
-const void* function_of(uint32_t warps) {
-  if (warps == 8) return reinterpret_cast<const void*>(product_set<8, kEnding>);
-  if (warps == 12) return reinterpret_cast<const void*>(product_set<12, kEnding>);
-  return reinterpret_cast<const void*>(product_set<16, kEnding>);
+const void* function_of(const Division& division) {
+  static constexpr auto kFunctions = []<uint32_t... kLess>(std::integer_sequence<uint32_t, kLess...>) {
+    return std::array<std::array<void (*)(ProductParameters), kMostLoads>, 3>{
+        {{product_ring<kEnding, kLess + 1>...},
+         {product_once<kEnding, kLess + 1, 1>...},
+         {product_once<kEnding, kLess + 1, 2>...}}};
+  }(std::make_integer_sequence<uint32_t, kMostLoads>());
+  return reinterpret_cast<const void*>(kFunctions[division.units][division.loads - 1]);
 }
 
 ProductParameters product(const BoundCommand& command) {
@@ -159,7 +184,7 @@ ProductParameters product_add(const BoundCommand& command) {
 
 template <Ending kEnding, ProductParameters (*kDescribe)(const BoundCommand&)>
 KernelEntry entry_of() {
-  return {.function = function_of<kEnding>(16),
+  return {.function = function_of<kEnding>({.loads = 1}),
           .parameter_bytes = sizeof(ProductParameters),
           .bind =
               [](const BoundCommand& command, std::byte* parameters) {
@@ -170,17 +195,16 @@ KernelEntry entry_of() {
           .shape =
               [](const BoundCommand& command) {
                 ProductParameters p = kDescribe(command);
-                const uint32_t warps = divide(p, kEnding);
-                uint32_t tiles = 0;
-                for (uint32_t w = 0; w < (kEnding == Ending::gate ? 1 : kMostWeights); ++w)
-                  tiles += tiles_of(p.rows[w]);
+                const Division division = divide(p, kEnding);
+                const uint32_t tiles = p.tiles[BlockWork<kEnding>::kWeights - 1];
                 return GridShape{.blocks = (tiles + p.tiles_per_block - 1) / p.tiles_per_block,
-                                 .threads = warps * kWarp,
-                                 .shared_bytes = ProductShape(p, warps, kEnding).bytes(),
-                                 .exclusive_per_sm = warps >= 12,
-                                 .function = function_of<kEnding>(warps)};
+                                 .threads = division.warps * kWarp,
+                                 .shared_bytes = ProductShape(p, division.warps, kEnding).bytes(),
+                                 .exclusive_per_sm = division.warps >= 12,
+                                 .function = function_of<kEnding>(division)};
               },
-          .waits_everywhere = true};
+          .waits_everywhere = true,
+          .triggers_late = trigger_of(kEnding) == Trigger::late};
 }
 
 template <const SetPattern& kPattern>
@@ -199,29 +223,34 @@ backend::GroupKernel row(std::string_view name, const KernelEntry& entry) {
 }
 
 using RmsNormParameters = Parameters<RmsNormConstants, 3>;
-constexpr uint32_t kNormThreads = 256;
+constexpr uint32_t kNormThreads = 256, kNormLoads = 2;
 
 /// rms_norm as the sets take it: a block a vector.
 __global__ void __launch_bounds__(kNormThreads) rms_norm_tiles(const __grid_constant__ RmsNormParameters p) {
   const Running run(p.state);
   const RmsNormConstants& c = p.constants;
   if (blockIdx.x >= size_t{run.rows} * c.vectors) return;
-  __shared__ float squares[kMostTileChunks * kTileGroups];
+  __shared__ __align__(16) float squares[kMostTileChunks * kTileColumns / (4 * kWarp)];
   const float* input = p.arg<const float>(kInput) + size_t{blockIdx.x} * c.columns;
   const float* gain = p.arg<const float>(kWeight);
   float* output = p.arg<float>(kOutput) + size_t{blockIdx.x} * c.columns;
-  RowPart<kNormThreads> row;
-  row.load(input, 0, c.columns);
-  const float factor = norm_factor(row, input, c.eps, c.columns, squares);
+  const uint32_t chunks = tile_chunks(c.columns);
+  RowPart<kNormLoads> row;
+  for (uint32_t part = row.parts(c.columns); part-- > 0;) {
+    row.load(input, part, c.columns);
+    sum_squares(row, part, chunks * kTileColumns, squares);
+  }
+  __syncthreads();
+  const float factor = norm_factor(squares, chunks, {c.eps, 1.0f / static_cast<float>(c.columns)});
   for (uint32_t part = 0; part < row.parts(c.columns); ++part) {
-    RowPart<kNormThreads> gains;
+    RowPart<kNormLoads> gains;
     if (gain != nullptr) gains.template load<true>(gain, part, c.columns);
     if (part != 0) row.load(input, part, c.columns);
-    for (uint32_t i = 0; i < row.kLoads; ++i) {
+    for (uint32_t i = 0; i < kNormLoads; ++i) {
       const uint32_t column = row.column(part, i);
-      for (uint32_t h = 0; h < 2 && column < c.columns; ++h)
-        reinterpret_cast<float4*>(output + column)[h] =
-            normalized(row.v[i][h], factor, gain != nullptr ? gains.v[i][h] : make_float4(1, 1, 1, 1));
+      if (column < c.columns)
+        *reinterpret_cast<float4*>(output + column) =
+            normalized(row.v[i], factor, gain != nullptr ? gains.v[i] : make_float4(1, 1, 1, 1));
     }
   }
 }

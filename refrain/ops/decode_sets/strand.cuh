@@ -1,13 +1,15 @@
-// Attention over a paged cache in 64 strands: what a warp does.
+// Attention over a paged cache of f16 in 64 strands: what a warp does.
 //
-// Numerics class `fast, f32, 64 strands of 8 positions`: strand s has the chunks of 8 positions c = s, s + 64, ..., in which
-// it keeps a running maximum, sum and weighted values, positions ascending; strands join at the end. A row and a key-value
-// head with its queries belong to a cluster of 8 blocks of 8 warps: strand s to warp s / 8 of block s % 8. Each block joins
-// a slice of the head's dimensions. Nothing in this depends on what other rows there are.
+// Numerics class `fast, two f16 a factor, 64 strands of 16 positions`: strand s has the chunks of 16 positions c = s, s + 64,
+// ..., in which it keeps a running maximum, sum and weighted values, positions ascending; eight strands join, then these
+// eight. Keys and values are f16; a query and a weight are taken as the sum of two f16, which keeps 21 bits or more. Products
+// are the tensor cores', summed in f32. What a row or column of one gives depends on no other, and so nothing in this on what
+// else there is.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "refrain/backend/cuda/device.cuh"
-#include "refrain/ops/decode_sets/bulk_ring.cuh"
 
 namespace refrain::ops::decode {
 
@@ -15,9 +17,9 @@ using namespace backend::cuda;
 
 inline constexpr uint32_t kCluster = 8;  // blocks of a key-value head
 inline constexpr uint32_t kAttentionWarps = 8, kAttentionThreads = kAttentionWarps * kWarp;
-inline constexpr uint32_t kChunk = 8;  // positions
+inline constexpr uint32_t kChunk = 16;  // positions
 inline constexpr uint32_t kStrands = kCluster * kAttentionWarps;
-inline constexpr uint32_t kMostStages = 2;
+inline constexpr uint32_t kMostQueries = 8;
 
 /// Lane l has elements l, l + 32, ... of a head: the partner of a rope pair is its own.
 template <uint32_t kDim>
@@ -32,10 +34,6 @@ struct Head {
   __device__ void load_sealed(const float* from) {
 #pragma unroll
     for (uint32_t i = 0; i < kCount; ++i) e[i] = __ldg(from + threadIdx.x % kWarp + i * kWarp);
-  }
-  __device__ void store(float* to) const {
-#pragma unroll
-    for (uint32_t i = 0; i < kCount; ++i) to[threadIdx.x % kWarp + i * kWarp] = e[i];
   }
   __device__ void normalize(const Head& gain, float eps) {
     // In the order of rms_norm_tiles: neighbours first, which are lanes and then steps of 32.
@@ -53,7 +51,7 @@ struct Head {
 #pragma unroll
       for (uint32_t i = 0; i < kCount; i += 2 * step) sums[i] += sums[i + step];
     }
-    const float factor = __fdiv_rn(1.0f, __fsqrt_rn(__fdiv_rn(sums[0], static_cast<float>(kDim)) + eps));
+    const float factor = __frsqrt_rn(sums[0] * (1.0f / kDim) + eps);
 #pragma unroll
     for (uint32_t i = 0; i < kCount; ++i) e[i] = e[i] * factor * gain.e[i];
   }
@@ -66,140 +64,222 @@ struct Head {
       e[i + kCount / 2] = y * cosines[pair] + x * sines[pair];
     }
   }
+  /// As the cache has it: rounded to f16, greater magnitudes than its greatest as that, a NaN as one.
+  __device__ __half cached(uint32_t i) const {
+    return __float2half_rn(e[i] != e[i] ? e[i] : fminf(fmaxf(e[i], -65504.0f), 65504.0f));
+  }
 };
 
-/// A warp's chunks of keys (kind 0) and values (kind 1) on their way to shared memory; they lie as [kChunk][kDim].
-template <uint32_t kDim>
-class ChunkRing {
- public:
-  static constexpr uint32_t kBytes = kChunk * kDim * sizeof(float);
+/// Two f16 that add up to a float, of two floats each.
+struct Halves {
+  uint32_t high, low;
 
-  __host__ __device__ static constexpr size_t bytes(uint32_t stages) {
-    return size_t{kAttentionWarps} * 2 * stages * kBytes;
+  __device__ Halves(float a, float b) {
+    const __half2 rounded = __floats2half2_rn(a, b);
+    const float2 back = __half22float2(rounded);
+    high = bits(rounded);
+    low = bits(__floats2half2_rn(a - back.x, b - back.y));
   }
-  /// `memory`, `barriers`: of the block, these [warps][2][kMostStages].
-  __device__ ChunkRing(std::byte* memory, uint64_t* barriers, uint32_t stages)
-      : rings_{{memory + size_t{2 * warp()} * stages * kBytes, barriers + 2 * warp() * kMostStages, stages},
-               {memory + size_t{2 * warp() + 1} * stages * kBytes, barriers + (2 * warp() + 1) * kMostStages,
-                stages}} {}
+  __device__ static uint32_t bits(__half2 pair) { return reinterpret_cast<const uint32_t&>(pair); }
+};
 
-  __device__ void start(uint32_t kind, uint32_t n, const float* from) const { rings_[kind].start(n, from); }
-  __device__ const float* wait(uint32_t kind, uint32_t n) const {
-    return reinterpret_cast<const float*>(rings_[kind].wait(n));
+/// sums += a b, with a of 16 x 16 by rows, b of 16 x 8 by columns, as mma.sync has them.
+__device__ inline void multiply(float (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, "
+      "%1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+/// The queries of a key-value head in shared memory, in two f16 each. Padded so that the lanes of a load meet no bank twice.
+template <uint32_t kDim>
+struct Queries {
+  static constexpr uint32_t kStride = kDim + 32;
+  __half high[kMostQueries][kStride], low[kMostQueries][kStride];
+
+  __device__ void store(uint32_t query, const Head<kDim>& head) {
+#pragma unroll
+    for (uint32_t i = 0; i < head.kCount; ++i) {
+      const __half rounded = __float2half_rn(head.e[i]);
+      high[query][threadIdx.x % kWarp + i * kWarp] = rounded;
+      low[query][threadIdx.x % kWarp + i * kWarp] = __float2half_rn(head.e[i] - __half2float(rounded));
+    }
+  }
+};
+
+/// A chunk's keys and values in the registers of a warp. Lane l is (g, t) = (l / 4, l % 4): of keys it has columns 32 j + 8 t
+/// and seven more of positions g and 8 + g; of values columns 64 h + 8 g and seven more of positions 2 t, 2 t + 1, 8 + 2 t
+/// and 9 + 2 t: so a load of a warp takes whole sectors, and products find their operands in place.
+template <uint32_t kDim>
+struct Chunk {
+  static constexpr uint32_t kKeyLoads = kDim / 32, kValueLoads = kDim / 64;
+  uint4 keys[2][kKeyLoads], values[4][kValueLoads];
+
+  __device__ static uint32_t group() { return threadIdx.x % kWarp / 4; }
+  __device__ static uint32_t in_group() { return threadIdx.x % 4; }
+  __device__ static uint32_t key_position(uint32_t i) { return 8 * i + group(); }
+  __device__ static uint32_t value_position(uint32_t i) { return 8 * (i / 2) + 2 * in_group() + i % 2; }
+  __device__ static uint32_t key_column(uint32_t j) { return 32 * j + 8 * in_group(); }
+  __device__ static uint32_t value_column(uint32_t h) { return 64 * h + 8 * group(); }
+
+  /// `from`: position 0 of the chunk, [kChunk][kDim]; through L2.
+  __device__ void load_keys(const __half* from) {
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+#pragma unroll
+      for (uint32_t j = 0; j < kKeyLoads; ++j)
+        keys[i][j] = load(from + key_position(i) * kDim + key_column(j));
+    }
+  }
+  __device__ void load_values(const __half* from) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+#pragma unroll
+      for (uint32_t h = 0; h < kValueLoads; ++h)
+        values[i][h] = load(from + value_position(i) * kDim + value_column(h));
+    }
+  }
+  /// Position `at` is what shared memory has.
+  __device__ void replace(uint32_t at, const __half* key, const __half* value) {
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+      if (key_position(i) != at) continue;
+#pragma unroll
+      for (uint32_t j = 0; j < kKeyLoads; ++j)
+        keys[i][j] = *reinterpret_cast<const uint4*>(key + key_column(j));
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      if (value_position(i) != at) continue;
+#pragma unroll
+      for (uint32_t h = 0; h < kValueLoads; ++h)
+        values[i][h] = *reinterpret_cast<const uint4*>(value + value_column(h));
+    }
+  }
+  /// Of positions that are not looked at the values are zero, whatever lies there.
+  __device__ void clear_values(uint32_t begin, uint32_t end) {
+#pragma unroll
+    for (uint32_t i = 0; i < 4; ++i) {
+      if (begin <= value_position(i) && value_position(i) < end) continue;
+#pragma unroll
+      for (uint32_t h = 0; h < kValueLoads; ++h) values[i][h] = make_uint4(0, 0, 0, 0);
+    }
   }
 
  private:
-  __device__ static uint32_t warp() { return threadIdx.x / kWarp; }
-  BulkRing<kBytes> rings_[2];
+  __device__ static uint4 load(const __half* from) {
+    uint4 v;
+    asm volatile("ld.global.cg.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+                 : "l"(from)
+                 : "memory");
+    return v;
+  }
 };
 
-/// How the lanes of a warp share a chunk: of keys lane l has a quarter of position l / 4; of values four columns of all
-/// positions, or of every second where a head has 64.
+__device__ inline uint32_t word(const uint4& v, uint32_t i) {
+  return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
+}
+
+/// What a warp keeps of its strand. Lane (g, t) has the maximum and a part of the sum of query g, and of queries 2 t and
+/// 2 t + 1 the values of columns 64 h + 8 g and seven more.
 template <uint32_t kDim>
-struct Share {
-  static constexpr uint32_t kKeyQuads = kDim / 16;
-  static constexpr uint32_t kColumns = kDim / 4;  // lanes of a position
-  static constexpr uint32_t kAtOnce = kWarp / kColumns;
-  static constexpr uint32_t kValues = kChunk / kAtOnce;
-  static_assert(kAtOnce * kColumns == kWarp);
-
-  __device__ static uint32_t key_position() { return threadIdx.x % kWarp / 4; }
-  __device__ static uint32_t key_quad(uint32_t i) { return threadIdx.x % 4 + 4 * i; }
-  __device__ static uint32_t value_position(uint32_t i) {
-    return i * kAtOnce + threadIdx.x % kWarp / kColumns;
-  }
-  __device__ static uint32_t value_quad() { return threadIdx.x % kColumns; }
-};
-
-/// A chunk in shared memory. Of the positions only [begin, end) are looked at; `newest` is read from elsewhere.
-struct ChunkView {
-  const float* rows = nullptr;
-  uint32_t begin = 0, end = 0;
-  uint32_t newest = kNoPosition;
-  const float* newest_row = nullptr;
-
-  static constexpr uint32_t kNoPosition = ~0u;
-  __device__ bool has(uint32_t position) const { return begin <= position && position < end; }
-  template <uint32_t kDim>
-  __device__ float4 quad(uint32_t position, uint32_t index) const {
-    return reinterpret_cast<const float4*>(position == newest ? newest_row : rows + position * kDim)[index];
-  }
-};
-
-__device__ inline float4 scaled(float4 v, float f) { return make_float4(v.x * f, v.y * f, v.z * f, v.w * f); }
-__device__ inline float4 fused(float w, float4 v, float4 sum) {
-  return make_float4(__fmaf_rn(w, v.x, sum.x), __fmaf_rn(w, v.y, sum.y), __fmaf_rn(w, v.z, sum.z),
-                     __fmaf_rn(w, v.w, sum.w));
-}
-__device__ inline float dot_of(float4 a, float4 b, float sum) {
-  return __fmaf_rn(a.w, b.w, __fmaf_rn(a.z, b.z, __fmaf_rn(a.y, b.y, __fmaf_rn(a.x, b.x, sum))));
-}
-
-/// What a warp keeps of its strand.
-template <uint32_t kDim, uint32_t kQueries>
 struct Strand {
-  float max[kQueries];
-  float sum[kQueries];
-  float4 values[kQueries];  // of this lane's columns, weighted, not divided
+  float max = -INFINITY;
+  float sum = 0;  // of this lane's positions
+  float values[kDim / 64][4][4] =
+      {};  // weighted, not divided: [h][w]: columns 2 w and 2 w + 1 of these eight, two queries each
 
-  __device__ Strand() {
-#pragma unroll
-    for (uint32_t q = 0; q < kQueries; ++q) {
-      max[q] = -INFINITY;
-      sum[q] = 0;
-      values[q] = make_float4(0, 0, 0, 0);
-    }
-  }
+  /// Weights of the chunk's positions for query g: the right operand of the product of its values with them.
+  struct Weights {
+    Halves first, second;
+  };
 
-  /// Weights of the chunk's positions into `weights`, shared memory of the warp.
-  __device__ void weigh(const ChunkView& keys, const float (*queries)[kDim], float (*weights)[kChunk]) {
-    using Part = Share<kDim>;
-    const uint32_t j = Part::key_position();
-    const bool seen = keys.has(j);
-    float4 key[Part::kKeyQuads];
-#pragma unroll
-    for (uint32_t i = 0; i < Part::kKeyQuads; ++i) key[i] = keys.template quad<kDim>(j, Part::key_quad(i));
+  /// Of the positions only [begin, end) are looked at. `query`: g, or another where there is none of that number. `scale`: of
+  /// scores, and log2(e).
+  __device__ Weights weigh(const Chunk<kDim>& chunk, const Queries<kDim>& queries, uint32_t query,
+                           float scale, uint32_t begin, uint32_t end) {
+    float scores[2][4] = {};  // of two positions: by the high halves of the query, by the low ones
     converge();
 #pragma unroll
-    for (uint32_t q = 0; q < kQueries; ++q) {
-      float score = 0;
+    for (uint32_t j = 0; j < chunk.kKeyLoads; ++j) {
+      const uint4 high = *reinterpret_cast<const uint4*>(&queries.high[query][chunk.key_column(j)]),
+                  low = *reinterpret_cast<const uint4*>(&queries.low[query][chunk.key_column(j)]);
 #pragma unroll
-      for (uint32_t i = 0; i < Part::kKeyQuads; ++i)
-        score = dot_of(reinterpret_cast<const float4*>(queries[q])[Part::key_quad(i)], key[i], score);
-      score += __shfl_xor_sync(~0u, score, 1);
-      score += __shfl_xor_sync(~0u, score, 2);
-      if (!seen) score = -INFINITY;  // whatever lies there
-      float now = fmaxf(max[q], score);
-      for (uint32_t half = 4; half < kWarp; half *= 2) now = fmaxf(now, __shfl_xor_sync(~0u, now, half));
-      const float weight = exp2f(score - now), factor = exp2f(max[q] - now);
-      float added = weight;
-      for (uint32_t half = 4; half < kWarp; half *= 2) added += __shfl_xor_sync(~0u, added, half);
-      sum[q] = __fmaf_rn(sum[q], factor, added);
-      values[q] = scaled(values[q], factor);
-      max[q] = now;
-      if (threadIdx.x % 4 == 0) weights[q][j] = weight;
+      for (uint32_t i = 0; i < 2; ++i) {
+        const uint4& key = chunk.keys[i][j];
+        multiply(scores[i], high.x, low.x, high.y, low.y, key.x, key.y);
+        multiply(scores[i], high.z, low.z, high.w, low.w, key.z, key.w);
+      }
     }
-  }
-  __device__ void add(const ChunkView& rows, const float (*weights)[kChunk]) {
-    using Part = Share<kDim>;
+    float score[2][2];
 #pragma unroll
-    for (uint32_t i = 0; i < Part::kValues; ++i) {
-      const uint32_t j = Part::value_position(i);
-      if (!rows.has(j)) continue;
-      const float4 value = rows.template quad<kDim>(j, Part::value_quad());
+    for (uint32_t i = 0; i < 2; ++i) {
 #pragma unroll
-      for (uint32_t q = 0; q < kQueries; ++q) values[q] = fused(weights[q][j], value, values[q]);
+      for (uint32_t e = 0; e < 2; ++e) {
+        const uint32_t position = 8 * i + 2 * chunk.in_group() + e;
+        score[i][e] = (scores[i][e] + scores[i][e + 2]) * scale;
+        if (position < begin || position >= end) score[i][e] = -INFINITY;
+      }
     }
-    converge();
+    float now = fmaxf(max, fmaxf(fmaxf(score[0][0], score[0][1]), fmaxf(score[1][0], score[1][1])));
+    now = fmaxf(now, __shfl_xor_sync(~0u, now, 1));
+    now = fmaxf(now, __shfl_xor_sync(~0u, now, 2));
+    const float factor = exp2f(max - now);
+    max = now;
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+#pragma unroll
+      for (uint32_t e = 0; e < 2; ++e) score[i][e] = exp2f(score[i][e] - now);
+    }
+    sum = __fmaf_rn(sum, factor, (score[0][0] + score[0][1]) + (score[1][0] + score[1][1]));
+    const uint32_t of_query = 8 * chunk.in_group();  // lane (2 t, 0)
+    const float even = __shfl_sync(~0u, factor, of_query), odd = __shfl_sync(~0u, factor, of_query + 4);
+#pragma unroll
+    for (auto& half : values) {
+#pragma unroll
+      for (auto& pair : half) {
+#pragma unroll
+        for (uint32_t i = 0; i < 4; ++i) pair[i] *= i % 2 == 0 ? even : odd;
+      }
+    }
+    return {Halves(score[0][0], score[0][1]), Halves(score[1][0], score[1][1])};
   }
-};
 
-/// Of each strand what one block joins: a slice of the head's dimensions.
-template <uint32_t kDim, uint32_t kQueries>
-struct Parts {
-  static constexpr uint32_t kSlice = kDim / kCluster;
-  float2 sums[kStrands][kQueries];  // greatest score, sum of weights
-  float values[kStrands][kQueries][kSlice];
+  __device__ void add(const Chunk<kDim>& chunk, const Weights& weights) {
+    converge();
+#pragma unroll
+    for (uint32_t h = 0; h < chunk.kValueLoads; ++h) {
+#pragma unroll
+      for (uint32_t w = 0; w < 4; ++w) {
+        const auto pair = [&](uint32_t i, uint32_t halves) {
+          return __byte_perm(word(chunk.values[i][h], w), word(chunk.values[i + 1][h], w), halves);
+        };
+        const uint32_t a[4] = {pair(0, 0x5410), pair(0, 0x7632), pair(2, 0x5410), pair(2, 0x7632)};
+        multiply(values[h][w], a[0], a[1], a[2], a[3], weights.first.low, weights.second.low);
+        multiply(values[h][w], a[0], a[1], a[2], a[3], weights.first.high, weights.second.high);
+      }
+    }
+  }
+
+  /// `sum` becomes that of all positions; where `stores`, the values go to [queries][kDim] floats.
+  __device__ void finish(bool stores, float* to, uint32_t queries) {
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+#pragma unroll
+    for (uint32_t e = 0; e < 2; ++e) {
+      const uint32_t query = 2 * Chunk<kDim>::in_group() + e;
+      if (!stores || query >= queries) continue;
+#pragma unroll
+      for (uint32_t h = 0; h < kDim / 64; ++h) {
+        auto* at = reinterpret_cast<float4*>(to + query * kDim + Chunk<kDim>::value_column(h));
+        const auto& v = values[h];
+        at[0] = make_float4(v[0][e], v[0][e + 2], v[1][e], v[1][e + 2]);
+        at[1] = make_float4(v[2][e], v[2][e + 2], v[3][e], v[3][e + 2]);
+      }
+    }
+  }
 };
 
 }  // namespace refrain::ops::decode

@@ -11,7 +11,6 @@ namespace refrain::ops {
 inline constexpr std::string_view kNormNumerics = "fast, f32, tree of neighbours within 1,024 columns";
 inline constexpr std::string_view kAddNumerics = "exact, f32, elementwise";
 inline constexpr std::string_view kRopeNumerics = "exact, f32, angles in f64";
-inline constexpr std::string_view kCopyNumerics = "exact, copy";
 
 /// Single ops in the arithmetic of the sets, for any rows, so that a set gives the bits of its members.
 std::span<const backend::cuda::PluginKernel> tiles_cuda_kernels();

@@ -9,7 +9,7 @@ namespace {
 
 using namespace backend::cuda;
 
-constexpr uint32_t kThreads = 256;
+constexpr uint32_t kThreads = 1024, kAtOnce = 4;
 using GatherRowsParameters = Parameters<GatherRowsConstants, 5>;
 
 __global__ void __launch_bounds__(kThreads)
@@ -30,7 +30,18 @@ __global__ void __launch_bounds__(kThreads)
     raise_status(p.arg<uint32_t>(3), c.status_word, kOutputOutOfRange);
   const float* from = p.arg<const float>(0) + (valid ? size_t{row} * c.columns : 0);
   float* to = p.arg<float>(4) + size_t{blockIdx.x} * c.columns;
-  for (uint32_t i = threadIdx.x; i < c.columns; i += kThreads) to[i] = valid ? from[i] : 0.0f;
+  for (uint32_t first = threadIdx.x; first < c.columns; first += kAtOnce * kThreads) {
+    float values[kAtOnce];
+#pragma unroll
+    for (uint32_t i = 0; i < kAtOnce; ++i) {
+      const uint32_t k = first + i * kThreads;
+      values[i] = valid && k < c.columns ? __ldcg(from + k) : 0.0f;
+    }
+#pragma unroll
+    for (uint32_t i = 0; i < kAtOnce; ++i) {
+      if (first + i * kThreads < c.columns) to[first + i * kThreads] = values[i];
+    }
+  }
 }
 
 GridShape shape(const BoundCommand& command) {
