@@ -53,7 +53,8 @@ size_t barriers(const AccessList& list, const Order& order) {
 }
 
 /// Puts the commands in the order asked for.
-void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder by, PlanReport& report) {
+void reorder(LoweredGraph& lowered, const AccessList& list, Order& order, CommandOrder by,
+             PlanReport& report) {
   report.barriers_before = barriers(list, order);
   if (by == CommandOrder::recorded) return;
   Reordering found = order_by_levels(list, order, access_costs(list));
@@ -61,7 +62,6 @@ void reorder(LoweredGraph& lowered, AccessList& list, Order& order, CommandOrder
   commands.reserve(lowered.commands.size());
   for (const uint32_t i : found.order) commands.push_back(lowered.commands[i]);
   lowered.commands = std::move(commands);
-  list = std::move(found.accesses);
   order = std::move(found.derived);
   report.moved = found.moved;
 }

@@ -13,9 +13,9 @@ Reordering reordered(std::vector<uint32_t> order, const AccessList& accesses, co
   Reordering result;
   for (uint32_t i = 0; i < order.size(); ++i) result.moved += order[i] > i;
   result.sections_before = count_sections(accesses, recorded);
-  result.accesses = permuted(accesses, order);
-  result.derived = derive_order(result.accesses);
-  result.sections_after = count_sections(result.accesses, result.derived);
+  const AccessList moved = permuted(accesses, order);
+  result.derived = derive_order(moved);
+  result.sections_after = count_sections(moved, result.derived);
   result.order = std::move(order);
   return result;
 }

@@ -18,8 +18,7 @@ struct Reordering {
   size_t moved = 0;             ///< commands that come earlier than before
   size_t sections_before = 0;
   size_t sections_after = 0;
-  AccessList accesses;  ///< the commands in this order
-  Order derived;        ///< of `accesses`
+  Order derived;  ///< of the commands in this order
 };
 
 /// Level by level, so that sections become levels, the least there can be. Within a level: the longest critical

@@ -311,6 +311,18 @@ TEST_F(RewriteTable, BrokenContractsAreNamed) {
             "[plan] rewrite bad of mix: unknown: expected an op whose access is known");
 }
 
+TEST_F(RewriteTable, AnOutputThatIsWrittenMayBeReadBack) {
+  static constexpr auto kBack = [](const OpCall& call, const RewriteTarget&, Replacement& made) {
+    const auto& c = call.constants_as<MixConstants>();
+    made.command(kSum, {of_call(0), of_call(1), of_call(2)}, c);
+    made.command(kSum, {of_call(2), of_call(1), value(made.value(DType::u32, {8}))}, c);
+    return true;
+  };
+  const Rewrite rewrites[] = {{"back", &kMix, kBack}};
+  ComputeGraph graph = record();
+  EXPECT_EQ(rewrite(graph, rewrites).rewrites.size(), 1u);
+}
+
 TEST_F(RewriteTable, LiveRowsAreThoseOfTheCall) {
   static constexpr auto kFewer = [](const OpCall& call, const RewriteTarget&, Replacement& made) {
     const auto& c = call.constants_as<MixConstants>();
