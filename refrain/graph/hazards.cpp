@@ -161,7 +161,6 @@ std::span<const uint32_t> HazardTracker::add(std::span<const RangeAccess> ranges
 void HazardTracker::add_fence() {
   fence_ = count_++;
   ++epoch_;
-  seen_.clear();
   sharers_.clear();
 }
 

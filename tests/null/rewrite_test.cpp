@@ -342,6 +342,31 @@ TEST_F(RewriteTable, LiveRowsAreThoseOfTheCall) {
             "[plan] rewrite fewer of rows: copy: expected the call's 8 rows, got 4");
 }
 
+TEST_F(RewriteTable, OneRowArgumentMakesACommandLive) {
+  static constexpr ArgumentSpec kJoinArgs[] = {
+      {"a", Access::in, true}, {"b", Access::in, false, true}, {"output", Access::out, true}};
+  static constexpr OpSchema kJoin{"join", kJoinArgs, sizeof(MixConstants), check_dtypes};
+  static constexpr auto kMade = [](const OpCall& call, const RewriteTarget&, Replacement& made) {
+    const auto& c = call.constants_as<MixConstants>();
+    made.command(kSum, {of_call(0), backend::RewriteArgument(), value(made.value(DType::u32, {8, 1}))}, c);
+    made.command(kJoin, {value(0), backend::RewriteArgument(), of_call(1)}, c);
+    return true;
+  };
+  kernels_.push_back({"join", &kJoin, "test", 0, 0, any, tile_per_row, &kRunCopy});
+  const Rewrite rewrites[] = {{"joined", &kRows, kMade}};
+  const Buffer count = device_.buffer(DType::u32, {1});
+  CommandEncoder encoder = device_.encoder();
+  const Temp output = encoder.temp(DType::u32, {8, 1}, count);
+  dispatch(encoder, kRows,
+           std::array{Operand(a_.view(DType::u32, {8, 1}).with_live_rows(count)), Operand(output)},
+           MixConstants{1, 1, 0, 0});
+  ComputeGraph graph = encoder.finish();
+  rewrite(graph, rewrites);
+  ASSERT_EQ(graph.commands.size(), 2u);
+  EXPECT_FALSE(graph.commands[0].live) << "none of its arguments has rows";
+  EXPECT_TRUE(graph.commands[1].live);
+}
+
 // An op whose check takes activations while their dtype is open, but not as what they become.
 TEST_F(RewriteTable, ChecksRunAgainOnceDtypesAreKnown) {
   static constexpr ArgumentSpec kArgs[] = {{"output", Access::out}};
