@@ -134,7 +134,7 @@ HazardTracker::HazardTracker(size_t commands, size_t ranges) : table_(64, kNone)
 std::span<const uint32_t> HazardTracker::add(std::span<const RangeAccess> ranges) {
   const uint32_t base = fence_ == kNone ? 0 : fence_ + 1;
   const uint32_t self = count_ - base + 1;
-  seen_.resize(self + 1);
+  seen_.resize(self + 1);  // the first behind a fence forgets the rest
   deps_.resize(self + 1);
   seen_[0] = seen_[self] = self;
   Found found{self, deps_.data(), seen_.data(), 0};
