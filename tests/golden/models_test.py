@@ -26,8 +26,9 @@ MEAN_LOSS = {"bf16": 10 * 6.8e-7, "4-bit": 10 * 1.2e-6}  # mean |a - b| over the
 # f16 is off by 2^-11 at most, by 0.42 of that as a rule. Six layers, were their values all that there is, would bring
 # sqrt(6) * 0.42 * 2^-11 into the logits; twice that leaves as much to the scores.
 F16_CACHE = 2.0**-10
-# A value that falls near the middle of two may go the other way here and there: ten times what Qwen3 finds.
-F16_CACHE_NUMPY = 10 * 4.1e-6
+# A value that falls near the middle of two goes the other way here and there; of a token that much attention goes to, one
+# such may move the logits by 2^-15.
+F16_CACHE_NUMPY = 2.0**-13
 JUDGE = 10 * 4.2e-7  # numpy against transformers, logits
 MARGIN = 2 * 10 * 1.4e-5  # by which a greedy token must lead: twice the bound of a single logit
 
