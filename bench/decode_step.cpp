@@ -160,7 +160,10 @@ Options parse(int count, char** values) {
     } else if (option == "--tokens") {
       options.tokens = static_cast<uint32_t>(std::stoul(next(i)));
     } else if (option == "--cache") {
-      options.cache = next(i) == "f16" ? DType::f16 : DType::f32;
+      const std::string type = next(i);
+      if (type != "f16" && type != "f32")
+        throw InvalidArgument(fmt::format("--cache: expected f32 or f16, got {}", type));
+      options.cache = type == "f16" ? DType::f16 : DType::f32;
     } else if (option == "--exact") {
       options.exact = true;
     } else if (option == "--plain") {
