@@ -9,6 +9,7 @@
 
 #include "refrain/core/error.h"
 #include "refrain/text/unicode.h"
+#include "tests/refusal.h"
 
 namespace refrain::text {
 namespace {
@@ -93,6 +94,7 @@ TEST(Regex, ReadsWhatTokenizersWrite) {
             (Matches{{0, 1}, {2, 3}, {3, 4}, {4, 8}, {8, 11}}));
   EXPECT_EQ(matches(Regex("x*"), "axb"), (Matches{{0, 0}, {1, 2}, {3, 3}}));
   EXPECT_TRUE(matches(qwen, "").empty());
+  EXPECT_EQ(matches(Regex(R"(\.|\\|\[\*\])"), R"(a.[*]\\)"), (Matches{{1, 2}, {2, 5}, {5, 6}, {6, 7}}));
 }
 
 TEST(Regex, RefusesWhatDiffersBetweenEngines) {
@@ -119,9 +121,29 @@ TEST(Regex, RefusesWhatDiffersBetweenEngines) {
   EXPECT_THROW(Regex(std::string(10000, '(')), InvalidArgument);
 }
 
+TEST(Regex, RefusalsSayWhatAndWhere) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"ab)", "a parenthesis that closes nothing at byte 2"},
+      {"(?i:a[b])", "a class in a case-insensitive group at byte 5"},
+      {"(?i:a\\s)", "an escape in a case-insensitive group at byte 5"},
+      {"(?i:(é))", "a case-insensitive non-ASCII character at byte 5"},
+      {"x(?i)a", "this kind of group at byte 1"},
+      {"a(*FAIL)", "'(*' at byte 1"},
+      {"a{,3}", "this brace at byte 1"},
+      {"a{1}+", "a possessive interval at byte 4"},
+      {"ab\xFF", "invalid UTF-8 at byte 2"}};
+  for (const auto& [pattern, says] : cases) {
+    EXPECT_EQ(test::refusal([&] { Regex{pattern}; }),
+              std::string("regular expression: ") + says + " is not supported");
+  }
+}
+
 TEST(Regex, WorkIsLimited) {
   EXPECT_THROW(matches(Regex("(?:a+)+[bc]"), std::string(40, 'a')), InvalidArgument);
   EXPECT_THROW(matches(Regex("(?:(?:a|aa)+)+[bc]"), std::string(60, 'a')), InvalidArgument);
+  // What would remember each of its steps may not take all memory for that.
+  EXPECT_EQ(test::refusal([] { matches(Regex("^(?:(a)|b)*c"), std::string(3 << 20, 'a') + "dc"); }),
+            "regular expression: heap limit exceeded at byte 0");
 }
 
 TEST(Regex, LongRunsTakeLinearTime) {
