@@ -204,6 +204,17 @@ TEST(Tokenizer, ARunOfFallbackBytesIsTextOrIsNotAsAWhole) {
   EXPECT_EQ(source.tokenizer().decode(Ids{300, 303}), "<0xE4>x_") << "spellings as they are";
 }
 
+TEST(Tokenizer, UnknownCharactersAreOneTokenWhereTheFileSaysSo) {
+  Source source;
+  source.pre_tokenizer = "null";  // so that characters are not bytes, and most are unknown
+  source.vocab_more = R"(,"<unk>":300)";
+  source.merges = "[]";
+  source.model_more = R"(,"unk_token":"<unk>")";
+  EXPECT_EQ(source.tokenizer().encode("a中中b"), (Ids{'a', 300, 300, 'b'}));
+  source.model_more += R"(,"fuse_unk":true)";
+  EXPECT_EQ(source.tokenizer().encode("a中中b"), (Ids{'a', 300, 'b'}));
+}
+
 TEST(Tokenizer, AddedTokensAreFoundBeforeAndAfterNormalizing) {
   for (const char* normalizer : {"null", R"({"type":"NFC"})"}) {
     Source source;
@@ -232,6 +243,14 @@ TEST(Tokenizer, BosFromTheTemplateOrTheConfiguration) {
   source.post_processor = front;
   EXPECT_EQ(source.tokenizer().bos(), 260u);
   EXPECT_EQ(source.tokenizer(R"({"add_bos_token":true,"bos_token":"<tool>"})").bos(), 260u);
+  const std::string twice =
+      R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<|end|>","type_id":0}},{"SpecialToken":{"id":"<|end|>","type_id":0}},{"Sequence":{"id":"A","type_id":0}}],)" +
+      special;
+  for (const std::string& both :
+       {twice, R"({"type":"Sequence","processors":[)" + front + "," + front + "]}"}) {
+    source.post_processor = both;
+    EXPECT_THROW(source.tokenizer(), FileError) << "a second token in front";
+  }
   source.post_processor = R"({"type":"Sequence","processors":[{"type":"ByteLevel"},)" + front + "]}";
   EXPECT_EQ(source.tokenizer().bos(), 260u);
   source.post_processor =
