@@ -389,13 +389,14 @@ ROPE_TYPES = ["dynamic", "yarn", "longrope", "su", "mrope", "other"]
 
 
 @pytest.mark.parametrize("rope_type", ROPE_TYPES)
-def test_rope_scaling_that_is_not_provided(broken, refuses, rope_type):
+def test_rope_scaling_that_is_not_provided(broken, refuses, fails, rope_type):
     settings = {"factor": 4.0, "original_max_position_embeddings": 1024}
     broken.config(rope_parameters={"rope_theta": 10000.0, "rope_type": rope_type, **settings})
     refuses(broken / "config.json", "rope_parameters", rope_type)
     for key in ("type", "rope_type"):
         broken.config(drop=["rope_parameters"], rope_theta=10000.0, rope_scaling={key: rope_type, **settings})
         refuses(broken / "config.json", "rope_scaling", rope_type)
+    fails("info", broken, says=["rope_scaling", rope_type])  # without the weights, too
 
 
 def test_both_spellings_of_rope(broken, bits, tales):
