@@ -78,8 +78,6 @@ struct GridShape {
 };
 
 struct KernelEntry {
-  bool exclusive_per_sm =
-      false;  ///< two such blocks never share an SM, so that a small grid spreads over the GPU
   const void* function = nullptr;  ///< a __global__ function of one parameter
   size_t parameter_bytes = 0;      ///< of that parameter
   void (*bind)(const BoundCommand& command, std::byte* parameters) = nullptr;

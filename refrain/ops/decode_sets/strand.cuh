@@ -10,6 +10,7 @@
 #include <cuda_fp16.h>
 
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/core/half.h"
 
 namespace refrain::ops::decode {
 
@@ -64,10 +65,8 @@ struct Head {
       e[i + kCount / 2] = y * cosines[pair] + x * sines[pair];
     }
   }
-  /// As the cache has it: rounded to f16, greater magnitudes than its greatest as that, a NaN as one.
-  __device__ __half cached(uint32_t i) const {
-    return __float2half_rn(e[i] != e[i] ? e[i] : fminf(fmaxf(e[i], -65504.0f), 65504.0f));
-  }
+  /// As kv_write writes it.
+  __device__ __half cached(uint32_t i) const { return __ushort_as_half(f16::saturated(e[i]).bits); }
 };
 
 /// Two f16 that add up to a float, of two floats each.

@@ -1,4 +1,4 @@
-// The layout of 4-bit weights for products on a GPU: units that a warp takes with one bulk copy.
+// The layout of 4-bit weights for products on a GPU: units that a warp takes at once.
 //
 // A unit is 4 rows by 1,024 columns: 512 bytes of codes a row, then a scale and a bias of each row for each of the 16 groups
 // of 64 columns. Lane l of a warp has columns [32 l, 32 l + 32) of each row, 16 bytes: byte b of word k holds column
