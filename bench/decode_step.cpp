@@ -1,8 +1,9 @@
-// A decode step of models of a given shape with random weights: tokens a second, bytes of weights a second, and where the
-// time goes. The forward pass is the model's own, recorded as plain ops, planned and replayed like any other.
-//   bench_decode_step [--device NAME] [--shape NAME]... [--depth N]... [--tokens N] [--exact] [--plain] [--kinds]
-//     [--cache f32|f16]
-// --kinds: where the time goes, a line for each kind of kernel.
+// Decode steps and prompts of models of a given shape with random weights: tokens a second, bytes of weights a second, and
+// where the time goes. The forward pass is the model's own, recorded as plain ops, planned and replayed like any other.
+//   bench_decode_step [--device NAME] [--shape NAME]... [--depth N]... [--sequences N]... [--tokens N] [--prompt N]...
+//     [--chunk N] [--exact] [--plain] [--kinds] [--cache f32|f16]
+// --sequences: so many at once, one row each (1). --prompt: in place of decode steps, a prompt of so many tokens, in chunks of
+// --chunk rows (512). --kinds: where the time goes, a line for each kind of kernel.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -36,8 +37,8 @@ constexpr ShapeOf kShapes[] = {
 struct Options {
   std::string device = "cpu";
   std::vector<std::string> shapes;
-  std::vector<uint32_t> depths;
-  uint32_t tokens = 64;
+  std::vector<uint32_t> depths, sequences, prompts;
+  uint32_t tokens = 64, chunk = 512;
   bool exact = false, plain = false, kinds = false;
   std::optional<DType> cache = std::nullopt;
 };
@@ -56,19 +57,24 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-/// One slot at `depth`, as if that many tokens had been computed: what the cache holds does not matter here.
-void place(model::ModelRunner& runner, uint32_t depth) {
-  model::Slot slot;
-  slot.length = depth;
-  slot.last_token = 17;
-  runner.set_slot(0, slot);
-  const ops::StepRequest request{.slot = 0, .rows = 1};
-  const uint32_t token = ops::kLastToken, output = 0;
-  runner.submit({std::span(&request, 1), std::span(&token, 1), std::span(&output, 1)});
+/// The first slots at `depth`, as if that many tokens had been computed: what the cache holds does not matter here.
+void place(model::ModelRunner& runner, uint32_t depth, uint32_t sequences = 1) {
+  std::vector<ops::StepRequest> requests;
+  std::vector<uint32_t> outputs;
+  for (uint32_t s = 0; s < sequences; ++s) {
+    model::Slot slot;
+    slot.length = depth;
+    slot.last_token = 17;
+    runner.set_slot(s, slot);
+    requests.push_back({.slot = s, .rows = 1});
+    outputs.push_back(s);
+  }
+  const std::vector<uint32_t> tokens(sequences, ops::kLastToken);
+  runner.submit({requests, tokens, outputs});
   runner.wait();
 }
 
-/// A model of the shape with random weights, and its runner for one row.
+/// A model of the shape with random weights, and its runner.
 struct Made {
   Made(const ShapeOf& shape, const Options& options)
       : device(Device::open(options.device)),
@@ -80,8 +86,12 @@ struct Made {
 
   static model::RunnerOptions runner_options(const Options& options) {
     model::RunnerOptions result;
-    result.capacities = {1};
+    result.slots = *std::ranges::max_element(options.sequences);
+    result.capacities = options.prompts.empty() ? options.sequences : std::vector{options.chunk};
+    std::ranges::sort(result.capacities);
     result.context_tokens = *std::ranges::max_element(options.depths) + 8 * options.tokens + 64;
+    for (const uint32_t prompt : options.prompts)
+      result.context_tokens = std::max(result.context_tokens, prompt + 16 * options.chunk);
     result.plan.fuse = !options.plain;
     result.cache = options.cache;
     return result;
@@ -95,26 +105,57 @@ struct Made {
 void measure(Made& made, const ShapeOf& shape, const Options& options) {
   const auto weight_bytes = static_cast<double>(made.model.weights().bytes);
   for (const uint32_t depth : options.depths) {
+    for (const uint32_t sequences : options.sequences) {
+      std::vector<double> us;
+      for (int round = 0; round < 6; ++round) {
+        place(made.runner, depth, sequences);
+        const auto start = std::chrono::steady_clock::now();
+        for (uint32_t t = 0; t < options.tokens; ++t) made.runner.submit_next();
+        made.runner.wait();
+        us.push_back(
+            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
+            options.tokens);
+      }
+      const double each = median(us);
+      fmt::print(
+          "{} depth {}, {} at once: {:.1f} us a step (least {:.1f}), {:.1f} tok/s, {:.3f} TB/s of weights\n",
+          shape.name, depth, sequences, each, *std::ranges::min_element(us), sequences * 1e6 / each,
+          weight_bytes / each / 1e6);
+    }
+  }
+}
+
+void measure_prompts(Made& made, const ShapeOf& shape, const Options& options) {
+  for (const uint32_t length : options.prompts) {
     std::vector<double> us;
     for (int round = 0; round < 6; ++round) {
-      place(made.runner, depth);
+      made.runner.set_slot(0, {});
+      const std::vector<uint32_t> tokens(length, 17);
       const auto start = std::chrono::steady_clock::now();
-      for (uint32_t t = 0; t < options.tokens; ++t) made.runner.submit_next();
+      for (uint32_t begin = 0; begin < length; begin += options.chunk) {
+        const uint32_t rows = std::min(options.chunk, length - begin), last = rows - 1;
+        const ops::StepRequest request{.slot = 0, .rows = rows};
+        const std::span outputs(&last, begin + rows == length ? 1 : 0);
+        made.runner.submit({std::span(&request, 1), std::span(tokens).subspan(begin, rows), outputs});
+      }
       made.runner.wait();
       us.push_back(
-          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() /
-          options.tokens);
+          std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
     }
-    const double each = median(us);
-    fmt::print("{} depth {}: {:.1f} us a token (least {:.1f}), {:.1f} tok/s, {:.3f} TB/s of weights\n",
-               shape.name, depth, each, *std::ranges::min_element(us), 1e6 / each, weight_bytes / each / 1e6);
+    fmt::print("{} prompt of {}: {:.1f} us (least {:.1f}), {:.0f} tok/s\n", shape.name, length, median(us),
+               *std::ranges::min_element(us), 1e6 * length / median(us));
   }
 }
 
 /// Of each kind of kernel in one replay: how long it was there ahead of its wait, how long after the end of the one before
 /// it was past that, and how long it then worked.
-void measure_kinds(Made& made, const ShapeOf& shape, uint32_t depth) {
-  for (int warm = 0; warm < 3; ++warm) place(made.runner, depth);
+void measure_kinds(Made& made, const ShapeOf& shape, const Options& options) {
+  if (options.prompts.empty()) {
+    for (int warm = 0; warm < 3; ++warm)
+      place(made.runner, options.depths.front(), options.sequences.front());
+  } else {
+    measure_prompts(made, shape, options);
+  }
   const Program timed =
       made.device.prepare(made.runner.program(0).plan(), {.timestamps = true, .label = "timed"});
   Point last;
@@ -135,7 +176,7 @@ void measure_kinds(Made& made, const ShapeOf& shape, uint32_t depth) {
     kind.work += span.end_ns - span.ready_ns;
     before = span.end_ns;
   }
-  fmt::print("{} depth {}, us a kernel:{:>22} lead      gap     work\n", shape.name, depth, "");
+  fmt::print("{}, us a kernel:{:>31} lead      gap     work\n", shape.name, "");
   for (const auto& [name, kind] : kinds) {
     const double each = 1e-3 / kind.count;
     fmt::print("  {:<40} x{:<4} {:8.2f} {:8.2f} {:8.2f}\n", name, kind.count, kind.lead * each,
@@ -159,6 +200,12 @@ Options parse(int count, char** values) {
       options.depths.push_back(static_cast<uint32_t>(std::stoul(next(i))));
     } else if (option == "--tokens") {
       options.tokens = static_cast<uint32_t>(std::stoul(next(i)));
+    } else if (option == "--sequences") {
+      options.sequences.push_back(static_cast<uint32_t>(std::stoul(next(i))));
+    } else if (option == "--prompt") {
+      options.prompts.push_back(static_cast<uint32_t>(std::stoul(next(i))));
+    } else if (option == "--chunk") {
+      options.chunk = static_cast<uint32_t>(std::stoul(next(i)));
     } else if (option == "--cache") {
       const std::string type = next(i);
       if (type != "f16" && type != "f32")
@@ -175,6 +222,7 @@ Options parse(int count, char** values) {
     }
   }
   if (options.depths.empty()) options.depths = {512};
+  if (options.sequences.empty()) options.sequences = {1};
   for (const std::string& shape : options.shapes) {
     if (std::ranges::find(kShapes, shape, &ShapeOf::name) == std::end(kShapes))
       throw InvalidArgument(fmt::format("--shape: expected one that is known, got {}", shape));
@@ -194,8 +242,8 @@ int run(int count, char** values) {
                options.exact ? "exact" : "fast", made.device.info().name, report.commands, report.levels,
                static_cast<double>(made.model.weights().bytes) / 1e9,
                std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
-    measure(made, shape, options);
-    if (options.kinds) measure_kinds(made, shape, options.depths.front());
+    options.prompts.empty() ? measure(made, shape, options) : measure_prompts(made, shape, options);
+    if (options.kinds) measure_kinds(made, shape, options);
   }
   return 0;
 }

@@ -22,6 +22,15 @@ const KernelEntry& entry_of(const PlanCommand& command) {
                                                                               : command.group_kernel->entry);
 }
 
+cudaGraphEdgeData edge_data(bool programmatic) {
+  cudaGraphEdgeData data{};
+  if (programmatic) {
+    data.from_port = cudaGraphKernelNodePortProgrammatic;
+    data.type = cudaGraphDependencyTypeProgrammatic;
+  }
+  return data;
+}
+
 }  // namespace
 
 CudaExecutable::CudaExecutable(const PlanData& plan, const ExecutableOptions& options,
@@ -62,7 +71,7 @@ CudaExecutable::CudaExecutable(const PlanData& plan, const ExecutableOptions& op
     check_edges(plan, waits, edges_);
     const Completion completion(edges_, std::move(late));
     for (uint32_t i = 0; i < plan.commands.size(); ++i) {
-      if (nodes_[i].blocks == 0) continue;
+      if (nodes_[i].kernels.empty()) continue;
       const PlanCommand& command = plan.commands[i];
       const auto may = [&](const std::vector<BufferView>& views) {
         return !views.empty() && may_read_ahead(plan, completion, i, views);
@@ -152,53 +161,52 @@ CudaExecutable::Node CudaExecutable::make_node(uint32_t index, const std::vector
   }
   bound.members = members;
 
-  const GridShape shape = command.launch.rows == 0 ? GridShape{} : entry.shape(bound);
+  if (command.launch.rows == 0) return node;
+  GridShape shape = entry.shape(bound);
   if (shape.blocks == 0) return node;
+  if (shape.function == nullptr) shape.function = entry.function;
+  node.parameters.resize(entry.parameter_bytes);
+  entry.bind(bound, node.parameters.data());
+  node.waits = entry.waits_everywhere && traits_.programmatic_launch;
+  node.triggers_late = entry.triggers_late;
+  const GridShape before = entry.before != nullptr ? entry.before(bound) : GridShape{};
+  if (before.blocks != 0) node.kernels.push_back(prepared(command, before, node.waits));
+  node.kernels.push_back(prepared(command, shape, node.waits));
+  return node;
+}
+
+/// The shape as it is launched. `waits` stays true where the kernel's image holds the wait.
+GridShape CudaExecutable::prepared(const PlanCommand& command, GridShape shape, bool& waits) {
   if (shape.blocks > INT32_MAX) {
     throw DeviceError(health_.device() + ": " + title(plan_, command) +
                       ": expected at most 2147483647 blocks, got " + std::to_string(shape.blocks));
   }
-  node.function = shape.function != nullptr ? shape.function : entry.function;
-  node.blocks = shape.blocks;
-  node.threads = shape.threads;
-  node.cluster = shape.cluster;
-  node.shared_bytes = shape.shared_bytes;
-  node.parameters.resize(entry.parameter_bytes);
-  entry.bind(bound, node.parameters.data());
-
   cudaFuncAttributes attributes{};
-  health_.check(cudaFuncGetAttributes(&attributes, node.function), "kernel attributes");
+  health_.check(cudaFuncGetAttributes(&attributes, shape.function), "kernel attributes");
+  // All that the kernel's own leaves.
+  const size_t most = traits_.shared_bytes_per_block - attributes.sharedSizeBytes;
   if (shape.exclusive_per_sm) {
     // More than half of an SM's, with what the kernel and the system take of each block.
     const size_t half = traits_.shared_bytes_per_sm / 2 + 1;
     const size_t taken = attributes.sharedSizeBytes + traits_.reserved_shared_bytes;
-    if (half > taken) node.shared_bytes = std::max(node.shared_bytes, half - taken);
-    node.shared_bytes =
-        std::min(node.shared_bytes, traits_.shared_bytes_per_block - attributes.sharedSizeBytes);
+    if (half > taken) shape.shared_bytes = std::max(shape.shared_bytes, half - taken);
+    shape.shared_bytes = std::min(shape.shared_bytes, most);
   }
   // An image for older hardware, or compiled from its PTX, does not hold the wait.
-  node.waits = entry.waits_everywhere && traits_.programmatic_launch && attributes.ptxVersion >= 90;
-  node.triggers_late = entry.triggers_late;
-  prepare_function(node);
-  return node;
-}
-
-void CudaExecutable::prepare_function(const Node& node) {
+  waits = waits && attributes.ptxVersion >= 90;
   constexpr size_t kWithoutAsking = size_t{48} << 10;
-  if (node.shared_bytes > kWithoutAsking) {
-    cudaFuncAttributes attributes{};
-    health_.check(cudaFuncGetAttributes(&attributes, node.function), "kernel attributes");
-    // All that the kernel's own leaves: other launches of it may want more.
-    const size_t most = traits_.shared_bytes_per_block - attributes.sharedSizeBytes;
-    health_.check(cudaFuncSetAttribute(node.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
+  if (shape.shared_bytes > kWithoutAsking) {
+    // Other launches of it may want more.
+    health_.check(cudaFuncSetAttribute(shape.function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                        static_cast<int>(most)),
                   "shared memory of a kernel");
   }
   constexpr uint32_t kPortableCluster = 8;
-  if (node.cluster > kPortableCluster) {
-    health_.check(cudaFuncSetAttribute(node.function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
+  if (shape.cluster > kPortableCluster) {
+    health_.check(cudaFuncSetAttribute(shape.function, cudaFuncAttributeNonPortableClusterSizeAllowed, 1),
                   "cluster of a kernel");
   }
+  return shape;
 }
 
 void CudaExecutable::build_graph() {
@@ -222,60 +230,69 @@ void CudaExecutable::build_graph() {
     from.clear();
     data.clear();
     for (; edge != edges_.end() && edge->to == i; ++edge) {
-      cudaGraphEdgeData port{};
-      if (edge->programmatic) {
-        port.from_port = cudaGraphKernelNodePortProgrammatic;
-        port.type = cudaGraphDependencyTypeProgrammatic;
-      }
       from.push_back(built[edge->from]);
-      data.push_back(port);
+      data.push_back(edge_data(edge->programmatic));
     }
     if (from.empty() && reset != nullptr) {
       from.push_back(reset);
       data.push_back({});
     }
-    cudaGraphNodeParams params{};
-    params.type = cudaGraphNodeTypeEmpty;
-    void* parameters[1] = {const_cast<std::byte*>(node.parameters.data())};
-    if (node.blocks != 0) {
-      params.type = cudaGraphNodeTypeKernel;
-      params.kernel.func = const_cast<void*>(node.function);
-      params.kernel.gridDim = dim3(static_cast<uint32_t>(node.blocks));
-      params.kernel.blockDim = dim3(node.threads);
-      params.kernel.sharedMemBytes = static_cast<uint32_t>(node.shared_bytes);
-      params.kernel.kernelParams = parameters;
-    }
-    const std::string what = "node " + std::to_string(i) + " (" + title(plan_, plan_.commands[i]) + ")";
-    health_.check(cudaGraphAddNode(&built[i], graph_, from.data(), data.data(), from.size(), &params),
-                  what.c_str());
-    if (node.cluster > 1) {
-      cudaLaunchAttributeValue value{};
-      value.clusterDim.x = node.cluster;
-      value.clusterDim.y = value.clusterDim.z = 1;
-      health_.check(cudaGraphKernelNodeSetAttribute(built[i], cudaLaunchAttributeClusterDimension, &value),
-                    what.c_str());
+    if (node.kernels.empty()) built[i] = add_node(i, nullptr, from, data);
+    for (const GridShape& kernel : node.kernels) {
+      built[i] = add_node(i, &kernel, from, data);
+      from.assign(1, built[i]);
+      data.assign(1, edge_data(node.waits && !traits_.full_edges));
     }
   }
   if (count == 0) return;
   health_.check(cudaGraphInstantiate(&exec_, graph_, 0), "graph");
 }
 
-void CudaExecutable::launch_node(const Node& node, cudaStream_t stream) const {
+/// A command's kernel, null: nothing that runs, behind what is named.
+cudaGraphNode_t CudaExecutable::add_node(uint32_t index, const GridShape* kernel,
+                                         std::span<const cudaGraphNode_t> from,
+                                         std::span<const cudaGraphEdgeData> data) {
+  cudaGraphNodeParams params{};
+  params.type = cudaGraphNodeTypeEmpty;
+  void* parameters[1] = {nodes_[index].parameters.data()};
+  if (kernel != nullptr) {
+    params.type = cudaGraphNodeTypeKernel;
+    params.kernel.func = const_cast<void*>(kernel->function);
+    params.kernel.gridDim = dim3(static_cast<uint32_t>(kernel->blocks));
+    params.kernel.blockDim = dim3(kernel->threads);
+    params.kernel.sharedMemBytes = static_cast<uint32_t>(kernel->shared_bytes);
+    params.kernel.kernelParams = parameters;
+  }
+  const std::string what = "node " + std::to_string(index) + " (" + title(plan_, plan_.commands[index]) + ")";
+  cudaGraphNode_t node = nullptr;
+  health_.check(cudaGraphAddNode(&node, graph_, from.data(), data.data(), from.size(), &params),
+                what.c_str());
+  if (kernel != nullptr && kernel->cluster > 1) {
+    cudaLaunchAttributeValue value{};
+    value.clusterDim.x = kernel->cluster;
+    value.clusterDim.y = value.clusterDim.z = 1;
+    health_.check(cudaGraphKernelNodeSetAttribute(node, cudaLaunchAttributeClusterDimension, &value),
+                  what.c_str());
+  }
+  return node;
+}
+
+void CudaExecutable::launch_kernel(const Node& node, const GridShape& kernel, cudaStream_t stream) const {
   cudaLaunchConfig_t config{};
-  config.gridDim = dim3(static_cast<uint32_t>(node.blocks));
-  config.blockDim = dim3(node.threads);
-  config.dynamicSmemBytes = node.shared_bytes;
+  config.gridDim = dim3(static_cast<uint32_t>(kernel.blocks));
+  config.blockDim = dim3(kernel.threads);
+  config.dynamicSmemBytes = kernel.shared_bytes;
   config.stream = stream;
   cudaLaunchAttribute cluster{};
-  if (node.cluster > 1) {
+  if (kernel.cluster > 1) {
     cluster.id = cudaLaunchAttributeClusterDimension;
-    cluster.val.clusterDim.x = node.cluster;
+    cluster.val.clusterDim.x = kernel.cluster;
     cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
     config.attrs = &cluster;
     config.numAttrs = 1;
   }
   void* parameters[1] = {const_cast<std::byte*>(node.parameters.data())};
-  health_.check(cudaLaunchKernelExC(&config, node.function, parameters), "launch");
+  health_.check(cudaLaunchKernelExC(&config, kernel.function, parameters), "launch");
 }
 
 void CudaExecutable::launch(cudaStream_t stream) const {
@@ -283,7 +300,7 @@ void CudaExecutable::launch(cudaStream_t stream) const {
     health_.check(cudaGraphLaunch(exec_, stream), "launch of a graph");
   } else {
     for (const Node& node : nodes_) {
-      if (node.blocks != 0) launch_node(node, stream);
+      for (const GridShape& kernel : node.kernels) launch_kernel(node, kernel, stream);
     }
   }
   if (seen_stamps_ != nullptr) {
@@ -297,13 +314,13 @@ void CudaExecutable::spans(std::span<TickSpan> spans) const {
   if (seen_stamps_ == nullptr) return;
   uint64_t first = UINT64_MAX;
   for (size_t i = 0; i < nodes_.size(); ++i) {
-    if (nodes_[i].blocks != 0) first = std::min<uint64_t>(first, ~seen_stamps_[i].not_begin);
+    if (!nodes_[i].kernels.empty()) first = std::min<uint64_t>(first, ~seen_stamps_[i].not_begin);
   }
   // What runs nothing passes when the last before it ends.
   uint64_t passed = first == UINT64_MAX ? 0 : first;
   for (size_t i = 0; i < nodes_.size(); ++i) {
     TickSpan span{passed, passed, passed};
-    if (nodes_[i].blocks != 0) {
+    if (!nodes_[i].kernels.empty()) {
       const Stamp& stamp = seen_stamps_[i];
       span = {~stamp.not_begin, ~stamp.not_ready, stamp.end};
     }

@@ -45,13 +45,9 @@ class CudaExecutable final : public Executable {
   const std::string label;
 
  private:
-  /// A command ready to be launched: nothing runs where `blocks` is 0.
+  /// A command ready to be launched: its kernels one after another, or none.
   struct Node {
-    const void* function = nullptr;
-    uint64_t blocks = 0;
-    uint32_t threads = 0;
-    uint32_t cluster = 1;
-    size_t shared_bytes = 0;
+    std::vector<GridShape> kernels;
     std::vector<std::byte> parameters;
     bool waits = false;
     bool triggers_late = false;
@@ -65,9 +61,11 @@ class CudaExecutable final : public Executable {
   };
   Node make_node(uint32_t index, const std::vector<void*>& args, const Ahead& ahead);
   std::vector<BufferView> read_ahead(uint32_t index) const;
-  void prepare_function(const Node& node);
+  GridShape prepared(const PlanCommand& command, GridShape shape, bool& waits);
   void build_graph();
-  void launch_node(const Node& node, cudaStream_t stream) const;
+  cudaGraphNode_t add_node(uint32_t index, const GridShape* kernel, std::span<const cudaGraphNode_t> from,
+                           std::span<const cudaGraphEdgeData> data);
+  void launch_kernel(const Node& node, const GridShape& kernel, cudaStream_t stream) const;
 
   const PlanData& plan_;
   const DeviceTraits traits_;

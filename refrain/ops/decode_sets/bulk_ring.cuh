@@ -8,6 +8,39 @@
 
 namespace refrain::ops::decode {
 
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+/// Barriers for copies, each by one thread; others see them behind a barrier of the block or warp.
+__device__ inline void init_copy_barrier(uint32_t barrier) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+}
+__device__ inline void fence_copy_barriers() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+/// The barrier's next phase ends when so many bytes have come.
+__device__ inline void expect_bytes(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+/// Multiples of 16 bytes, from and to addresses that are multiples of 16.
+__device__ inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+      "l"(from), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+/// Until the phase of this parity has ended.
+__device__ inline void await_copy(uint32_t barrier, uint32_t parity) {
+  asm volatile(
+      "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
+      "bra WAIT_%=;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
+
 /// Copies of kBytes each of one warp, `depth` of them in flight, each with a barrier of its own. All lanes call alike.
 template <uint32_t kBytes>
 class BulkRing {
@@ -18,10 +51,8 @@ class BulkRing {
   __device__ BulkRing(std::byte* memory, uint64_t* barriers, uint32_t depth)
       : memory_(memory), barriers_(shared_address(barriers)), mask_(depth - 1), shift_(depth / 2) {
     const uint32_t lane = threadIdx.x % backend::cuda::kWarp;
-    if (lane < depth)
-      asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + lane * 8) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    if (lane < depth) init_copy_barrier(barriers_ + lane * 8);
+    fence_copy_barriers();
     __syncwarp();
   }
 
@@ -29,32 +60,20 @@ class BulkRing {
   __device__ void start(uint32_t n, const void* from) const {
     if (threadIdx.x % backend::cuda::kWarp == 0) {
       const uint32_t barrier = barriers_ + (n & mask_) * 8;
-      asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "n"(kBytes)
-                   : "memory");
-      asm volatile(
-          "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-              shared_address(memory_ + (n & mask_) * kBytes)),
-          "l"(from), "n"(kBytes), "r"(barrier)
-          : "memory");
+      expect_bytes(barrier, kBytes);
+      bulk_copy(shared_address(memory_ + (n & mask_) * kBytes), from, kBytes, barrier);
     }
     __syncwarp();
   }
 
   /// What the n-th copy has brought, once it has.
   __device__ const std::byte* wait(uint32_t n) const {
-    asm volatile(
-        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
-        "bra WAIT_%=;\n}" ::"r"(barriers_ + (n & mask_) * 8),
-        "r"(n >> shift_ & 1)
-        : "memory");
+    await_copy(barriers_ + (n & mask_) * 8, n >> shift_ & 1);
     __syncwarp();
     return memory_ + (n & mask_) * kBytes;
   }
 
  private:
-  __device__ static uint32_t shared_address(const void* pointer) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-  }
   std::byte* memory_;
   uint32_t barriers_;
   uint32_t mask_, shift_;

@@ -1,6 +1,9 @@
 // Kernels of the mode fast against the references in double, on the device that REFRAIN_TEST_DEVICE names: with bounds of
 // their own, derived where they are. That sets of commands give the bits of these kernels, tests of whole models show.
+#include <algorithm>
 #include <cmath>
+#include <limits>
+#include <vector>
 
 #include "refrain/ops/attention/attention.h"
 #include "refrain/ops/decode_sets/tiles.h"
@@ -34,8 +37,9 @@ TEST(Fast, Matmul) {
   const auto kernels = fast_kernels(matmul_schema);
   SKIP_WITHOUT(kernels);
   Random random;
-  for (const auto& [rows, outputs, columns] : {std::array{1, 5, 64}, std::array{1, 1000, 1024},
-                                               std::array{3, 37, 1088}, std::array{2, 130, 14336}}) {
+  for (const auto& [rows, outputs, columns] :
+       {std::array{1, 5, 64}, std::array{1, 1000, 1024}, std::array{3, 37, 1088}, std::array{2, 130, 14336},
+        std::array{70, 130, 4096}}) {
     const format::EncodedTensor tensor =
         random_tensor(format::mlx_affine({4, 64}, DType::bf16), {outputs, columns}, random);
     const PackedWeight weight = pack(tensor.source("w"), tiles_4x1024());
@@ -43,6 +47,7 @@ TEST(Fast, Matmul) {
     Array<float> input(static_cast<size_t>(rows) * k), got(static_cast<size_t>(rows) * n, -7);
     random.fill(input, -3, 3);
     input[k / 2] = 40;
+    if (rows > 1) input[k + 1] = std::nextafter(4.0f, 0.0f);  // just below a power of two
     for (const backend::Kernel* kernel : kernels) {
       Call call(matmul_schema);
       call.tensor({rows, columns}, input).weight(weight).tensor({rows, outputs}, got);
@@ -69,6 +74,60 @@ TEST(Fast, Matmul) {
         }
         ASSERT_NEAR(static_cast<double>(got[i]), sum, bound)
             << kernel->name << ' ' << rows << " x " << outputs << " x " << columns << ", " << i;
+      }
+    }
+  }
+}
+
+// One row is multiplied from registers, a few through a ring, many by tensor cores.
+TEST(Fast, MatmulOfAnyRowsGivesTheBitsOfOne) {
+  const auto kernels = fast_kernels(matmul_schema);
+  SKIP_WITHOUT(kernels);
+  Random random;
+  for (const auto& [outputs, columns] :
+       {std::array{5u, 64u}, std::array{132u, 1088u}, std::array{900u, 4096u}}) {
+    constexpr uint32_t kRows = 200;
+    const format::EncodedTensor tensor =
+        random_tensor(format::mlx_affine({4, 64}, DType::bf16), {outputs, columns}, random);
+    const PackedWeight weight = pack(tensor.source("w"), tiles_4x1024());
+    Array<float> input(size_t{kRows} * columns);
+    random.fill(input, -3, 3);
+    const auto group = [&](uint32_t row) {
+      return std::span(input).subspan(size_t{row} * columns, kTileGroup);
+    };
+    group(1)[5] = std::numeric_limits<float>::quiet_NaN();
+    group(2)[6] = -std::numeric_limits<float>::infinity();
+    for (float& x : group(3)) x *= 1e-38f;
+    for (float& x : group(4)) x *= 1e30f;
+    std::ranges::fill(group(5), 0.0f);
+    group(6)[7] = std::nextafter(4.0f, 0.0f);
+    group(7)[8] = -3.9843750f;  // the least that is scaled by the next power of two
+    const auto run = [&](const backend::Kernel& kernel, uint32_t first, uint32_t rows, uint32_t live) {
+      Array<float> part(size_t{rows} * columns), got(size_t{rows} * outputs, -7);
+      std::copy_n(input.begin() + static_cast<ptrdiff_t>(size_t{first} * columns), part.size(), part.begin());
+      Call call(matmul_schema);
+      call.tensor({rows, columns}, part).weight(weight).tensor({rows, outputs}, got);
+      call.constants(MatmulConstants{rows, outputs, columns, tensor.format});
+      call.run(kernel, live);
+      return std::vector<float>(got.begin(), got.end());
+    };
+    for (const backend::Kernel* kernel : kernels) {
+      std::vector<float> expected;
+      for (uint32_t r = 0; r < kRows; ++r) {
+        const std::vector<float> row = run(*kernel, r, 1, 1);
+        EXPECT_EQ(std::ranges::count_if(row, [](float x) { return std::isnan(x); }),
+                  r == 1 || r == 2 ? outputs : 0)
+            << r;
+        expected.insert(expected.end(), row.begin(), row.end());
+      }
+      for (const auto& [rows, live] :
+           {std::array{2u, 2u}, std::array{8u, 7u}, std::array{9u, 9u}, std::array{64u, 64u},
+            std::array{65u, 65u}, std::array{200u, 200u}, std::array{200u, 67u}}) {
+        const std::vector<float> got = run(*kernel, 0, rows, live);
+        const size_t count = size_t{live} * outputs;
+        EXPECT_EQ(std::memcmp(got.data(), expected.data(), count * sizeof(float)), 0)
+            << kernel->name << ' ' << live << " of " << rows << " x " << outputs << " x " << columns;
+        EXPECT_EQ(std::ranges::count(std::span(got).subspan(count), -7.0f), got.size() - count);
       }
     }
   }

@@ -33,6 +33,16 @@ struct Planes {
   __device__ Planes(std::byte* memory, uint32_t chunks)
       : codes(reinterpret_cast<uint4*>(memory)),
         groups(reinterpret_cast<float2*>(codes + size_t{chunks} * 4 * kWarp)) {}
+
+  /// Four columns from `column` on.
+  __device__ void put(uint32_t column, uint32_t high, uint32_t low) const {
+    const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
+                   k = column / 4 % 4;
+    uint32_t* to = reinterpret_cast<uint32_t*>(codes) + ((chunk * 4 + half) * kWarp + lane) * 4 + k;
+    to[0] = high;
+    to[2 * kWarp * 4] = low;
+  }
+  __device__ void put_group(uint32_t group, float2 scale_and_sum) const { groups[group] = scale_and_sum; }
 };
 
 /// Part of a row in the registers of a block: thread t has four columns at 4 (t + i threads), so that 16 lanes have a group of
@@ -159,11 +169,10 @@ struct Quantized {
   }
 };
 
-/// Quantizes part of a row; all threads of a warp together, the caller synchronizes. A group with a value that is not finite
-/// gets a NaN as its scale.
-template <uint32_t kLoads>
-__device__ void quantize(const Planes& planes, const RowPart<kLoads>& row, uint32_t part, uint32_t padded) {
-  auto* words = reinterpret_cast<uint32_t*>(planes.codes);
+/// Quantizes part of a row to `planes`, which are Planes or alike; all threads of a warp together, the caller synchronizes. A
+/// group with a value that is not finite gets a NaN as its scale.
+template <uint32_t kLoads, class Target>
+__device__ void quantize(const Target& planes, const RowPart<kLoads>& row, uint32_t part, uint32_t padded) {
   uint32_t greatest[kLoads];
   converge();
 #pragma unroll
@@ -179,15 +188,10 @@ __device__ void quantize(const Planes& planes, const RowPart<kLoads>& row, uint3
     const Quantized q(row.v[i], scale.inverse);
     const uint32_t sum = sum_of_half(q.sum) - kTileGroup * Quantized::kMagic;
     if (column >= padded) continue;  // by whole warps
-    // Word k of 16 columns.
-    const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
-                   k = column / 4 % 4;
-    uint32_t* to = words + ((chunk * 4 + half) * kWarp + lane) * 4 + k;
-    to[0] = q.high;
-    to[2 * kWarp * 4] = q.low;
+    planes.put(column, q.high, q.low);
     if (threadIdx.x % 16 == 0)
-      planes.groups[column / kTileGroup] =
-          make_float2(scale.scale, static_cast<float>(static_cast<int>(sum)) * 16);
+      planes.put_group(column / kTileGroup,
+                       make_float2(scale.scale, static_cast<float>(static_cast<int>(sum)) * 16));
   }
 }
 

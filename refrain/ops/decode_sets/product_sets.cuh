@@ -41,6 +41,7 @@ struct ProductParameters {
   uint32_t chunk_inverse = 0;    ///< 2^31 / chunks + 1
   uint32_t tiles_per_block = 0;  ///< of a gate: of each of the two weights
   uint32_t depth = 0;            ///< units in flight, of a warp of product_ring; a power of two
+  uint32_t splits = 1;           ///< of columns among blocks of product_many
 };
 
 /// What a block computes: tiles, each of `chunks` units. Of a gate those of the first weight and then the same of the second;
@@ -51,8 +52,8 @@ struct BlockWork {
       kEnding == Ending::store ? kMostWeights : 1;  ///< that tiles run through
   uint32_t first, own, units;
 
-  __device__ explicit BlockWork(const ProductParameters& p)
-      : first(blockIdx.x * p.tiles_per_block),
+  __device__ explicit BlockWork(const ProductParameters& p, uint32_t block = blockIdx.x)
+      : first(block * p.tiles_per_block),
         own(min(p.tiles_per_block, p.tiles[kWeights - 1] - first)),
         units(own * p.chunks * (kEnding == Ending::gate ? 2 : 1)) {}
 

@@ -6,7 +6,7 @@
 
 #include "refrain/backend/set_pattern.h"
 #include "refrain/ops/add/add.h"
-#include "refrain/ops/decode_sets/product_sets.cuh"
+#include "refrain/ops/decode_sets/product_many.cuh"
 #include "refrain/ops/decode_sets/tables_cuda.h"
 #include "refrain/ops/elementwise.cuh"
 #include "refrain/ops/matmul/matmul.h"
@@ -102,21 +102,29 @@ void set_norm(ProductParameters& p, const BoundMember& norm) {
 // Of the 227 KB that a block may have, the kernel's own left out.
 constexpr size_t kMostSharedBytes = size_t{220} << 10;
 
-/// How a command is launched.
+/// More rows than these are quantized by a kernel of their own and meet the tensor cores.
+constexpr uint32_t kMostRowsInRing = 1;
+
+/// How a command of few rows is launched.
 struct Division {
   uint32_t warps = 0;
   uint32_t loads = 0;  ///< of a thread, in which it takes its part of a row
   uint32_t units = 0;  ///< of a warp, in registers; 0: through a ring
 };
 
+/// Where tiles end; how many there are to divide among blocks.
+uint32_t set_tiles(ProductParameters& p, Ending ending) {
+  p.chunks = tile_chunks(p.columns);
+  uint32_t tiles = 0;
+  for (uint32_t w = 0; w < kMostWeights; ++w) p.tiles[w] = tiles += tiles_of(p.rows[w]);
+  return ending == Ending::gate ? p.tiles[0] : tiles;
+}
+
 /// How many row tiles a block takes: all blocks the same, one block an SM. A warp a unit, where that is enough: more than 16
 /// leave the next kernel no room.
 Division divide(ProductParameters& p, Ending ending) {
-  uint32_t tiles = 0;
-  for (uint32_t w = 0; w < kMostWeights; ++w) p.tiles[w] = tiles += tiles_of(p.rows[w]);
-  if (ending == Ending::gate) tiles = p.tiles[0];
+  const uint32_t tiles = set_tiles(p, ending);
   p.tiles_per_block = (tiles + p.state.walkers - 1) / p.state.walkers;
-  p.chunks = tile_chunks(p.columns);
   p.chunk_inverse = (1u << 31) / p.chunks + 1;
   const uint32_t units = p.tiles_per_block * p.chunks * (ending == Ending::gate ? 2 : 1);
   Division division;
@@ -182,32 +190,111 @@ ProductParameters product_add(const BoundCommand& command) {
   return p;
 }
 
-template <Ending kEnding, ProductParameters (*kDescribe)(const BoundCommand&)>
-KernelEntry entry_of() {
-  return {.function = function_of<kEnding>({.loads = 1}),
-          .parameter_bytes = sizeof(ProductParameters),
-          .bind =
-              [](const BoundCommand& command, std::byte* parameters) {
-                ProductParameters p = kDescribe(command);
-                divide(p, kEnding);
-                std::memcpy(parameters, &p, sizeof(p));
-              },
-          .shape =
-              [](const BoundCommand& command) {
-                ProductParameters p = kDescribe(command);
-                const Division division = divide(p, kEnding);
-                const uint32_t tiles = p.tiles[BlockWork<kEnding>::kWeights - 1];
-                return GridShape{.blocks = (tiles + p.tiles_per_block - 1) / p.tiles_per_block,
-                                 .threads = division.warps * kWarp,
-                                 .shared_bytes = ProductShape(p, division.warps, kEnding).bytes(),
-                                 .exclusive_per_sm = division.warps >= 12,
-                                 .function = function_of<kEnding>(division)};
-              },
-          .waits_everywhere = true,
-          .triggers_late = trigger_of(kEnding) == Trigger::late};
+/// How a command of many rows is launched.
+struct ManyDivision {
+  bool wide = false;
+  uint32_t tiles = 0;  ///< of a block, of a gate of each weight
+  uint32_t blocks = 0, splits = 1;
+
+  /// `tiles`: row tiles to divide. `units`: SMs.
+  ManyDivision(uint32_t rows, uint32_t columns, uint32_t all_tiles, Ending ending, uint32_t units)
+      : wide(rows > NarrowShape::kRows) {
+    static_assert(WideShape::kTiles == NarrowShape::kTiles);
+    tiles = ending == Ending::gate ? WideShape::kTiles / 2 : WideShape::kTiles;
+    const uint32_t at_once = wide ? WideShape::kRows : NarrowShape::kRows;
+    blocks = (all_tiles + tiles - 1) / tiles * ((rows + at_once - 1) / at_once);
+    // Of narrow blocks an SM has room for two.
+    splits = std::clamp(units * (wide ? 1 : 2) / blocks, 1u, tile_chunks(columns));
+  }
+  size_t partial_bytes(uint32_t columns) const {
+    return splits == 1 ? 0
+                       : size_t{tile_chunks(columns)} * blocks *
+                             (wide ? WideShape::kPartialBytes : NarrowShape::kPartialBytes);
+  }
+};
+
+backend::Launch launch_of(uint32_t rows, uint32_t columns, uint32_t tiles, Ending ending, uint32_t units) {
+  backend::Launch launch{.rows = rows, .walkers = units};
+  if (rows <= kMostRowsInRing) return launch;
+  const ManyDivision division(rows, columns, tiles, ending, units);
+  launch.workspace_bytes = octets_bytes(rows, columns) + division.partial_bytes(columns);
+  launch.ticket_bytes = division.splits == 1 ? 0 : division.blocks * sizeof(uint32_t);
+  return launch;
 }
 
-template <const SetPattern& kPattern>
+template <Ending kEnding>
+backend::Launch launch_of_set(const SetCall& call, const backend::DeviceInfo& info) {
+  uint32_t tiles = 0, columns = 0;
+  for (const backend::SetMember& member : call.members) {
+    if (member.call.op->name != kProduct) continue;
+    const auto& c = member.call.constants_as<MatmulConstants>();
+    columns = c.columns;
+    tiles = kEnding == Ending::gate ? tiles_of(c.outputs) : tiles + tiles_of(c.outputs);
+  }
+  return launch_of(call.rows, columns, tiles, kEnding, info.compute_units);
+}
+
+template <Ending kEnding, ProductParameters (*kDescribe)(const BoundCommand&)>
+struct ProductEntry {
+  static bool many(const BoundCommand& command) { return command.state.rows > kMostRowsInRing; }
+  static ManyDivision divide_many(ProductParameters& p) {
+    const uint32_t tiles = set_tiles(p, kEnding);
+    const ManyDivision division(p.state.rows, p.columns, tiles, kEnding, p.state.walkers);
+    p.tiles_per_block = division.tiles;
+    p.splits = division.splits;
+    return division;
+  }
+
+  static void bind(const BoundCommand& command, std::byte* parameters) {
+    ProductParameters p = kDescribe(command);
+    if (many(command)) {
+      divide_many(p);
+    } else {
+      divide(p, kEnding);
+    }
+    std::memcpy(parameters, &p, sizeof(p));
+  }
+  static GridShape shape(const BoundCommand& command) {
+    ProductParameters p = kDescribe(command);
+    if (many(command)) {
+      const ManyDivision division = divide_many(p);
+      const uint64_t blocks = uint64_t{division.blocks} * division.splits;
+      if (!division.wide) {
+        return {.blocks = blocks,
+                .threads = NarrowShape::kThreads,
+                .shared_bytes = NarrowShape::kSharedBytes,
+                .function = reinterpret_cast<const void*>(product_many<NarrowShape, kEnding>)};
+      }
+      return {.blocks = blocks,
+              .threads = WideShape::kThreads,
+              .shared_bytes = WideShape::kSharedBytes,
+              .function = reinterpret_cast<const void*>(product_many<WideShape, kEnding>)};
+    }
+    const Division division = divide(p, kEnding);
+    const uint32_t tiles = p.tiles[BlockWork<kEnding>::kWeights - 1];
+    return {.blocks = (tiles + p.tiles_per_block - 1) / p.tiles_per_block,
+            .threads = division.warps * kWarp,
+            .shared_bytes = ProductShape(p, division.warps, kEnding).bytes(),
+            .exclusive_per_sm = division.warps >= 12,
+            .function = function_of<kEnding>(division)};
+  }
+  static GridShape before(const BoundCommand& command) {
+    return {.blocks = many(command) ? (command.state.rows + kOctet - 1) / kOctet * kOctet : 0,
+            .threads = kQuantizeThreads,
+            .function = reinterpret_cast<const void*>(quantize_rows<kEnding>)};
+  }
+  static KernelEntry entry() {
+    return {.function = function_of<kEnding>({.loads = 1}),
+            .parameter_bytes = sizeof(ProductParameters),
+            .bind = bind,
+            .shape = shape,
+            .before = before,
+            .waits_everywhere = true,
+            .triggers_late = trigger_of(kEnding) == Trigger::late};
+  }
+};
+
+template <const SetPattern& kPattern, Ending kEnding>
 backend::GroupKernel row(std::string_view name, const KernelEntry& entry) {
   return {
       .name = name,
@@ -216,8 +303,7 @@ backend::GroupKernel row(std::string_view name, const KernelEntry& entry) {
       .fits = [](const SetCall& call, std::span<uint32_t> places) { return match(kPattern, call, places); },
       .elides = [](const SetCall& call, uint32_t member,
                    uint32_t argument) { return elides(kPattern, call, member, argument); },
-      .launch = [](const SetCall& call,
-                   const backend::DeviceInfo&) { return backend::Launch{.rows = call.rows}; },
+      .launch = launch_of_set<kEnding>,
       .entry = &entry,
       .classes = kClasses};
 }
@@ -268,7 +354,7 @@ PluginKernel gated_kernel() {
 }  // namespace
 
 std::span<const PluginKernel> tiles_cuda_kernels() {
-  static const KernelEntry kPlain = entry_of<Ending::store, product>();
+  static const KernelEntry kPlain = ProductEntry<Ending::store, product>::entry();
   static const KernelEntry kNormEntry = [] {
     KernelEntry entry = plain_entry(rms_norm_tiles, [](const BoundCommand& command) {
       const auto& c = command.members[0].constants_as<RmsNormConstants>();
@@ -299,8 +385,10 @@ std::span<const PluginKernel> tiles_cuda_kernels() {
                   .needs = kFeatureHopper | backend::kFeatureFast,
                   .accepts = [](const backend::OpCall& call) { return in_tiles(call.args[kWeight]); },
                   .launch =
-                      [](const backend::OpCall& call, const backend::DeviceInfo&) {
-                        return backend::Launch{.rows = call.constants_as<MatmulConstants>().rows};
+                      [](const backend::OpCall& call, const backend::DeviceInfo& info) {
+                        const auto& c = call.constants_as<MatmulConstants>();
+                        return launch_of(c.rows, c.columns, tiles_of(c.outputs), Ending::store,
+                                         info.compute_units);
                       },
                   .entry = &kPlain}},
   };
@@ -308,15 +396,15 @@ std::span<const PluginKernel> tiles_cuda_kernels() {
 }
 
 std::span<const backend::GroupKernel> product_sets_cuda() {
-  static const KernelEntry kThree = entry_of<Ending::store, norm_products<3>>();
-  static const KernelEntry kOne = entry_of<Ending::store, norm_products<1>>();
-  static const KernelEntry kGated = entry_of<Ending::gate, gate>();
-  static const KernelEntry kAdded = entry_of<Ending::add, product_add>();
+  static const KernelEntry kThree = ProductEntry<Ending::store, norm_products<3>>::entry();
+  static const KernelEntry kOne = ProductEntry<Ending::store, norm_products<1>>::entry();
+  static const KernelEntry kGated = ProductEntry<Ending::gate, gate>::entry();
+  static const KernelEntry kAdded = ProductEntry<Ending::add, product_add>::entry();
   static const backend::GroupKernel kKernels[] = {
-      row<kGate>("norm_gate_up_silu_q4", kGated),
-      row<kNormProducts<3>>("norm_qkv_q4", kThree),
-      row<kNormProducts<1>>("norm_product_q4", kOne),
-      row<kAdd>("product_add_q4", kAdded),
+      row<kGate, Ending::gate>("norm_gate_up_silu_q4", kGated),
+      row<kNormProducts<3>, Ending::store>("norm_qkv_q4", kThree),
+      row<kNormProducts<1>, Ending::store>("norm_product_q4", kOne),
+      row<kAdd, Ending::add>("product_add_q4", kAdded),
   };
   return kKernels;
 }
