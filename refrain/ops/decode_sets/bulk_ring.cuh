@@ -12,9 +12,9 @@ __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }
 
-/// Barriers for copies, each by one thread; others see them behind a barrier of the block or warp.
-__device__ inline void init_copy_barrier(uint32_t barrier) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+/// Barriers in shared memory, each by one thread; others see them behind a barrier of the block or warp.
+__device__ inline void init_barrier(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
 __device__ inline void fence_copy_barriers() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
@@ -51,7 +51,7 @@ class BulkRing {
   __device__ BulkRing(std::byte* memory, uint64_t* barriers, uint32_t depth)
       : memory_(memory), barriers_(shared_address(barriers)), mask_(depth - 1), shift_(depth / 2) {
     const uint32_t lane = threadIdx.x % backend::cuda::kWarp;
-    if (lane < depth) init_copy_barrier(barriers_ + lane * 8);
+    if (lane < depth) init_barrier(barriers_ + lane * 8, 1);
     fence_copy_barriers();
     __syncwarp();
   }

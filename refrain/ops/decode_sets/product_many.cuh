@@ -78,12 +78,15 @@ __global__ void __launch_bounds__(kQuantizeThreads)
   }
 }
 
-/// A block's work at a time: kWarpsM by kWarpsN warps, each kTilesM times 16 rows of weights by kWarpOctets octets.
-template <uint32_t kWarpsM_, uint32_t kWarpsN_, uint32_t kTilesM_, uint32_t kWarpOctets_>
+/// A block's work at a time: kWarpsM by kWarpsN warps, each kTilesM times 16 rows of weights by kWarpOctets octets. kCopyWarps
+/// more copy for them, ahead by as many stages as there is room for.
+inline constexpr uint32_t kCopyWarps = 4;  // of which registers are taken for the others: four at least
+template <uint32_t kWarpsM_, uint32_t kWarpsN_, uint32_t kTilesM_, uint32_t kWarpOctets_, uint32_t kPerSm_>
 struct ManyShape {
+  static constexpr uint32_t kPerSm = kPerSm_;  // blocks of an SM
   static constexpr uint32_t kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kTilesM = kTilesM_,
                             kWarpOctets = kWarpOctets_;
-  static constexpr uint32_t kThreads = kWarpsM * kWarpsN * kWarp;
+  static constexpr uint32_t kWarps = kWarpsM * kWarpsN, kThreads = kWarps * kWarp;  // that multiply
   static constexpr uint32_t kOctets = kWarpsN * kWarpOctets, kRows = kOctets * kOctet;
   static constexpr uint32_t kWeightRows = kWarpsM * kTilesM * 16, kTiles = kWeightRows / kTileRows;
   static constexpr uint32_t kFragments = kTilesM * kWarpOctets;
@@ -104,16 +107,8 @@ struct ManyShape {
   /// Left for the last block, of each 1,024 columns.
   static constexpr uint32_t kPartialBytes = kLevelBytes;
 };
-using WideShape = ManyShape<4, 2, 2, 4>;
-using NarrowShape = ManyShape<8, 1, 1, 1>;
-
-/// 16 bytes to shared memory; none but zeros where `from` is null.
-__device__ inline void copy_16(uint32_t to, const std::byte* from, size_t offset_bytes,
-                               const std::byte* some) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
-               "l"(from != nullptr ? from + offset_bytes : some), "r"(from != nullptr ? 16 : 0)
-               : "memory");
-}
+using WideShape = ManyShape<4, 2, 2, 4, 1>;
+using NarrowShape = ManyShape<8, 1, 1, 1, 2>;
 
 /// a b + c: a of 16 x 32 unsigned by rows, b of 32 x 8 signed by columns.
 __device__ inline int4 multiply_codes(const uint32_t (&a)[4], uint32_t b0, uint32_t b1, int4 c) {
@@ -129,46 +124,111 @@ __device__ inline float4 added(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
 
-/// Copies of stages to shared memory: of weights by all threads, 16 bytes each, of octets whole by the first warp.
-template <class Shape>
-struct ManyCopies {
-  static constexpr uint32_t kPieces = Shape::kRowBytes / 16, kRowsAtOnce = Shape::kThreads / kPieces;
-  static constexpr uint32_t kScalePieces = Shape::kTileScalesBytes / 16;
-  static_assert(Shape::kTiles * kScalePieces <= Shape::kThreads);
-  const std::byte* codes[Shape::kWeightRows / kRowsAtOnce];  // null: past the rows
-  const std::byte* scales;                                   // null: none for this thread
-  const std::byte* some;
-  uint32_t to_codes, to_scales;
+/// What a block takes from the list of work: rows of weights, of activations, and some of the columns.
+template <class Shape, Ending kEnding>
+struct ManyItem {
+  uint32_t block, first_row, octets, begin, end;  // stages [begin, end)
+  BlockWork<kEnding> work;
 
-  /// `tile_at`: where the first unit is of a row tile of the block's.
-  template <class TileAt>
-  __device__ ManyCopies(std::byte* memory, const std::byte* some, TileAt tile_at)
-      : scales(nullptr), some(some) {
-    const uint32_t piece = threadIdx.x % kPieces, first = threadIdx.x / kPieces;
-#pragma unroll
-    for (uint32_t i = 0; i < Shape::kWeightRows / kRowsAtOnce; ++i) {
-      const uint32_t row = first + i * kRowsAtOnce;
-      codes[i] = tile_at(row / kTileRows);
-      if (codes[i] != nullptr) codes[i] += row % kTileRows * kTileRowBytes + piece * 16;
-    }
-    to_codes = shared_address(memory + first * Shape::kRowStride + piece * 16);
-    to_scales = shared_address(memory + Shape::kScales + threadIdx.x * 16);
-    if (threadIdx.x >= Shape::kTiles * kScalePieces) return;
-    scales = tile_at(threadIdx.x / kScalePieces);
-    if (scales != nullptr) scales += kTileCodesBytes + threadIdx.x % kScalePieces * 16;
+  static constexpr uint32_t kStagesOfChunk = kTileGroups / Shape::kStageGroups;
+  __device__ static uint32_t row_blocks(const ProductParameters& p) {
+    return (p.state.rows + Shape::kRows - 1) / Shape::kRows;
   }
-  __device__ void weights(uint32_t stage, uint32_t slot) const {
+  /// `rows`: live ones.
+  __device__ ManyItem(const ProductParameters& p, uint32_t item, uint32_t rows)
+      : work(p, item / row_blocks(p) / p.splits) {
+    const uint32_t row_block = item % row_blocks(p), split = item / row_blocks(p) % p.splits;
+    block = item / row_blocks(p) / p.splits * row_blocks(p) + row_block;
+    first_row = row_block * Shape::kRows;
+    octets = rows > first_row ? min((rows - first_row + kOctet - 1) / kOctet, Shape::kOctets) : 0;
+    begin = split * p.chunks / p.splits * kStagesOfChunk;
+    end = (split + 1) * p.chunks / p.splits * kStagesOfChunk;
+  }
+  /// Where the first unit is of a row tile of a stage; null: there is none. Of a gate each 16 rows are eight of the first
+  /// weight and the same eight of the other.
+  __device__ const std::byte* tile(const ProductParameters& p, uint32_t slot) const {
+    constexpr bool kGate = kEnding == Ending::gate;
+    const uint32_t i = kGate ? slot / 4 * 2 + slot % 2 : slot;
+    if (i >= work.own) return nullptr;
+    const auto at = work.tile(p, i);
+    return p.weights[at.weight + (kGate ? slot / 2 % 2 : 0)] + size_t{at.index} * p.chunks * kTileBytes;
+  }
+};
+
+/// Stages in shared memory, as warps that copy and that multiply hand them to each other.
+template <class Shape>
+struct ManyStages {
+  uint32_t memory, full, empty;  // addresses in shared memory; barriers, one a slot each
+
+  __device__ ManyStages(const std::byte* memory, const uint64_t* barriers)
+      : memory(shared_address(memory)),
+        full(shared_address(barriers)),
+        empty(shared_address(barriers + Shape::kStages)) {}
+  /// By one thread.
+  __device__ void init() const {
+    for (uint32_t i = 0; i < Shape::kStages; ++i) {
+      init_barrier(full + i * 8, kCopyWarps * kWarp + 1);
+      init_barrier(empty + i * 8, Shape::kWarps);
+    }
+    fence_copy_barriers();
+  }
+  /// The n-th stage, of all that the block has.
+  __device__ static uint32_t slot(uint32_t n) { return n % Shape::kStages; }
+  __device__ static uint32_t parity(uint32_t n) { return n / Shape::kStages % 2; }
+  __device__ void await_full(uint32_t n) const { await_copy(full + slot(n) * 8, parity(n)); }
+  __device__ void await_empty(uint32_t n) const {
+    if (n >= Shape::kStages) await_copy(empty + slot(n) * 8, parity(n) ^ 1);
+  }
+  /// By a warp that has read it.
+  __device__ void release(uint32_t n) const {
+    __syncwarp();
+    if (threadIdx.x % kWarp == 0)
+      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty + slot(n) * 8) : "memory");
+  }
+
+  /// Codes and scales of a stage, by the warps that copy. `tile`: lane l's is the l-th.
+  __device__ void copy_weights(uint32_t n, uint32_t stage, const std::byte* tile,
+                               const std::byte* some) const {
     constexpr uint32_t kStagesOfChunk = kTileGroups / Shape::kStageGroups;
-    const uint32_t chunk = stage / kStagesOfChunk, quarter = stage % kStagesOfChunk;
-    const size_t unit = size_t{chunk} * kTileBytes;
-    const uint32_t at = slot * Shape::kStageBytes;
+    constexpr uint32_t kPieces = Shape::kRowBytes / 16, kScalePieces = Shape::kTileScalesBytes / 16;
+    static_assert(Shape::kTiles == kWarp && kPieces * kTileRows == kWarp && kScalePieces == kCopyWarps);
+    const uint32_t warp = (threadIdx.x - Shape::kThreads) / kWarp;
+    const uint32_t lane = threadIdx.x % kWarp, row = lane / kPieces, piece = lane % kPieces;
+    const uint32_t quarter = stage % kStagesOfChunk, to = memory + slot(n) * Shape::kStageBytes;
+    const std::byte* const unit =
+        tile != nullptr ? tile + size_t{stage / kStagesOfChunk} * kTileBytes : nullptr;
+    const uint32_t of_codes = row * kTileRowBytes + quarter * Shape::kRowBytes + piece * 16;
+    const auto of_lane = [&](uint32_t l) {
+      return reinterpret_cast<const std::byte*>(
+          __shfl_sync(~0u, reinterpret_cast<unsigned long long>(unit), l));
+    };
 #pragma unroll
-    for (uint32_t i = 0; i < Shape::kWeightRows / kRowsAtOnce; ++i)
-      copy_16(to_codes + at + i * kRowsAtOnce * Shape::kRowStride, codes[i],
-              unit + quarter * Shape::kRowBytes, some);
-    if (threadIdx.x < Shape::kTiles * kScalePieces)
-      copy_16(to_scales + at, scales, unit + quarter * Shape::kTileScalesBytes, some);
-    asm volatile("cp.async.commit_group;" ::: "memory");
+    for (uint32_t i = 0; i < Shape::kTiles / kCopyWarps; ++i) {
+      const uint32_t t = warp + i * kCopyWarps;
+      copy_16(to + (t * kTileRows + row) * Shape::kRowStride + piece * 16, of_lane(t), of_codes, some);
+    }
+    const uint32_t scales = warp * kWarp + lane;
+    copy_16(to + Shape::kScales + scales * 16, of_lane(scales / kScalePieces),
+            kTileCodesBytes + quarter * Shape::kTileScalesBytes + scales % kScalePieces * 16, some);
+  }
+  /// The stage's activations, of `octets`; it is full when these have come, and all that the warps asked for before.
+  __device__ void copy_octets(uint32_t n, const std::byte* from, size_t octet_bytes, uint32_t octets) const {
+    const uint32_t lane = threadIdx.x % kWarp, barrier = full + slot(n) * 8;
+    if (threadIdx.x == Shape::kThreads) expect_bytes(barrier, octets * Shape::kOctetStageBytes);
+    __syncwarp();
+    if (threadIdx.x < Shape::kThreads + octets)
+      bulk_copy(memory + slot(n) * Shape::kStageBytes + Shape::kOctetsAt + lane * Shape::kOctetStageBytes,
+                from + lane * octet_bytes, Shape::kOctetStageBytes, barrier);
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+  }
+
+ private:
+  /// 16 bytes; none but zeros where `from` is null.
+  __device__ static void copy_16(uint32_t to, const std::byte* from, uint32_t offset_bytes,
+                                 const std::byte* some) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to),
+                 "l"(from != nullptr ? from + offset_bytes : some), "r"(from != nullptr ? 16 : 0)
+                 : "memory");
   }
 };
 
@@ -263,136 +323,19 @@ __device__ float4* partial_of(const ProductParameters& p, uint32_t chunk, uint32
          threadIdx.x;
 }
 
-template <class Shape, Ending kEnding>
-__global__ void __launch_bounds__(Shape::kThreads) product_many(const __grid_constant__ ProductParameters p) {
-#if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
-  constexpr uint32_t kStages = Shape::kStages, kStagesOfChunk = kTileGroups / Shape::kStageGroups;
-  extern __shared__ __align__(128) std::byte memory[];
-  __shared__ uint64_t barriers[kStages];
-  const uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  const uint32_t row_blocks = (p.state.rows + Shape::kRows - 1) / Shape::kRows;
-  const uint32_t tile_block = blockIdx.x / row_blocks / p.splits, split = blockIdx.x / row_blocks % p.splits;
-  const uint32_t first_row = blockIdx.x % row_blocks * Shape::kRows;
-  const BlockWork<kEnding> work(p, tile_block);
-  const uint32_t begin = split * p.chunks / p.splits * kStagesOfChunk,
-                 end = (split + 1) * p.chunks / p.splits * kStagesOfChunk;
-
-  // Of a gate each 16 rows are eight of the first weight and the same eight of the other.
-  const ManyCopies<Shape> copies(memory, p.weights[0], [&](uint32_t tile) -> const std::byte* {
-    constexpr bool kGate = kEnding == Ending::gate;
-    const uint32_t i = kGate ? tile / 4 * 2 + tile % 2 : tile;
-    if (i >= work.own) return nullptr;
-    const auto at = work.tile(p, i);
-    return p.weights[at.weight + (kGate ? tile / 2 % 2 : 0)] + size_t{at.index} * p.chunks * kTileBytes;
-  });
-  if (threadIdx.x < kStages) init_copy_barrier(shared_address(barriers + threadIdx.x));
-  fence_copy_barriers();
-  const auto prefetch = [&] {
-#pragma unroll
-    for (uint32_t i = 0; i < kStages - 1; ++i) copies.weights(begin + i, i);
-  };
-  static_assert(kStages - 1 <= kStagesOfChunk);
-  const Running run(p.state, prefetch, trigger_of(kEnding));
-  const uint32_t octets =
-      run.rows > first_row ? min((run.rows - first_row + kOctet - 1) / kOctet, Shape::kOctets) : 0;
-  if (octets == 0) {
-    asm volatile("cp.async.wait_all;" ::: "memory");
-    return;
-  }
-  __syncthreads();  // the barriers
-  const auto copy_octets = [&](uint32_t stage, uint32_t slot) {
-    if (warp != 0) return;
-    const uint32_t barrier = shared_address(barriers + slot);
-    if (lane == 0) expect_bytes(barrier, octets * Shape::kOctetStageBytes);
-    __syncwarp();
-    if (lane >= octets) return;
-    bulk_copy(shared_address(memory + slot * Shape::kStageBytes + Shape::kOctetsAt +
-                             lane * Shape::kOctetStageBytes),
-              p.state.workspace +
-                  (size_t{first_row / kOctet + lane} * p.chunks * kTileGroups + stage * Shape::kStageGroups) *
-                      kOctetBytes,
-              Shape::kOctetStageBytes, barrier);
-  };
-#pragma unroll
-  for (uint32_t i = 0; i < kStages - 1; ++i) copy_octets(begin + i, i);
-
-  const uint32_t blocks = gridDim.x / p.splits, block = tile_block * row_blocks + blockIdx.x % row_blocks;
-  ManyProducts<Shape> products;
-  float4 k256[Shape::kTilesM][Shape::kWarpOctets];
-  auto* const level = reinterpret_cast<float4*>(memory + kStages * Shape::kStageBytes) + threadIdx.x;
-  const auto at = [](uint32_t m, uint32_t n) { return (m * Shape::kWarpOctets + n) * Shape::kThreads; };
-  const auto k512 = [&](uint32_t m, uint32_t n) -> float4& { return level[at(m, n)]; };
-  const auto total = [&](uint32_t m, uint32_t n) -> float4& {
-    return level[at(m, n) + Shape::kFragments * Shape::kThreads];
-  };
-  uint32_t slot = 0, parity = 0, next = kStages - 1;
-#pragma unroll 1
-  for (uint32_t stage = begin; stage < end; ++stage) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kStages - 2) : "memory");
-    await_copy(shared_address(barriers + slot), parity);
-    __syncthreads();  // and all have read the stage before
-    if (stage + kStages - 1 < end) {
-      copies.weights(stage + kStages - 1, next);
-      copy_octets(stage + kStages - 1, next);
-    } else {
-      asm volatile("cp.async.commit_group;" ::: "memory");
-    }
-    const std::byte* from = memory + slot * Shape::kStageBytes;
-    octets == Shape::kOctets ? products.template add_stage<true>(from, octets)
-                             : products.template add_stage<false>(from, octets);
-    next = slot;
-    if (++slot == kStages) {
-      slot = 0;
-      parity ^= 1;
-    }
-    const uint32_t quarter = stage % kStagesOfChunk;
-    if (quarter % 2 == 0) {
-      products.each([&](uint32_t m, uint32_t n) { k256[m][n] = products.sums[m][n]; });
-    } else if (quarter == 1) {
-      products.each([&](uint32_t m, uint32_t n) { k512(m, n) = added(k256[m][n], products.sums[m][n]); });
-    } else {
-      products.each([&](uint32_t m, uint32_t n) {
-        k256[m][n] = added(k512(m, n), added(k256[m][n], products.sums[m][n]));
-      });
-      if (p.splits > 1) {
-        float4* const to = partial_of<Shape>(p, stage / kStagesOfChunk, blocks, block);
-        products.each([&](uint32_t m, uint32_t n) { __stcg(to + at(m, n), k256[m][n]); });
-      } else if (stage < kStagesOfChunk) {
-        products.each([&](uint32_t m, uint32_t n) { total(m, n) = k256[m][n]; });
-      } else {
-        products.each([&](uint32_t m, uint32_t n) { total(m, n) = added(total(m, n), k256[m][n]); });
-      }
-    }
-  }
-  if (p.splits > 1) {
-    __shared__ bool last;
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      last = atomicAdd(p.state.tickets + block, 1) == p.splits - 1;
-      if (last) p.state.tickets[block] = 0;
-      __threadfence();
-    }
-    __syncthreads();
-    if (!last) return;
-    for (uint32_t chunk = 0; chunk < p.chunks; ++chunk) {
-      const float4* from = partial_of<Shape>(p, chunk, blocks, block);
-      products.each([&](uint32_t m, uint32_t n) {
-        const float4 part = __ldcg(from + at(m, n));
-        total(m, n) = chunk == 0 ? part : added(total(m, n), part);
-      });
-    }
-  }
-
-  const uint32_t quad = lane % 4;
+/// `total(m, n)`: this thread's sums.
+template <class Shape, Ending kEnding, class Total>
+__device__ void finish_item(const ProductParameters& p, const ManyItem<Shape, kEnding>& item,
+                            const ManyProducts<Shape>& products, uint32_t rows, Total total) {
+  const uint32_t quad = threadIdx.x % 4;
 #pragma unroll
   for (uint32_t m = 0; m < Shape::kTilesM; ++m) {
 #pragma unroll
     for (uint32_t h = 0; h < (kEnding == Ending::gate ? 1 : 2); ++h) {
       const uint32_t row = products.slot + m * 16 + h * 8;
       const uint32_t own = kEnding == Ending::gate ? row / 16 * 8 + row % 8 : row;
-      if (own / kTileRows >= work.own) continue;
-      const auto tile = work.tile(p, own / kTileRows);
+      if (own / kTileRows >= item.work.own) continue;
+      const auto tile = item.work.tile(p, own / kTileRows);
       const uint32_t output = tile.index * kTileRows + own % kTileRows, outputs = p.rows[tile.weight];
       if (output >= outputs) continue;
 #pragma unroll
@@ -400,8 +343,8 @@ __global__ void __launch_bounds__(Shape::kThreads) product_many(const __grid_con
         const float4 sums = total(m, n);
 #pragma unroll
         for (uint32_t e = 0; e < 2; ++e) {
-          const uint32_t r = first_row + (n * Shape::kWarpsN + products.first) * kOctet + quad * 2 + e;
-          if (r >= run.rows) continue;
+          const uint32_t r = item.first_row + (n * Shape::kWarpsN + products.first) * kOctet + quad * 2 + e;
+          if (r >= rows) continue;
           const float upper = e == 0 ? sums.x : sums.y, lower = e == 0 ? sums.z : sums.w;
           const size_t to = size_t{r} * outputs + output;
           float result = h == 0 ? upper : lower;
@@ -411,6 +354,121 @@ __global__ void __launch_bounds__(Shape::kThreads) product_many(const __grid_con
         }
       }
     }
+  }
+}
+
+/// By the warps that copy: all stages of the block's items, in their order.
+template <class Shape, Ending kEnding>
+__device__ void copy_items(const ProductParameters& p, const ManyStages<Shape>& stages, uint32_t rows) {
+  const uint32_t lane = threadIdx.x % kWarp;
+  const size_t octet_bytes = size_t{p.chunks} * kTileGroups * kOctetBytes;
+  uint32_t n = 0;
+  for (uint32_t i = blockIdx.x; i < p.items; i += gridDim.x) {
+    const ManyItem<Shape, kEnding> item(p, i, rows);
+    if (item.octets == 0) continue;
+    const std::byte* const tile = item.tile(p, lane);
+    const std::byte* const octets = p.state.workspace + item.first_row / kOctet * octet_bytes;
+    for (uint32_t stage = item.begin; stage < item.end; ++stage, ++n) {
+      stages.await_empty(n);
+      // Those of the first item have been asked for ahead.
+      if (i != blockIdx.x || n >= Shape::kStages) stages.copy_weights(n, stage, tile, p.weights[0]);
+      stages.copy_octets(n, octets + size_t{stage} * Shape::kOctetStageBytes, octet_bytes, item.octets);
+    }
+  }
+}
+
+template <class Shape, Ending kEnding>
+__global__ void __launch_bounds__(Shape::kThreads + kCopyWarps * kWarp, Shape::kPerSm)
+    product_many(const __grid_constant__ ProductParameters p) {
+#if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
+  using Item = ManyItem<Shape, kEnding>;
+  extern __shared__ __align__(128) std::byte memory[];
+  __shared__ uint64_t barriers[2 * Shape::kStages];
+  __shared__ bool last;
+  const uint32_t lane = threadIdx.x % kWarp;
+  const bool copies = threadIdx.x >= Shape::kThreads;
+  const ManyStages<Shape> stages(memory, barriers);
+  if (threadIdx.x == 0) stages.init();
+  const auto prefetch = [&] {
+    if (!copies) return;
+    const Item item(p, blockIdx.x, 0);
+    const std::byte* const tile = item.tile(p, lane);
+    for (uint32_t n = 0; n < min(Shape::kStages, item.end - item.begin); ++n)
+      stages.copy_weights(n, item.begin + n, tile, p.weights[0]);
+  };
+  const Running run(p.state, prefetch, trigger_of(kEnding));
+  __syncthreads();  // the barriers
+  if (copies) {
+    if constexpr (Shape::kPerSm == 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    // What is on its way has its place, also where the first item has no rows.
+    if (Item(p, blockIdx.x, run.rows).octets == 0) asm volatile("cp.async.wait_all;" ::: "memory");
+    copy_items<Shape, kEnding>(p, stages, run.rows);
+    asm volatile("cp.async.wait_all;" ::: "memory");
+    return;
+  }
+
+  if constexpr (Shape::kPerSm == 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+
+  ManyProducts<Shape> products;
+  float4 k256[Shape::kTilesM][Shape::kWarpOctets];
+  auto* const level = reinterpret_cast<float4*>(memory + Shape::kStages * Shape::kStageBytes) + threadIdx.x;
+  const auto at = [](uint32_t m, uint32_t n) { return (m * Shape::kWarpOctets + n) * Shape::kThreads; };
+  const auto k512 = [&](uint32_t m, uint32_t n) -> float4& { return level[at(m, n)]; };
+  const auto total = [&](uint32_t m, uint32_t n) -> float4& {
+    return level[at(m, n) + Shape::kFragments * Shape::kThreads];
+  };
+  const uint32_t blocks = p.items / p.splits;
+  uint32_t n_of_all = 0;
+#pragma unroll 1
+  for (uint32_t i = blockIdx.x; i < p.items; i += gridDim.x) {
+    const Item item(p, i, run.rows);
+    if (item.octets == 0) continue;
+#pragma unroll 1
+    for (uint32_t stage = item.begin; stage < item.end; ++stage, ++n_of_all) {
+      stages.await_full(n_of_all);
+      const std::byte* from = memory + stages.slot(n_of_all) * Shape::kStageBytes;
+      item.octets == Shape::kOctets ? products.template add_stage<true>(from, item.octets)
+                                    : products.template add_stage<false>(from, item.octets);
+      stages.release(n_of_all);
+      const uint32_t quarter = stage % Item::kStagesOfChunk;
+      if (quarter % 2 == 0) {
+        products.each([&](uint32_t m, uint32_t n) { k256[m][n] = products.sums[m][n]; });
+      } else if (quarter == 1) {
+        products.each([&](uint32_t m, uint32_t n) { k512(m, n) = added(k256[m][n], products.sums[m][n]); });
+      } else {
+        products.each([&](uint32_t m, uint32_t n) {
+          k256[m][n] = added(k512(m, n), added(k256[m][n], products.sums[m][n]));
+        });
+        if (p.splits > 1) {
+          float4* const to = partial_of<Shape>(p, stage / Item::kStagesOfChunk, blocks, item.block);
+          products.each([&](uint32_t m, uint32_t n) { __stcg(to + at(m, n), k256[m][n]); });
+        } else if (stage < Item::kStagesOfChunk) {
+          products.each([&](uint32_t m, uint32_t n) { total(m, n) = k256[m][n]; });
+        } else {
+          products.each([&](uint32_t m, uint32_t n) { total(m, n) = added(total(m, n), k256[m][n]); });
+        }
+      }
+    }
+    if (p.splits > 1) {
+      const auto meet = [] { asm volatile("bar.sync 1, %0;" ::"n"(Shape::kThreads) : "memory"); };
+      __threadfence();
+      meet();
+      if (threadIdx.x == 0) {
+        last = atomicAdd(p.state.tickets + item.block, 1) == p.splits - 1;
+        if (last) p.state.tickets[item.block] = 0;
+        __threadfence();
+      }
+      meet();
+      if (!last) continue;
+      for (uint32_t chunk = 0; chunk < p.chunks; ++chunk) {
+        const float4* from = partial_of<Shape>(p, chunk, blocks, item.block);
+        products.each([&](uint32_t m, uint32_t n) {
+          const float4 part = __ldcg(from + at(m, n));
+          total(m, n) = chunk == 0 ? part : added(total(m, n), part);
+        });
+      }
+    }
+    finish_item(p, item, products, run.rows, total);
   }
 #endif
 }

@@ -41,7 +41,8 @@ struct ProductParameters {
   uint32_t chunk_inverse = 0;    ///< 2^31 / chunks + 1
   uint32_t tiles_per_block = 0;  ///< of a gate: of each of the two weights
   uint32_t depth = 0;            ///< units in flight, of a warp of product_ring; a power of two
-  uint32_t splits = 1;           ///< of columns among blocks of product_many
+  uint32_t items = 0;            ///< of product_many: what its blocks take one after another
+  uint32_t splits = 1;           ///< of the columns, among items
 };
 
 /// What a block computes: tiles, each of `chunks` units. Of a gate those of the first weight and then the same of the second;

@@ -203,8 +203,8 @@ struct ManyDivision {
     tiles = ending == Ending::gate ? WideShape::kTiles / 2 : WideShape::kTiles;
     const uint32_t at_once = wide ? WideShape::kRows : NarrowShape::kRows;
     blocks = (all_tiles + tiles - 1) / tiles * ((rows + at_once - 1) / at_once);
-    // Of narrow blocks an SM has room for two.
-    splits = std::clamp(units * (wide ? 1 : 2) / blocks, 1u, tile_chunks(columns));
+    splits = std::clamp(units * (wide ? WideShape::kPerSm : NarrowShape::kPerSm) / blocks, 1u,
+                        tile_chunks(columns));
   }
   size_t partial_bytes(uint32_t columns) const {
     return splits == 1 ? 0
@@ -242,7 +242,16 @@ struct ProductEntry {
     const ManyDivision division(p.state.rows, p.columns, tiles, kEnding, p.state.walkers);
     p.tiles_per_block = division.tiles;
     p.splits = division.splits;
+    p.items = division.blocks * division.splits;
     return division;
+  }
+
+  template <class Shape>
+  static GridShape many_shape(const ProductParameters& p) {
+    return {.blocks = std::min(p.items, p.state.walkers * Shape::kPerSm),
+            .threads = Shape::kThreads + kCopyWarps * kWarp,
+            .shared_bytes = Shape::kSharedBytes,
+            .function = reinterpret_cast<const void*>(product_many<Shape, kEnding>)};
   }
 
   static void bind(const BoundCommand& command, std::byte* parameters) {
@@ -258,17 +267,7 @@ struct ProductEntry {
     ProductParameters p = kDescribe(command);
     if (many(command)) {
       const ManyDivision division = divide_many(p);
-      const uint64_t blocks = uint64_t{division.blocks} * division.splits;
-      if (!division.wide) {
-        return {.blocks = blocks,
-                .threads = NarrowShape::kThreads,
-                .shared_bytes = NarrowShape::kSharedBytes,
-                .function = reinterpret_cast<const void*>(product_many<NarrowShape, kEnding>)};
-      }
-      return {.blocks = blocks,
-              .threads = WideShape::kThreads,
-              .shared_bytes = WideShape::kSharedBytes,
-              .function = reinterpret_cast<const void*>(product_many<WideShape, kEnding>)};
+      return division.wide ? many_shape<WideShape>(p) : many_shape<NarrowShape>(p);
     }
     const Division division = divide(p, kEnding);
     const uint32_t tiles = p.tiles[BlockWork<kEnding>::kWeights - 1];
