@@ -43,7 +43,7 @@ void run(const LogitsCommand& command) {
       static_cast<uint32_t>(std::clamp<uint64_t>(ids.size(), 1, model.config().context_tokens));
   const size_t rows = std::min<size_t>(command.last, ids.size());
   options.cache = command.model.cache_type();
-  options.outputs = static_cast<uint32_t>(std::min<size_t>(rows, options.capacities.back()));
+  options.outputs = static_cast<uint32_t>(std::min<size_t>(rows, 64));
   model::ModelRunner runner(model, options);
 
   const std::string header = npy_header(rows, model.config().vocab);

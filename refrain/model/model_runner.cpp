@@ -23,13 +23,16 @@ uint32_t cached_tokens(const Config& config, const RunnerOptions& options) {
   return options.context_tokens != 0 ? options.context_tokens : config.context_tokens;
 }
 
-const std::vector<uint32_t>& checked_capacities(const RunnerOptions& options) {
-  const std::vector<uint32_t>& capacities = options.capacities;
+/// With capacities that are checked.
+RunnerOptions completed(RunnerOptions options, const backend::DeviceInfo& device) {
+  std::vector<uint32_t>& capacities = options.capacities;
+  // What a GPU reads it shares among more rows than a CPU.
+  if (capacities.empty())
+    capacities = device.composes ? std::vector{1u, 64u} : std::vector{1u, 8u, 64u, 512u};
   const bool ascending = std::ranges::adjacent_find(capacities, std::greater_equal<>()) == capacities.end();
-  if (capacities.empty() || capacities.front() == 0 || !ascending) {
+  if (capacities.front() == 0 || !ascending)
     throw InvalidArgument("[model_runner] capacities: expected ascending numbers of rows");
-  }
-  return capacities;
+  return options;
 }
 
 /// Capacities of a program of `rows` rows.
@@ -48,7 +51,7 @@ SlotsLayout slots_layout(const RunnerOptions& options, uint32_t vocab) {
   layout.mask_words = ceil_div(vocab, 32u);
   layout.stop_sets = options.stop_sets;
   // Those of 16 steps of all slots; of one slot, about as many as may be in flight.
-  const uint32_t most = results_of(layout_of(options, checked_capacities(options).back()));
+  const uint32_t most = results_of(layout_of(options, options.capacities.back()));
   layout.ring_entries = std::bit_ceil(std::max(2048u, 16 * most));
   return layout;
 }
@@ -72,7 +75,10 @@ std::string describe_status(uint32_t bits) {
 
 }  // namespace
 
-ModelRunner::ModelRunner(const Model& model, const RunnerOptions& options)
+ModelRunner::ModelRunner(const Model& model, RunnerOptions options)
+    : ModelRunner(completed(std::move(options), model.device().info()), model) {}
+
+ModelRunner::ModelRunner(const RunnerOptions& options, const Model& model)
     : device_(model.device()),
       model_(model),
       context_tokens_(cached_tokens(model.config(), options)),

@@ -18,8 +18,9 @@ namespace refrain::model {
 struct RunnerOptions {
   uint32_t context_tokens = 0;  ///< positions cached for each slot; 0: the model's context
   uint32_t slots = 1;           ///< sequences that may be cached at once
-  /// Rows that one submission can take, ascending: a program each.
-  std::vector<uint32_t> capacities = {1, 64};
+  /// Rows that one submission can take, ascending: a program each. Empty: what suits the device, 1 and 64, on a GPU
+  /// 1, 8, 64 and 512.
+  std::vector<uint32_t> capacities = {};
   uint32_t outputs = 0;    ///< rows of one submission whose logits are wanted; 0: as many as slots
   uint32_t masks = 0;      ///< of ids that may be drawn; all admit all, until set_mask
   uint32_t stop_sets = 1;  ///< of ids that stop a slot; all empty, until set_stop_set
@@ -38,7 +39,7 @@ struct RunnerOptions {
 /// a slot that has drawn a stop id, or has reached its limit or the context's end, computes nothing more.
 class ModelRunner {
  public:
-  ModelRunner(const Model& model, const RunnerOptions& options);
+  ModelRunner(const Model& model, RunnerOptions options);
 
   // What the next step and those after it find; steps submitted before do not see it. Each throws InvalidArgument
   // for what does not exist.
@@ -101,6 +102,7 @@ class ModelRunner {
     Program program;
   };
 
+  ModelRunner(const RunnerOptions& completed, const Model& model);
   Member record(const RunnerOptions& options, const StepLayout& layout);
   Point send(Member& member);
   void note_failures();

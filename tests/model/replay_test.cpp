@@ -20,6 +20,7 @@ using model::StepRequest;
 RunnerOptions small() {
   RunnerOptions options;
   options.context_tokens = 256;
+  options.capacities = {1, 64};
   return options;
 }
 
@@ -275,7 +276,11 @@ TEST(Replay, BatchesThatDoNotFitAreRefused) {
   EXPECT_THROW(runner.set_stop_set(0, some_ids(17)), InvalidArgument);
 
   options = small();
+  options.capacities = {};
+  EXPECT_EQ(ModelRunner(model, options).max_rows(), model.device().info().composes ? 64u : 512u);
   options.capacities = {64, 1};
+  EXPECT_THROW(ModelRunner(model, options), InvalidArgument);
+  options.capacities = {0, 1};
   EXPECT_THROW(ModelRunner(model, options), InvalidArgument);
   options = small();
   options.context_tokens = 1025;
