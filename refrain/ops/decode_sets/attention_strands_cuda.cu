@@ -5,12 +5,11 @@
 
 #include "refrain/backend/set_pattern.h"
 #include "refrain/ops/attention/attention.h"
-#include "refrain/ops/decode_sets/strand.cuh"
+#include "refrain/ops/decode_sets/strands_many.cuh"
 #include "refrain/ops/decode_sets/tables_cuda.h"
 #include "refrain/ops/kv_write/kv_write.h"
 #include "refrain/ops/rms_norm/rms_norm.h"
 #include "refrain/ops/rope/rope.h"
-#include "refrain/ops/step_row.h"
 
 namespace refrain::ops {
 namespace {
@@ -23,104 +22,6 @@ using backend::SetWire;
 
 static_assert(kPagePositions % kChunk == 0);
 
-struct AttentionStrands {
-  CommandState state;
-  const float* query = nullptr;  // [rows, heads, D]; of a set before norm and rope
-  const float* key = nullptr;    // of a set: [kv_heads, D], the same
-  const float* value = nullptr;  // of a set: [kv_heads, D]
-  const float* query_gain = nullptr;
-  const float* key_gain = nullptr;
-  const float* frequencies = nullptr;  // of a set: [D / 2]
-  const StepRow* rows = nullptr;
-  PageTable table;
-  __half* cache = nullptr;
-  uint32_t* status = nullptr;
-  float* output = nullptr;  // [rows, heads, D]
-  uint32_t kv_heads = 0;
-  uint32_t queries = 0;  // of a key-value head
-  uint32_t pages = 0;
-  uint32_t window = 0;
-  float query_eps = 0, key_eps = 0;
-  float scale = 1;  // of the scores, and log2(e): weights are powers of two
-};
-
-/// How parts of one sum are joined: by their greatest scores. A part of nothing has a greatest of -infinity.
-template <uint32_t kCount>
-struct Joint {
-  float factors[kCount];
-  float max = -INFINITY, sum = 0;
-
-  /// `parts`: greatest score, sum of weights.
-  __device__ Joint(const float2* parts, uint32_t stride) {
-    float2 part[kCount];
-#pragma unroll
-    for (uint32_t i = 0; i < kCount; ++i) {
-      part[i] = parts[i * stride];
-      max = fmaxf(max, part[i].x);
-    }
-    const float least = max == -INFINITY ? 0 : max;
-#pragma unroll
-    for (uint32_t i = 0; i < kCount; ++i) {
-      factors[i] = exp2f(part[i].x - least);
-      sum = __fmaf_rn(factors[i], factors[i] == 0 ? 0 : part[i].y, sum);
-    }
-  }
-  /// What part i adds to a value; nothing, whatever it is, where the part has none.
-  __device__ float add(uint32_t i, float value, float to) const {
-    return factors[i] == 0 ? to : __fmaf_rn(factors[i], value, to);
-  }
-};
-
-/// What the blocks of a cluster tell each other: each of them joins a slice of the head's dimensions.
-template <uint32_t kDim>
-struct Parts {
-  static constexpr uint32_t kSlice = kDim / kCluster;
-  float2 sums[kCluster][kMostQueries];  // greatest score, sum of weights
-  float values[kCluster][kMostQueries][kSlice];
-  uint64_t arrived;
-
-  __device__ static uint32_t bytes(uint32_t queries) {
-    return kCluster * queries * static_cast<uint32_t>(sizeof(float2) + kSlice * sizeof(float));
-  }
-  __device__ static uint32_t address(const void* shared, uint32_t rank) {
-    uint32_t result;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(result)
-        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(rank));
-    return result;
-  }
-  /// By one thread, before the cluster's blocks have met.
-  __device__ void expect(uint32_t queries) {
-    const auto barrier = static_cast<uint32_t>(__cvta_generic_to_shared(&arrived));
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes(queries))
-                 : "memory");
-  }
-  __device__ void wait() {
-    asm volatile(
-        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, "
-        "[%0], 0;\n "
-        "@!done bra WAIT_%=;\n}" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(&arrived)))
-        : "memory");
-  }
-  /// Of a query to the block that joins these columns, with the sums once a slice. `column`: a multiple of 4.
-  __device__ void send(uint32_t rank, uint32_t query, uint32_t column, float4 value, float2 sum) const {
-    const uint32_t to = column / kSlice, within = column % kSlice;
-    const uint32_t barrier = address(&arrived, to);
-    asm volatile(
-        "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(
-            address(&values[rank][query][within], to)),
-        "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(barrier)
-        : "memory");
-    if (within != 0) return;
-    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.f32 [%0], {%1, %2}, [%3];" ::"r"(
-                     address(&sums[rank][query], to)),
-                 "f"(sum.x), "f"(sum.y), "r"(barrier)
-                 : "memory");
-  }
-};
-
 /// Dynamic shared memory: [warps][queries][D] floats. kSet: of one row, with norms, ropes and the write of key and value
 /// to the cache.
 template <uint32_t kDim, bool kSet>
@@ -131,26 +32,28 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   __shared__ __align__(16) __half newest[2][kDim];  // key, value
   __shared__ float cosines[kDim / 2], sines[kDim / 2];
   __shared__ float2 warp_sums[kAttentionWarps][kMostQueries];
-  __shared__ __align__(16) Parts<kDim> parts;
+  using OfRow = Parts<kDim, kMostQueries>;
+  __shared__ __align__(16) struct {
+    OfRow parts;
+    uint64_t arrived;
+  } told;
   extern __shared__ __align__(16) float warp_values[];
   const uint32_t rank = blockIdx.x % kCluster, unit = blockIdx.x / kCluster;
   const uint32_t kv_head = unit % p.kv_heads, r = unit / p.kv_heads;
   const uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   const CacheGeometry geometry{p.pages, p.kv_heads, kDim};
 
-  StepRow row;
-  const uint32_t* ids = nullptr;  // of the slot's pages; null: the row is idle or refused
-  uint32_t bits = 0;              // for the status
-  uint32_t first_position = 0, c = 0, last = 0;
+  FoundRow found;
+  uint32_t c = 0, last = 0;
   Chunk<kDim> chunk;  // the warp's next
   uint32_t page = 0;  // of the chunk behind it, as soon as it is known that there is one
-  const auto page_of = [&](uint32_t at) { return __ldcg(ids + at / (kPagePositions / kChunk)); };
+  const auto page_of = [&](uint32_t at) { return __ldcg(found.ids + at / (kPagePositions / kChunk)); };
   const auto rows_of = [&](uint32_t kind, uint32_t of_page, uint32_t at) {
     return p.cache + geometry.unit_offset(kind, of_page, kv_head) +
            size_t{at % (kPagePositions / kChunk)} * kChunk * kDim;
   };
   const auto load_first = [&] {
-    if (ids == nullptr || c > last) return;
+    if (found.ids == nullptr || c > last) return;
     const uint32_t of_page = page_of(c);
     if (of_page >= p.table.cache_pages) return;  // found out again below
     chunk.load_keys(rows_of(0, of_page, c));
@@ -158,38 +61,21 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     if (c + kStrands <= last) page = page_of(c + kStrands);
   };
   const auto find_row = [&] {
-    const uint4 words = __ldcg(reinterpret_cast<const uint4*>(p.rows) + r);
-    memcpy(&row, &words, sizeof(row));
-    const uint32_t last_page = row.position / kPagePositions;
-    const bool idle = row.slot == kIdle;
-    if (!idle) {
-      bits = row.slot >= p.table.slots             ? kSlotOutOfRange
-             : last_page >= p.table.pages_per_slot ? kPositionOutOfRange
-                                                   : 0u;
-    }
-    if (!idle && bits == 0) ids = p.table.ids + size_t{row.slot} * p.table.pages_per_slot;
-    first_position = p.window != 0 && row.position >= p.window ? row.position - p.window + 1 : 0;
-    last = row.position / kChunk;
+    found.find(p, r);
+    last = found.row.position / kChunk;
     // The warp's first chunk: the first of its strand that is not before the window.
-    const uint32_t first = first_position / kChunk, strand = warp * kCluster + rank;
+    const uint32_t first = found.first_position / kChunk, strand = warp * kCluster + rank;
     c = first + (strand - first) % kStrands;
   };
   const auto check_pages = [&] {
-    bool missing = false;
-    for (uint32_t i = first_position / kPagePositions + threadIdx.x;
-         ids != nullptr && i <= row.position / kPagePositions; i += kAttentionThreads)
-      missing = missing || __ldcg(ids + i) >= p.table.cache_pages;
-    if (__syncthreads_or(missing) != 0) {
-      bits = kPageOutOfRange;
-      ids = nullptr;
-    }
+    if (__syncthreads_or(found.lacks_page(p.table, threadIdx.x, kAttentionThreads)) != 0) found.refuse_page();
     converge();
   };
   const auto find_angles = [&] {
     if (!kSet || threadIdx.x >= kDim / 2) return;
     double sine, cosine;
-    sincos(static_cast<double>(static_cast<float>(row.position) * __ldg(p.frequencies + threadIdx.x)), &sine,
-           &cosine);
+    sincos(static_cast<double>(static_cast<float>(found.row.position) * __ldg(p.frequencies + threadIdx.x)),
+           &sine, &cosine);
     cosines[threadIdx.x] = static_cast<float>(cosine);
     sines[threadIdx.x] = static_cast<float>(sine);
   };
@@ -212,7 +98,10 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     check_pages();
   };
   const bool ahead = p.state.ahead;
-  if (threadIdx.x == 0) parts.expect(p.queries);
+  if (threadIdx.x == 0) {
+    OfRow::begin(told.arrived);
+    OfRow::expect(told.arrived, p.queries);
+  }
   const Running run(p.state, [&] {
     load_gain(gain, warp);
     if (ahead) prepare();
@@ -222,12 +111,11 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   const uint32_t items = p.queries + (writes ? 2u : 0u);
   if (warp < items) head.load(vector_of(warp));  // before anything is waited for: a plan has memory for it
   if (r >= run.rows) return;
-  if (ids == nullptr) {
-    constexpr uint32_t kSlice = Parts<kDim>::kSlice;
+  if (found.ids == nullptr) {
+    constexpr uint32_t kSlice = OfRow::kSlice;
     for (uint32_t i = threadIdx.x; i < p.queries * kSlice; i += kAttentionThreads)
       p.output[(size_t{unit} * p.queries + i / kSlice) * kDim + rank * kSlice + i % kSlice] = 0;
-    if (kv_head == 0 && rank == 0 && threadIdx.x == 0)
-      raise_status(p.status, bits == kSlotOutOfRange ? p.table.slots : row.slot, bits);
+    if (kv_head == 0 && rank == 0 && threadIdx.x == 0) found.raise(p);
     return;
   }
   // That all blocks of it have begun is waited for below; only their barriers have to be seen by then.
@@ -249,8 +137,8 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
       continue;
     }
     const uint32_t kind = item - p.queries;  // 0: key, 1: value
-    __half* to =
-        p.cache + geometry.unit_offset(kind, page_of(last), kv_head) + row.position % kPagePositions * kDim;
+    __half* to = p.cache + geometry.unit_offset(kind, page_of(last), kv_head) +
+                 found.row.position % kPagePositions * kDim;
 #pragma unroll
     for (uint32_t i = 0; i < head.kCount; ++i) {
       const __half element = head.cached(i);
@@ -265,9 +153,9 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   const bool any = c <= last;
   for (; c <= last; c += kStrands) {
     const uint32_t position = c * kChunk;
-    const uint32_t begin = position < first_position ? first_position - position : 0;
-    const uint32_t end = row.position + 1 - position;
-    if (kSet && c == last) chunk.replace(row.position % kChunk, newest[0], newest[1]);
+    const uint32_t begin = position < found.first_position ? found.first_position - position : 0;
+    const uint32_t end = found.row.position + 1 - position;
+    if (kSet && c == last) chunk.replace(found.row.position % kChunk, newest[0], newest[1]);
     if (begin != 0 || end < kChunk) chunk.clear_values(begin, end);
     const auto weights = strand.weigh(chunk, queries, query, p.scale, begin, end);
     const uint32_t next = c + kStrands, of_page = page;
@@ -294,17 +182,210 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
       value = make_float4(joint.add(w, part.x, value.x), joint.add(w, part.y, value.y),
                           joint.add(w, part.z, value.z), joint.add(w, part.w, value.w));
     }
-    parts.send(rank, q, column, value, make_float2(joint.max, joint.sum));
+    told.parts.send(told.arrived, rank, q, column, value, make_float2(joint.max, joint.sum));
   }
-  parts.wait();
-  constexpr uint32_t kSlice = Parts<kDim>::kSlice;
+  OfRow::wait(told.arrived, 0);
+  constexpr uint32_t kSlice = OfRow::kSlice;
   if (threadIdx.x >= p.queries * kSlice) return;
   const uint32_t q = threadIdx.x / kSlice, d = threadIdx.x % kSlice;
-  const Joint<kCluster> joint(&parts.sums[0][q], kMostQueries);
-  float value = 0;
+  p.output[(size_t{unit} * p.queries + q) * kDim + rank * kSlice + d] = told.parts.value(q, d);
+#endif
+}
+
+/// Of many rows (strands_many.cuh). Dynamic shared memory: ManyShared.
+template <uint32_t kDim>
+__global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, 2)
+    attention_strands_many(const __grid_constant__ AttentionStrands p) {
+#if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
+  extern __shared__ __align__(16) std::byte many_memory[];
+  auto& shared = *reinterpret_cast<ManyShared<kDim>*>(many_memory);
+  using OfColumns = Parts<kDim, kMostColumns>;
+  constexpr uint32_t kSlice = OfColumns::kSlice;
+  const Running run(p.state);
+  const uint32_t rank = blockIdx.x % kCluster, unit = blockIdx.x / kCluster;
+  const uint32_t kv_head = unit % p.kv_heads, groups = gridDim.x / (kCluster * p.kv_heads);
+  const uint32_t warp = threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
+  const CacheGeometry geometry{p.pages, p.kv_heads, kDim};
+  // The last rows of a prompt first, which take the longest.
+  const uint32_t first_row = (groups - 1 - unit / p.kv_heads) * p.group_rows;
+  if (first_row >= run.rows) return;
+  const uint32_t count = min(p.group_rows, run.rows - first_row);
+  const auto vector_of = [&](uint32_t row, uint32_t query) {
+    return ((first_row + row) * p.kv_heads + kv_head) * p.queries + query;
+  };
+
+  for (uint32_t i = warp; i < count; i += kAttentionWarps) {
+    FoundRow found;
+    found.find(p, first_row + i);
+    if (__any_sync(~0u, found.lacks_page(p.table, lane, kWarp))) found.refuse_page();
+    if (lane == 0)
+      shared.rows[i] = {found.ids != nullptr ? found.row.slot : kIdle, found.row.position,
+                        found.first_position};
+    if (found.ids != nullptr) continue;
+    for (uint32_t e = lane; e < p.queries * kSlice; e += kWarp)
+      p.output[size_t{vector_of(i, e / kSlice)} * kDim + rank * kSlice + e % kSlice] = 0;
+    if (kv_head == 0 && rank == 0 && lane == 0) found.raise(p);
+  }
+  if (threadIdx.x == 0) OfColumns::begin(shared.arrived);
+  __syncthreads();
+  uint64_t live = 0, starts = 0;  // rows that are computed; of them, those that a run begins with
 #pragma unroll
-  for (uint32_t i = 0; i < kCluster; ++i) value = joint.add(i, parts.values[i][q][d], value);
-  p.output[(size_t{unit} * p.queries + q) * kDim + rank * kSlice + d] = __fdiv_rn(value, joint.sum);
+  for (uint32_t half = 0; half < kMostGroupRows; half += kWarp) {
+    const uint32_t i = half + lane;
+    const bool computed = i < count && shared.rows[i].slot != kIdle;
+    const bool start = computed && (i == 0 || shared.rows[i - 1].slot != shared.rows[i].slot);
+    live |= uint64_t{__ballot_sync(~0u, computed)} << half;
+    starts |= uint64_t{__ballot_sync(~0u, start)} << half;
+  }
+
+  // Round after round each warp gets a tile: all those of one run of rows, or of runs too short for a team one each.
+  uint32_t next_row = 0, next_tile = 0;  // the tile of a run that begins there
+  for (uint32_t round = 0;; ++round) {
+    uint32_t dealt = 0, begin = 0, end = 0, tile = 0;  // the run of the warp's tile
+    bool team = false, has_tile = false;
+    while (dealt < kAttentionWarps && !team && next_row < kMostGroupRows) {
+      const uint64_t rest = live >> next_row << next_row;
+      if (rest == 0) break;
+      next_row = __ffsll(static_cast<long long>(rest)) - 1;
+      const uint64_t stops = (starts | ~live) & ~((uint64_t{2} << next_row) - 1);
+      const uint32_t stop = stops == 0 ? kMostGroupRows : __ffsll(static_cast<long long>(stops)) - 1;
+      const uint32_t tiles = ((stop - next_row) * p.queries + kProductColumns - 1) / kProductColumns;
+      if (tiles - next_tile >= kTeamTiles) {
+        if (dealt != 0) break;
+        team = true;
+      }
+      const uint32_t taken = min(tiles - next_tile, kAttentionWarps - dealt);
+      if (team || (dealt <= warp && warp < dealt + taken)) {
+        begin = next_row;
+        end = stop;
+        tile = next_tile + warp - dealt;
+        has_tile = warp < dealt + taken;
+      }
+      dealt += taken;
+      next_tile += taken;
+      if (next_tile == tiles) {
+        next_row = stop;
+        next_tile = 0;
+      }
+    }
+    if (dealt == 0) return;
+
+    if (round != 0) __syncthreads();  // what the last round has left is no longer read
+    if (threadIdx.x < kAttentionWarps) {
+      shared.full[threadIdx.x].begin(kWarp, round != 0);
+      shared.empty[threadIdx.x].begin(kAttentionWarps, round != 0);
+    }
+    if (threadIdx.x == 0) OfColumns::expect(shared.arrived, dealt * kProductColumns);
+
+    // Column g of the tile. Those that a run's last tile has too many are the last one again, and are not kept.
+    const uint32_t last_column = (end - begin) * p.queries - 1;
+    const uint32_t column = tile * kProductColumns + lane / 4, taken_column = min(column, last_column);
+    const uint32_t row = begin + taken_column / p.queries;
+    const uint32_t vector = vector_of(row, taken_column % p.queries);
+    if (has_tile && lane % 4 == 0)
+      shared.columns[warp * kProductColumns + lane / 4] = column <= last_column ? vector : kNoColumn;
+    __syncthreads();
+    float* memory = shared.tiles[warp];
+    Tile<kDim> mine;
+    uint32_t position = 0, first_position = 0, low = ~0u, high = 0;
+    if (has_tile) {
+      position = shared.rows[row].position;
+      first_position = shared.rows[row].first_position;
+      low = first_position;
+      high = position;
+    }
+    if (team) {
+      for (uint32_t i = begin + lane; i < end; i += kWarp) {
+        low = min(low, shared.rows[i].first_position);
+        high = max(high, shared.rows[i].position);
+      }
+    }
+    low = __reduce_min_sync(~0u, low);
+    high = __reduce_max_sync(~0u, high);
+    RankChunks at{low / kChunk, high / kChunk, rank};
+    const uint32_t chunks = team || has_tile ? at.count() : 0, items = 2 * chunks;  // two walks
+    const uint32_t step = team ? kAttentionWarps : 1;
+    if (chunks != 0) at.begin();
+
+    // The warp's part of the ring: it copies item after item of its own there, ahead of who reads them.
+    const uint32_t* ids =
+        p.table.ids + size_t{has_tile || team ? shared.rows[begin].slot : 0} * p.table.pages_per_slot;
+    RankChunks ahead = at;
+    uint32_t next = team ? warp : 0, page = 0;
+    const auto find_page = [&] {
+      // One that no row looks at, between those of rows that do, may be none.
+      page = __ldcg(ids + ahead.chunk / (kPagePositions / kChunk));
+      if (page >= p.table.cache_pages) page = 0;
+    };
+    const auto copy_next = [&] {
+      SharedChunk<kDim>& to = shared.chunks[warp];
+      const uint32_t offset = ahead.chunk % (kPagePositions / kChunk) * kChunk * kDim;
+      to.copy(to.keys, p.cache + geometry.unit_offset(0, page, kv_head) + offset);
+      if (next >= chunks) to.copy(to.values, p.cache + geometry.unit_offset(1, page, kv_head) + offset);
+      shared.full[warp].arrive_after_copies();
+      next += step;
+      if (next >= items) return;
+      for (uint32_t i = 0; i < step; ++i) ahead.next();
+      find_page();
+    };
+    if (next < items) {
+      for (uint32_t i = 0; i < next; ++i) ahead.next();
+      find_page();
+    }
+    for (uint32_t k = 0; k < items; ++k) {
+      // Of a team into memory that all have read by and by.
+      if (next < items && next <= k + (team ? kAttentionWarps / 2 : 0)) {
+        if (next >= kAttentionWarps && team) shared.empty[warp].wait(next / kAttentionWarps - 1);
+        copy_next();
+      }
+      if (k == 0 && has_tile) mine.load_queries(p.query, vector, memory);
+      const uint32_t from = team ? k % kAttentionWarps : warp;
+      shared.full[from].wait(team ? k / kAttentionWarps : k);
+      converge();
+      if (has_tile) {
+        const SharedChunk<kDim>& chunk = shared.chunks[from];
+        const uint32_t of_chunk = at.chunk * kChunk;
+        const uint32_t from_position = first_position > of_chunk ? first_position - of_chunk : 0;
+        const uint32_t to_position = position >= of_chunk ? min(position + 1 - of_chunk, kChunk) : 0;
+        const uint32_t looking = __ballot_sync(~0u, from_position < to_position);
+        if (looking != 0) {
+          if (k < chunks) {
+            float scores[2][2];
+            mine.score(chunk, p.scale, from_position, to_position, scores);
+            mine.greatest = fmaxf(mine.greatest, Softmax::greatest(scores));
+          } else {
+            mine.add(chunk, p.scale, from_position, to_position, looking);
+          }
+        }
+        if (k + 1 == chunks) mine.greatest = Softmax::greatest(mine.greatest);
+        if (k >= chunks && at.ends_strand()) mine.join(memory);
+      }
+      at.next();
+      converge();
+      if (team && lane == 0) shared.empty[from].arrive();
+    }
+    // What the blocks tell each other comes in the place of chunks, which all of them have read by then.
+    converge();
+    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+    if (has_tile) mine.lay_out(memory);
+    converge();
+    asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+    if (has_tile) {
+      for (uint32_t i = lane; i < kProductColumns * kDim / 4; i += kWarp) {
+        const uint32_t of = 4 * i / kDim, dimension = 4 * i % kDim;
+        const float2 sums =
+            make_float2(__shfl_sync(~0u, mine.greatest, of * 4), __shfl_sync(~0u, mine.sum, of * 4));
+        shared.parts.send(shared.arrived, rank, warp * kProductColumns + of, dimension,
+                          *reinterpret_cast<const float4*>(memory + of * shared.kStride + dimension), sums);
+      }
+    }
+    OfColumns::wait(shared.arrived, round % 2);
+    for (uint32_t i = threadIdx.x; i < dealt * kProductColumns * kSlice; i += kAttentionThreads) {
+      const uint32_t of = shared.columns[i / kSlice];
+      if (of == kNoColumn) continue;
+      p.output[size_t{of} * kDim + rank * kSlice + i % kSlice] = shared.parts.value(i / kSlice, i % kSlice);
+    }
+  }
 #endif
 }
 
@@ -371,6 +452,8 @@ void bind_rows(const BoundCommand& command, std::byte* parameters) {
   AttentionStrands p;
   p.state = command.state;
   set_attention(p, command.members.front());
+  const auto& c = command.members.front().constants_as<AttentionConstants>();
+  p.group_rows = group_rows(c.rows, c.kv_heads, p.queries);
   std::memcpy(parameters, &p, sizeof(p));
 }
 
@@ -395,6 +478,16 @@ void bind_set(const BoundCommand& command, std::byte* parameters) {
   std::memcpy(parameters, &p, sizeof(p));
 }
 
+template <uint32_t kDim>
+GridShape shape_of_many(const AttentionConstants& c) {
+  const uint32_t rows = group_rows(c.rows, c.kv_heads, c.heads / c.kv_heads);
+  return {.blocks = uint64_t{(c.rows + rows - 1) / rows} * c.kv_heads * kCluster,
+          .threads = kAttentionThreads,
+          .shared_bytes = sizeof(ManyShared<kDim>),
+          .cluster = kCluster,
+          .function = reinterpret_cast<const void*>(attention_strands_many<kDim>)};
+}
+
 template <uint32_t kDim, bool kSet>
 KernelEntry entry_of() {
   return {.function = reinterpret_cast<const void*>(attention_strands<kDim, kSet>),
@@ -405,6 +498,7 @@ KernelEntry entry_of() {
                 for (const BoundMember& member : command.members) {
                   if (member.place != (kSet ? uint32_t{kAttend} : 0u)) continue;
                   const auto& c = member.constants_as<AttentionConstants>();
+                  if (!kSet && c.rows > kFewRows) return shape_of_many<kDim>(c);
                   return GridShape{
                       .blocks = uint64_t{c.rows} * c.kv_heads * kCluster,
                       .threads = kAttentionThreads,

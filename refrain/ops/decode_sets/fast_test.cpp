@@ -1,8 +1,13 @@
 // Kernels of the mode fast against the references in double, on the device that REFRAIN_TEST_DEVICE names: with bounds of
 // their own, derived where they are. That sets of commands give the bits of these kernels, tests of whole models show.
 #include <algorithm>
+#include <array>
+#include <bit>
 #include <cmath>
+#include <initializer_list>
 #include <limits>
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "refrain/ops/attention/attention.h"
@@ -223,6 +228,90 @@ TEST(Fast, EmbeddingIsWhatTheFormatDecodesTo) {
   }
 }
 
+/// Attention of a step's rows over a cache of f16, by a command for all of them or by several.
+struct AttentionRows {
+  AttentionRows(const std::vector<uint32_t>& lengths, const std::vector<TestStep::Position>& positions,
+                const std::array<uint32_t, 3>& shape, uint32_t window_positions)
+      : random(5),
+        step(lengths, positions, static_cast<uint32_t>(positions.size()), random),
+        heads(shape[0]),
+        kv_heads(shape[1]),
+        head_dim(shape[2]),
+        window(window_positions),
+        query(step.rows.size() * row_elements()),
+        cache(step.cache_elements(kv_heads, head_dim)) {
+    random.fill(query, -2, 2);
+    for (f16& element : cache) element = f16::from_float(random.uniform(-2, 2));
+  }
+
+  uint32_t rows() const { return static_cast<uint32_t>(step.rows.size()); }
+  size_t row_elements() const { return size_t{heads} * head_dim; }
+  Call call(const Array<float>& output, uint32_t first, uint32_t count) const {
+    const Shape shape{count, heads, head_dim};
+    Call call(attention_schema);
+    call.tensor(DType::f32, shape, query.data() + first * row_elements());
+    call.tensor(DType::u32, {count, 4}, step.rows.data() + first);
+    call.tensor(step.table_shape(), step.page_table).tensor(step.cache_shape(kv_heads, head_dim), cache);
+    call.tensor(step.status_shape(), step.status);
+    call.tensor(DType::f32, shape, output.data() + first * row_elements());
+    call.constants(AttentionConstants{count, heads, kv_heads, head_dim, step.slots(), step.pages_per_slot,
+                                      step.cache_pages, 0.1f, window, DType::f16});
+    return call;
+  }
+  /// The outputs of all rows, by commands of `most` rows each, and what the status words then are.
+  Array<float> run(const backend::Kernel& kernel, uint32_t most, std::vector<uint32_t>* status = nullptr) {
+    std::fill(step.status.begin(), step.status.end(), 0u);
+    Array<float> output(query.size(), -7);
+    for (uint32_t first = 0; first < rows(); first += most) {
+      const uint32_t count = std::min(most, rows() - first);
+      call(output, first, count).run(kernel, count);
+    }
+    if (status != nullptr) status->assign(step.status.begin(), step.status.end());
+    return output;
+  }
+  /// Keys and values of a slot's positions [begin, end) become `key` and `value`.
+  void write(uint32_t slot, uint32_t begin, uint32_t end, f16 key, f16 value) {
+    for (uint32_t p = begin; p < end; ++p) {
+      for (uint32_t kind = 0; kind < 2; ++kind) {
+        for (uint32_t k = 0; k < kv_heads; ++k) {
+          const size_t unit =
+              CacheGeometry{step.cache_pages, kv_heads, head_dim}.unit_offset(kind, step.page(slot, p), k);
+          std::fill_n(cache.data() + unit + size_t{p % kPagePositions} * head_dim, head_dim,
+                      kind == 0 ? key : value);
+        }
+      }
+    }
+  }
+  std::string name() const {
+    return std::to_string(heads) + ' ' + std::to_string(kv_heads) + ' ' + std::to_string(head_dim) +
+           " window " + std::to_string(window);
+  }
+
+  Random random;
+  TestStep step;
+  uint32_t heads, kv_heads, head_dim, window;
+  Array<float> query;
+  Array<f16> cache;
+};
+
+/// Rows whose bits differ, NaN being like NaN.
+std::vector<uint32_t> rows_that_differ(const Array<float>& a, const Array<float>& b, size_t row_elements) {
+  std::vector<uint32_t> rows;
+  for (size_t i = 0; i < a.size(); ++i) {
+    const bool same = std::bit_cast<uint32_t>(a[i]) == std::bit_cast<uint32_t>(b[i]);
+    if (same || (std::isnan(a[i]) && std::isnan(b[i]))) continue;
+    const auto row = static_cast<uint32_t>(i / row_elements);
+    if (rows.empty() || rows.back() != row) rows.push_back(row);
+  }
+  return rows;
+}
+
+constexpr uint32_t kAttentionWindows[] = {0, 1, 100};
+/// heads, key-value heads, size of a head: with 1 to 8 queries a key-value head.
+constexpr std::array<uint32_t, 3> kAttentionShapes[] = {{2, 2, 64},  {4, 2, 64}, {8, 2, 128},
+                                                        {8, 1, 128}, {6, 2, 64}, {7, 1, 128}};
+constexpr uint32_t kFew = 4;  // rows that a kernel of its own takes
+
 TEST(Fast, Attention) {
   const auto kernels = fast_kernels(attention_schema);
   SKIP_WITHOUT(kernels);
@@ -231,45 +320,122 @@ TEST(Fast, Attention) {
     positions.emplace_back(1, p);
   positions.emplace_back(0, 64);
   positions.emplace_back(kIdle, 0);
-  const auto rows = static_cast<uint32_t>(positions.size());
   size_t accepted = 0;
-  for (const auto& [heads, kv_heads, head_dim] :
-       {std::array{2u, 2u, 64u}, std::array{4u, 2u, 64u}, std::array{8u, 2u, 128u}, std::array{8u, 1u, 128u},
-        std::array{6u, 2u, 64u}, std::array{7u, 1u, 128u}}) {
-    for (const uint32_t window : {0u, 1u, 100u}) {
-      Random random(5);
-      const TestStep step({65, 1300}, positions, rows, random);
-      Array<float> query(size_t{rows} * heads * head_dim);
-      Array<f16> cache(step.cache_elements(kv_heads, head_dim));
-      Array<float> expected(query.size(), -7), got(query.size(), -7);
-      random.fill(query, -2, 2);
-      for (f16& element : cache) element = f16::from_float(random.uniform(-2, 2));
-      const Shape shape{rows, heads, head_dim};
-      const auto call_of = [&](const Array<float>& output) {
-        Call call(attention_schema);
-        call.tensor(shape, query).tensor(DType::u32, step.rows_shape(), step.rows.data());
-        call.tensor(step.table_shape(), step.page_table).tensor(step.cache_shape(kv_heads, head_dim), cache);
-        call.tensor(step.status_shape(), step.status).tensor(shape, output);
-        call.constants(AttentionConstants{rows, heads, kv_heads, head_dim, step.slots(), step.pages_per_slot,
-                                          step.cache_pages, 0.1f, window, DType::f16});
-        return call;
-      };
-      call_of(expected).reference(rows);
+  for (const auto& shape : kAttentionShapes) {
+    for (const uint32_t window : kAttentionWindows) {
+      AttentionRows all({65, 1300}, positions, shape, window);
+      Array<float> expected(all.query.size(), -7);
+      all.call(expected, 0, all.rows()).reference(all.rows());
       for (const backend::Kernel* kernel : kernels) {
-        if (!call_of(got).accepted_by(*kernel)) continue;
+        if (!all.call(expected, 0, all.rows()).accepted_by(*kernel)) continue;
         ++accepted;
-        std::fill(got.begin(), got.end(), -7.0f);
-        call_of(got).run(*kernel, rows);
         // Scores of at most 0.1 * 4 D are off by (D + 6) roundoffs of that and 8 of the query's, weights by twice as much;
         // then sums of 1,300.
-        const double score = 0.1 * 4 * head_dim * (head_dim + 14.0);
-        EXPECT_LE(excess(got, expected, [&](size_t) { return 2 * (2 * score + 200) * kUnitRoundoff; }), 0)
-            << kernel->name << ' ' << heads << ' ' << kv_heads << ' ' << head_dim << " window " << window;
-        for (const uint32_t word : step.status) EXPECT_EQ(word, 0u);
+        const double score = 0.1 * 4 * all.head_dim * (all.head_dim + 14.0);
+        for (const uint32_t most : {all.rows(), kFew}) {
+          const Array<float> got = all.run(*kernel, most);
+          EXPECT_LE(excess(got, expected, [&](size_t) { return 2 * (2 * score + 200) * kUnitRoundoff; }), 0)
+              << kernel->name << ' ' << all.name() << ", commands of " << most;
+          for (const uint32_t word : all.step.status) EXPECT_EQ(word, 0u);
+        }
       }
     }
   }
   EXPECT_EQ(accepted, 18u) << "one for each shape and window";
+}
+
+// Runs of positions over the edges of chunks, pages and strands, runs of one row, rows of one slot that are far apart, idle rows and
+// refused ones, some of them within a run: in groups that are full and in one that is not.
+TEST(Fast, AttentionOfManyRowsHasTheBitsOfFew) {
+  const auto kernels = fast_kernels(attention_schema);
+  SKIP_WITHOUT(kernels);
+  std::vector<TestStep::Position> positions;
+  const auto run = [&](uint32_t slot, uint32_t begin, uint32_t end) {
+    for (uint32_t p = begin; p < end; ++p) positions.emplace_back(slot, p);
+  };
+  run(0, 1000, 1045);
+  positions.emplace_back(kIdle, 0);
+  run(1, 57, 67);
+  for (const auto& [slot, position] : std::initializer_list<TestStep::Position>{
+           {2, 199}, {3, 0}, {2, 5}, {1, 1099}, {3, 64}, {4, 0}, {0, 2304}, {3, 190}})
+    positions.emplace_back(slot, position);
+  run(0, 2270, 2304);
+  run(3, 120, 136);  // page 2 of which there is none
+  run(1, 0, 70);
+  for (const uint32_t p : {7u, 2299u, 300u, 301u, 1023u}) positions.emplace_back(0, p);
+  for (uint32_t slot = 0; slot < 4; ++slot) positions.emplace_back(slot, 60);
+  size_t accepted = 0;
+  std::vector<std::array<uint32_t, 3>> shapes(std::begin(kAttentionShapes), std::end(kAttentionShapes));
+  shapes.push_back({16, 16, 64});  // groups of many rows of one query
+  shapes.push_back({40, 8, 64});
+  for (const auto& shape : shapes) {
+    for (const uint32_t window : kAttentionWindows) {
+      AttentionRows all({2304, 1100, 200, 65}, positions, shape, window);
+      for (const backend::Kernel* kernel : kernels) {
+        if (!all.call(all.query, 0, all.rows()).accepted_by(*kernel)) continue;
+        ++accepted;
+        std::vector<uint32_t> few_status, status;
+        const Array<float> few = all.run(*kernel, kFew, &few_status);
+        const std::vector<uint32_t> none;
+        EXPECT_EQ(rows_that_differ(all.run(*kernel, all.rows(), &status), few, all.row_elements()), none)
+            << kernel->name << ' ' << all.name();
+        EXPECT_EQ(status, few_status) << all.name();
+        EXPECT_EQ(rows_that_differ(all.run(*kernel, 33), few, all.row_elements()), none)
+            << kernel->name << ' ' << all.name() << ", commands of 33";
+        // Rows behind the live ones stay as they were.
+        Array<float> part(few.size(), -7);
+        const uint32_t live = all.rows() - 9;
+        all.call(part, 0, all.rows()).run(*kernel, live);
+        const std::vector<uint32_t> dead = rows_that_differ(part, few, all.row_elements());
+        EXPECT_EQ(dead.size(), 9u) << all.name();
+        EXPECT_TRUE(std::all_of(part.begin() + static_cast<ptrdiff_t>(live * all.row_elements()), part.end(),
+                                [](float x) { return x == -7.0f; }));
+      }
+    }
+  }
+  EXPECT_EQ(accepted, 24u) << "one for each shape and window";
+}
+
+// What lies behind a row's position, or before its window, does not reach it, not even through rows that look at it: zero
+// by infinity is not zero.
+TEST(Fast, AttentionLooksAtItsPositionsAlone) {
+  const auto kernels = fast_kernels(attention_schema);
+  SKIP_WITHOUT(kernels);
+  constexpr uint32_t kBegin = 1000, kEnd = 1040, kSpoilt = 1019;
+  std::vector<TestStep::Position> positions;
+  for (uint32_t p = kBegin; p < kEnd; ++p) positions.emplace_back(0, p);
+  const f16 infinity{0x7C00}, nan{0x7E00}, zero{0};
+  for (const auto& shape : kAttentionShapes) {
+    for (const uint32_t window : kAttentionWindows) {
+      for (const bool behind : {true, false}) {
+        if (!behind && window == 0) continue;
+        AttentionRows all({1100}, positions, shape, window);
+        const Array<float> clean(all.query.size());
+        const std::pair<f16, f16> kinds[] = {{nan, nan}, {zero, infinity}, {infinity, zero}};
+        for (const backend::Kernel* kernel : kernels) {
+          if (!all.call(clean, 0, all.rows()).accepted_by(*kernel)) continue;
+          const Array<float> expected = all.run(*kernel, all.rows());
+          for (const auto& [key, value] : kinds) {
+            AttentionRows spoilt({1100}, positions, shape, window);
+            behind ? spoilt.write(0, kSpoilt, 1100, key, value)
+                   : spoilt.write(0, 0, kSpoilt - window + 1, key, value);
+            for (const uint32_t most : {all.rows(), kFew}) {
+              const Array<float> got = spoilt.run(*kernel, most);
+              for (const uint32_t row : rows_that_differ(got, expected, all.row_elements())) {
+                const uint32_t position = kBegin + row;
+                EXPECT_TRUE(behind ? position >= kSpoilt : position < kSpoilt)
+                    << kernel->name << ' ' << all.name() << ", commands of " << most << ", position "
+                    << position;
+              }
+              // It reaches those that do look at it.
+              const size_t looks = (behind ? kSpoilt : kSpoilt - 1) - kBegin;
+              EXPECT_NE(got[looks * all.row_elements()], expected[looks * all.row_elements()]);
+            }
+          }
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -7,14 +7,10 @@
 // else there is.
 #pragma once
 
-#include <cuda_fp16.h>
-
-#include "refrain/backend/cuda/device.cuh"
 #include "refrain/core/half.h"
+#include "refrain/ops/decode_sets/strand_softmax.cuh"
 
 namespace refrain::ops::decode {
-
-using namespace backend::cuda;
 
 inline constexpr uint32_t kCluster = 8;  // blocks of a key-value head
 inline constexpr uint32_t kAttentionWarps = 8, kAttentionThreads = kAttentionWarps * kWarp;
@@ -68,28 +64,6 @@ struct Head {
   /// As kv_write writes it.
   __device__ __half cached(uint32_t i) const { return __ushort_as_half(f16::saturated(e[i]).bits); }
 };
-
-/// Two f16 that add up to a float, of two floats each.
-struct Halves {
-  uint32_t high, low;
-
-  __device__ Halves(float a, float b) {
-    const __half2 rounded = __floats2half2_rn(a, b);
-    const float2 back = __half22float2(rounded);
-    high = bits(rounded);
-    low = bits(__floats2half2_rn(a - back.x, b - back.y));
-  }
-  __device__ static uint32_t bits(__half2 pair) { return reinterpret_cast<const uint32_t&>(pair); }
-};
-
-/// sums += a b, with a of 16 x 16 by rows, b of 16 x 8 by columns, as mma.sync has them.
-__device__ inline void multiply(float (&sums)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                uint32_t b0, uint32_t b1) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, "
-      "%1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-}
 
 /// The queries of a key-value head in shared memory, in two f16 each. Padded so that the lanes of a load meet no bank twice.
 template <uint32_t kDim>
@@ -181,69 +155,36 @@ __device__ inline uint32_t word(const uint4& v, uint32_t i) {
   return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w;
 }
 
-/// What a warp keeps of its strand. Lane (g, t) has the maximum and a part of the sum of query g, and of queries 2 t and
-/// 2 t + 1 the values of columns 64 h + 8 g and seven more.
+/// What a warp keeps of its strand. Lane (g, t) has of queries 2 t and 2 t + 1 the values of columns 64 h + 8 g and seven
+/// more.
 template <uint32_t kDim>
-struct Strand {
-  float max = -INFINITY;
-  float sum = 0;  // of this lane's positions
+struct Strand : Softmax {
   float values[kDim / 64][4][4] =
       {};  // weighted, not divided: [h][w]: columns 2 w and 2 w + 1 of these eight, two queries each
 
-  /// Weights of the chunk's positions for query g: the right operand of the product of its values with them.
-  struct Weights {
-    Halves first, second;
-  };
-
-  /// Of the positions only [begin, end) are looked at. `query`: g, or another where there is none of that number. `scale`: of
-  /// scores, and log2(e).
+  /// `query`: g, or another where there is none of that number.
   __device__ Weights weigh(const Chunk<kDim>& chunk, const Queries<kDim>& queries, uint32_t query,
                            float scale, uint32_t begin, uint32_t end) {
-    float scores[2][4] = {};  // of two positions: by the high halves of the query, by the low ones
+    float products[2][4] = {}, scores[2][2];
     converge();
 #pragma unroll
     for (uint32_t j = 0; j < chunk.kKeyLoads; ++j) {
       const uint4 high = *reinterpret_cast<const uint4*>(&queries.high[query][chunk.key_column(j)]),
                   low = *reinterpret_cast<const uint4*>(&queries.low[query][chunk.key_column(j)]);
 #pragma unroll
-      for (uint32_t i = 0; i < 2; ++i) {
-        const uint4& key = chunk.keys[i][j];
-        multiply(scores[i], high.x, low.x, high.y, low.y, key.x, key.y);
-        multiply(scores[i], high.z, low.z, high.w, low.w, key.z, key.w);
-      }
+      for (uint32_t i = 0; i < 2; ++i) multiply(products[i], high, low, chunk.keys[i][j]);
     }
-    float score[2][2];
-#pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
-#pragma unroll
-      for (uint32_t e = 0; e < 2; ++e) {
-        const uint32_t position = 8 * i + 2 * chunk.in_group() + e;
-        score[i][e] = (scores[i][e] + scores[i][e + 2]) * scale;
-        if (position < begin || position >= end) score[i][e] = -INFINITY;
-      }
-    }
-    float now = fmaxf(max, fmaxf(fmaxf(score[0][0], score[0][1]), fmaxf(score[1][0], score[1][1])));
-    now = fmaxf(now, __shfl_xor_sync(~0u, now, 1));
-    now = fmaxf(now, __shfl_xor_sync(~0u, now, 2));
-    const float factor = exp2f(max - now);
-    max = now;
-#pragma unroll
-    for (uint32_t i = 0; i < 2; ++i) {
-#pragma unroll
-      for (uint32_t e = 0; e < 2; ++e) score[i][e] = exp2f(score[i][e] - now);
-    }
-    sum = __fmaf_rn(sum, factor, (score[0][0] + score[0][1]) + (score[1][0] + score[1][1]));
-    const uint32_t of_query = 8 * chunk.in_group();  // lane (2 t, 0)
-    const float even = __shfl_sync(~0u, factor, of_query), odd = __shfl_sync(~0u, factor, of_query + 4);
+    score(products, scale, begin, end, scores);
+    const float2 factors = of_queries(take(scores));
 #pragma unroll
     for (auto& half : values) {
 #pragma unroll
       for (auto& pair : half) {
 #pragma unroll
-        for (uint32_t i = 0; i < 4; ++i) pair[i] *= i % 2 == 0 ? even : odd;
+        for (uint32_t i = 0; i < 4; ++i) pair[i] *= i % 2 == 0 ? factors.x : factors.y;
       }
     }
-    return {Halves(score[0][0], score[0][1]), Halves(score[1][0], score[1][1])};
+    return {Halves(scores[0][0], scores[0][1]), Halves(scores[1][0], scores[1][1])};
   }
 
   __device__ void add(const Chunk<kDim>& chunk, const Weights& weights) {
@@ -264,8 +205,7 @@ struct Strand {
 
   /// `sum` becomes that of all positions; where `stores`, the values go to [queries][kDim] floats.
   __device__ void finish(bool stores, float* to, uint32_t queries) {
-    sum += __shfl_xor_sync(~0u, sum, 1);
-    sum += __shfl_xor_sync(~0u, sum, 2);
+    Softmax::finish();
 #pragma unroll
     for (uint32_t e = 0; e < 2; ++e) {
       const uint32_t query = 2 * Chunk<kDim>::in_group() + e;
