@@ -1,5 +1,6 @@
-// Attention by strands (strand.cuh): the set of a layer's attention for one row (head norms, ropes, the write to the cache and attention
-// itself), and attention alone for any rows, with the same bits.
+// Attention by strands (strand.cuh): the set of a layer's attention (head norms, ropes, the write to the cache and attention
+// itself), for one row as one kernel, for more as two; and attention alone, for rows few or many (strands_many.cuh). All give
+// the same bits.
 #include <algorithm>
 #include <array>
 
@@ -73,11 +74,8 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   };
   const auto find_angles = [&] {
     if (!kSet || threadIdx.x >= kDim / 2) return;
-    double sine, cosine;
-    sincos(static_cast<double>(static_cast<float>(found.row.position) * __ldg(p.frequencies + threadIdx.x)),
-           &sine, &cosine);
-    cosines[threadIdx.x] = static_cast<float>(cosine);
-    sines[threadIdx.x] = static_cast<float>(sine);
+    find_angle(found.row.position, __ldg(p.frequencies + threadIdx.x), cosines[threadIdx.x],
+               sines[threadIdx.x]);
   };
   // Vectors that the block prepares, a warp each: queries, and of a set where it has the newest chunk the key and the value.
   const auto vector_of = [&](uint32_t item) {
@@ -174,14 +172,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
   for (uint32_t i = threadIdx.x; i < p.queries * kDim / 4; i += kAttentionThreads) {
     const uint32_t q = 4 * i / kDim, column = 4 * i % kDim;
     const Joint<kAttentionWarps> joint(&warp_sums[0][q], kMostQueries);
-    float4 value = make_float4(0, 0, 0, 0);
-#pragma unroll
-    for (uint32_t w = 0; w < kAttentionWarps; ++w) {
-      const float4 part =
-          *reinterpret_cast<const float4*>(warp_values + (size_t{w} * p.queries + q) * kDim + column);
-      value = make_float4(joint.add(w, part.x, value.x), joint.add(w, part.y, value.y),
-                          joint.add(w, part.z, value.z), joint.add(w, part.w, value.w));
-    }
+    const float4 value = joint.values(warp_values + q * kDim + column, p.queries * kDim);
     told.parts.send(told.arrived, rank, q, column, value, make_float2(joint.max, joint.sum));
   }
   OfRow::wait(told.arrived, 0);
@@ -192,7 +183,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
 #endif
 }
 
-/// Of many rows (strands_many.cuh). Dynamic shared memory: ManyShared.
+/// Of many rows. Dynamic shared memory: ManyShared.
 template <uint32_t kDim>
 __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThreads, 2)
     attention_strands_many(const __grid_constant__ AttentionStrands p) {
@@ -238,28 +229,28 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     starts |= uint64_t{__ballot_sync(~0u, start)} << half;
   }
 
-  // Round after round each warp gets a tile: all those of one run of rows, or of runs too short for a team one each.
   uint32_t next_row = 0, next_tile = 0;  // the tile of a run that begins there
   for (uint32_t round = 0;; ++round) {
     uint32_t dealt = 0, begin = 0, end = 0, tile = 0;  // the run of the warp's tile
-    bool team = false, has_tile = false;
-    while (dealt < kAttentionWarps && !team && next_row < kMostGroupRows) {
+    bool team = false, spread = false, has_tile = false;
+    while (dealt < kAttentionWarps && !team && !spread && next_row < kMostGroupRows) {
       const uint64_t rest = live >> next_row << next_row;
       if (rest == 0) break;
       next_row = __ffsll(static_cast<long long>(rest)) - 1;
       const uint64_t stops = (starts | ~live) & ~((uint64_t{2} << next_row) - 1);
       const uint32_t stop = stops == 0 ? kMostGroupRows : __ffsll(static_cast<long long>(stops)) - 1;
       const uint32_t tiles = ((stop - next_row) * p.queries + kProductColumns - 1) / kProductColumns;
-      if (tiles - next_tile >= kTeamTiles) {
-        if (dealt != 0) break;
-        team = true;
-      }
-      const uint32_t taken = min(tiles - next_tile, kAttentionWarps - dealt);
-      if (team || (dealt <= warp && warp < dealt + taken)) {
+      const bool for_team = tiles - next_tile >= kTeamTiles;
+      const bool deep = shared.rows[next_row].position - shared.rows[next_row].first_position >= kDeep;
+      if ((for_team || deep) && dealt != 0) break;
+      team = for_team;
+      spread = deep && !for_team;
+      const uint32_t taken = spread ? 1 : min(tiles - next_tile, kAttentionWarps - dealt);
+      if (team || spread || (dealt <= warp && warp < dealt + taken)) {
         begin = next_row;
         end = stop;
-        tile = next_tile + warp - dealt;
-        has_tile = warp < dealt + taken;
+        tile = spread ? next_tile : next_tile + warp - dealt;
+        has_tile = spread || warp < dealt + taken;
       }
       dealt += taken;
       next_tile += taken;
@@ -282,7 +273,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     const uint32_t column = tile * kProductColumns + lane / 4, taken_column = min(column, last_column);
     const uint32_t row = begin + taken_column / p.queries;
     const uint32_t vector = vector_of(row, taken_column % p.queries);
-    if (has_tile && lane % 4 == 0)
+    if (has_tile && lane % 4 == 0 && (!spread || warp == 0))
       shared.columns[warp * kProductColumns + lane / 4] = column <= last_column ? vector : kNoColumn;
     __syncthreads();
     float* memory = shared.tiles[warp];
@@ -303,9 +294,14 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     low = __reduce_min_sync(~0u, low);
     high = __reduce_max_sync(~0u, high);
     RankChunks at{low / kChunk, high / kChunk, rank};
-    const uint32_t chunks = team || has_tile ? at.count() : 0, items = 2 * chunks;  // two walks
     const uint32_t step = team ? kAttentionWarps : 1;
-    if (chunks != 0) at.begin();
+    uint32_t chunks = 0, items = 0;  // of the first walk, and of both
+    if (spread) {
+      items = at.begin_strand(warp);
+    } else if (team || has_tile) {
+      chunks = at.begin();
+      items = 2 * chunks;
+    }
 
     // The warp's part of the ring: it copies item after item of its own there, ahead of who reads them.
     const uint32_t* ids =
@@ -358,7 +354,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
           }
         }
         if (k + 1 == chunks) mine.greatest = Softmax::greatest(mine.greatest);
-        if (k >= chunks && at.ends_strand()) mine.join(memory);
+        if (k >= chunks && !spread && at.ends_strand()) mine.join(memory);
       }
       at.next();
       converge();
@@ -367,10 +363,25 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     // What the blocks tell each other comes in the place of chunks, which all of them have read by then.
     converge();
     asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
-    if (has_tile) mine.lay_out(memory);
+    if (has_tile) {
+      spread ? mine.softmax.finish() : mine.take_joined(memory);
+      mine.lay_out(memory);
+    }
+    if (spread) {
+      if (lane % 4 == 0) shared.sums[warp][lane / 4] = make_float2(mine.softmax.max, mine.softmax.sum);
+      __syncthreads();
+    }
     converge();
     asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
-    if (has_tile) {
+    if (spread) {
+      for (uint32_t i = threadIdx.x; i < kProductColumns * kDim / 4; i += kAttentionThreads) {
+        const uint32_t of = 4 * i / kDim, dimension = 4 * i % kDim;
+        const Joint<kAttentionWarps> joint(&shared.sums[0][of], kProductColumns);
+        const float4 value =
+            joint.values(shared.tiles[0] + of * shared.kStride + dimension, shared.kTileFloats);
+        shared.parts.send(shared.arrived, rank, of, dimension, value, make_float2(joint.max, joint.sum));
+      }
+    } else if (has_tile) {
       for (uint32_t i = lane; i < kProductColumns * kDim / 4; i += kWarp) {
         const uint32_t of = 4 * i / kDim, dimension = 4 * i % kDim;
         const float2 sums =
@@ -387,6 +398,56 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     }
   }
 #endif
+}
+
+constexpr uint32_t kPrepareThreads = 256;
+
+/// Ahead of the attention of a set of several rows: norms, ropes and the write to the cache, a block a row. Queries go to the
+/// workspace. Rows that attention will refuse are left out.
+template <uint32_t kDim>
+__global__ void __launch_bounds__(kPrepareThreads) prepare_rows(const __grid_constant__ AttentionStrands p) {
+  __shared__ float cosines[kDim / 2], sines[kDim / 2];
+  const Running run(p.state);
+  const uint32_t r = blockIdx.x, heads = p.kv_heads * p.queries;
+  if (r >= run.rows) return;
+  FoundRow found;
+  found.find(p, r);
+  if (found.ids == nullptr) return;
+  const uint32_t page = __ldcg(found.ids + found.row.position / kPagePositions);
+  if (page >= p.table.cache_pages) return;
+  if (threadIdx.x < kDim / 2)
+    find_angle(found.row.position, __ldg(p.frequencies + threadIdx.x), cosines[threadIdx.x],
+               sines[threadIdx.x]);
+  __syncthreads();
+  const CacheGeometry geometry{p.pages, p.kv_heads, kDim};
+  for (uint32_t i = threadIdx.x / kWarp; i < heads + 2 * p.kv_heads; i += kPrepareThreads / kWarp) {
+    const bool is_query = i < heads;
+    const uint32_t kind = is_query ? 0 : (i - heads) / p.kv_heads;  // of what is cached, 0: key, 1: value
+    const uint32_t kv_head = is_query ? 0 : (i - heads) % p.kv_heads;
+    Head<kDim> head;
+    head.load(is_query ? p.source + (size_t{r} * heads + i) * kDim
+                       : (kind == 0 ? p.key : p.value) + (size_t{r} * p.kv_heads + kv_head) * kDim);
+    if (kind == 0) {
+      if (p.query_gain != nullptr) {
+        Head<kDim> gain;
+        gain.load_sealed(is_query ? p.query_gain : p.key_gain);
+        head.normalize(gain, is_query ? p.query_eps : p.key_eps);
+      }
+      head.rotate(cosines, sines);
+    }
+    const uint32_t lane = threadIdx.x % kWarp;
+    float* const query = reinterpret_cast<float*>(p.state.workspace) + (size_t{r} * heads + i) * kDim;
+    __half* const cached =
+        p.cache + geometry.unit_offset(kind, page, kv_head) + found.row.position % kPagePositions * kDim;
+#pragma unroll
+    for (uint32_t e = 0; e < head.kCount; ++e) {
+      if (is_query) {
+        query[lane + e * kWarp] = head.e[e];
+      } else {
+        cached[lane + e * kWarp] = head.cached(e);
+      }
+    }
+  }
 }
 
 constexpr std::string_view kNumerics = "fast, two f16 a factor, 64 strands of 16 positions";
@@ -411,7 +472,6 @@ bool has_kernel(const AttentionConstants& c) {
 }
 
 bool takes(const SetCall& call, std::span<const uint32_t> places) {
-  if (call.rows != 1) return false;
   for (size_t m = 0; m < call.members.size(); ++m) {
     const backend::OpCall& member = call.members[m].call;
     if (places[m] == kAttend) {
@@ -465,7 +525,9 @@ void bind_set(const BoundCommand& command, std::byte* parameters) {
   set_attention(p, *at[kAttend]);
   const BoundMember* query = at[kQueryNorm] != nullptr ? at[kQueryNorm] : at[kQueryRope];
   const BoundMember* key = at[kKeyNorm] != nullptr ? at[kKeyNorm] : at[kKeyRope];
-  p.query = static_cast<const float*>(query->args[0]);
+  p.source = static_cast<const float*>(query->args[0]);
+  p.query = command.state.rows == 1 ? p.source : reinterpret_cast<const float*>(command.state.workspace);
+  p.group_rows = group_rows(command.state.rows, p.kv_heads, p.queries);
   p.key = static_cast<const float*>(key->args[0]);
   p.value = static_cast<const float*>(at[kWrite]->args[1]);
   if (at[kQueryNorm] != nullptr) {
@@ -478,14 +540,40 @@ void bind_set(const BoundCommand& command, std::byte* parameters) {
   std::memcpy(parameters, &p, sizeof(p));
 }
 
-template <uint32_t kDim>
-GridShape shape_of_many(const AttentionConstants& c) {
-  const uint32_t rows = group_rows(c.rows, c.kv_heads, c.heads / c.kv_heads);
-  return {.blocks = uint64_t{(c.rows + rows - 1) / rows} * c.kv_heads * kCluster,
+/// What attention says of itself in a command.
+template <bool kSet>
+const AttentionConstants& attention_of(const BoundCommand& command) {
+  const auto is_attention = [](const BoundMember& m) { return m.place == (kSet ? uint32_t{kAttend} : 0u); };
+  const BoundMember& member = *std::ranges::find_if(command.members, is_attention);
+  return member.constants_as<AttentionConstants>();
+}
+
+template <uint32_t kDim, bool kSet>
+GridShape shape(const BoundCommand& command) {
+  const auto& c = attention_of<kSet>(command);
+  const uint32_t queries = c.heads / c.kv_heads, groups = group_rows(c.rows, c.kv_heads, queries);
+  if (c.rows > kFewRows) {
+    return {.blocks = uint64_t{(c.rows + groups - 1) / groups} * c.kv_heads * kCluster,
+            .threads = kAttentionThreads,
+            .shared_bytes = sizeof(ManyShared<kDim>),
+            .cluster = kCluster,
+            .function = reinterpret_cast<const void*>(attention_strands_many<kDim>)};
+  }
+  const bool alone = !kSet || c.rows > 1;
+  return {.blocks = uint64_t{c.rows} * c.kv_heads * kCluster,
           .threads = kAttentionThreads,
-          .shared_bytes = sizeof(ManyShared<kDim>),
+          .shared_bytes = size_t{kAttentionWarps} * queries * kDim * sizeof(float),
           .cluster = kCluster,
-          .function = reinterpret_cast<const void*>(attention_strands_many<kDim>)};
+          .function = alone ? reinterpret_cast<const void*>(attention_strands<kDim, false>)
+                            : reinterpret_cast<const void*>(attention_strands<kDim, true>)};
+}
+
+template <uint32_t kDim>
+GridShape before(const BoundCommand& command) {
+  const uint32_t rows = command.state.rows;
+  return {.blocks = rows > 1 ? rows : 0,
+          .threads = kPrepareThreads,
+          .function = reinterpret_cast<const void*>(prepare_rows<kDim>)};
 }
 
 template <uint32_t kDim, bool kSet>
@@ -493,27 +581,14 @@ KernelEntry entry_of() {
   return {.function = reinterpret_cast<const void*>(attention_strands<kDim, kSet>),
           .parameter_bytes = sizeof(AttentionStrands),
           .bind = kSet ? bind_set : bind_rows,
-          .shape =
-              [](const BoundCommand& command) {
-                for (const BoundMember& member : command.members) {
-                  if (member.place != (kSet ? uint32_t{kAttend} : 0u)) continue;
-                  const auto& c = member.constants_as<AttentionConstants>();
-                  if (!kSet && c.rows > kFewRows) return shape_of_many<kDim>(c);
-                  return GridShape{
-                      .blocks = uint64_t{c.rows} * c.kv_heads * kCluster,
-                      .threads = kAttentionThreads,
-                      .shared_bytes = size_t{kAttentionWarps} * (c.heads / c.kv_heads) * kDim * sizeof(float),
-                      .cluster = kCluster};
-                }
-                return GridShape{};
-              },
+          .shape = shape<kDim, kSet>,
+          .before = kSet ? before<kDim> : nullptr,
           .waits_everywhere = true,
           // The row and its pages; of a set the cache too, whose newest position it writes itself.
-          .reads_ahead =
-              [](uint32_t place, uint32_t argument) {
-                if (place != (kSet ? uint32_t{kAttend} : 0u)) return false;
-                return argument == 1 || argument == 2 || (kSet && argument == 3);
-              }};
+          .reads_ahead = [](uint32_t place, uint32_t argument) {
+            if (place != (kSet ? uint32_t{kAttend} : 0u)) return false;
+            return argument == 1 || argument == 2 || (kSet && argument == 3);
+          }};
 }
 
 /// True when a set, whole or not, may be of this head size.
@@ -538,8 +613,16 @@ backend::GroupKernel set_row() {
               },
           .elides = [](const SetCall& call, uint32_t member,
                        uint32_t argument) { return elides(kPattern<kCount>, call, member, argument); },
-          .launch = [](const SetCall& call,
-                       const backend::DeviceInfo&) { return backend::Launch{.rows = call.rows}; },
+          .launch =
+              [](const SetCall& call, const backend::DeviceInfo&) {
+                backend::Launch launch{.rows = call.rows};
+                for (const backend::SetMember& member : call.members) {
+                  if (member.call.op->name != "attention" || call.rows == 1) continue;
+                  const auto& c = member.call.constants_as<AttentionConstants>();
+                  launch.workspace_bytes = size_t{c.rows} * c.heads * c.head_dim * sizeof(float);
+                }
+                return launch;
+              },
           .entry = &kEntry,
           .classes = kClasses};
 }

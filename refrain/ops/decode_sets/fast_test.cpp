@@ -344,8 +344,8 @@ TEST(Fast, Attention) {
   EXPECT_EQ(accepted, 18u) << "one for each shape and window";
 }
 
-// Runs of positions over the edges of chunks, pages and strands, runs of one row, rows of one slot that are far apart, idle rows and
-// refused ones, some of them within a run: in groups that are full and in one that is not.
+// Runs of positions over the edges of chunks, pages and strands, runs of one row, rows of one slot that are far apart, idle
+// rows and refused ones, some of them within a run: in groups that are full and in one that is not.
 TEST(Fast, AttentionOfManyRowsHasTheBitsOfFew) {
   const auto kernels = fast_kernels(attention_schema);
   SKIP_WITHOUT(kernels);
@@ -401,13 +401,15 @@ TEST(Fast, AttentionOfManyRowsHasTheBitsOfFew) {
 TEST(Fast, AttentionLooksAtItsPositionsAlone) {
   const auto kernels = fast_kernels(attention_schema);
   SKIP_WITHOUT(kernels);
-  constexpr uint32_t kBegin = 1000, kEnd = 1040, kSpoilt = 1019;
+  constexpr uint32_t kBegin = 1000, kEnd = 1040;
   std::vector<TestStep::Position> positions;
   for (uint32_t p = kBegin; p < kEnd; ++p) positions.emplace_back(0, p);
   const f16 infinity{0x7C00}, nan{0x7E00}, zero{0};
   for (const auto& shape : kAttentionShapes) {
     for (const uint32_t window : kAttentionWindows) {
-      for (const bool behind : {true, false}) {
+      // Behind a position within a chunk, and behind all but the last of one.
+      for (const auto& [spoilt_at, behind] :
+           {std::pair{1019u, true}, std::pair{1023u, true}, std::pair{1019u, false}}) {
         if (!behind && window == 0) continue;
         AttentionRows all({1100}, positions, shape, window);
         const Array<float> clean(all.query.size());
@@ -417,18 +419,18 @@ TEST(Fast, AttentionLooksAtItsPositionsAlone) {
           const Array<float> expected = all.run(*kernel, all.rows());
           for (const auto& [key, value] : kinds) {
             AttentionRows spoilt({1100}, positions, shape, window);
-            behind ? spoilt.write(0, kSpoilt, 1100, key, value)
-                   : spoilt.write(0, 0, kSpoilt - window + 1, key, value);
+            behind ? spoilt.write(0, spoilt_at, 1100, key, value)
+                   : spoilt.write(0, 0, spoilt_at - window + 1, key, value);
             for (const uint32_t most : {all.rows(), kFew}) {
               const Array<float> got = spoilt.run(*kernel, most);
               for (const uint32_t row : rows_that_differ(got, expected, all.row_elements())) {
                 const uint32_t position = kBegin + row;
-                EXPECT_TRUE(behind ? position >= kSpoilt : position < kSpoilt)
+                EXPECT_TRUE(behind ? position >= spoilt_at : position < spoilt_at)
                     << kernel->name << ' ' << all.name() << ", commands of " << most << ", position "
                     << position;
               }
               // It reaches those that do look at it.
-              const size_t looks = (behind ? kSpoilt : kSpoilt - 1) - kBegin;
+              const size_t looks = (behind ? spoilt_at : spoilt_at - 1) - kBegin;
               EXPECT_NE(got[looks * all.row_elements()], expected[looks * all.row_elements()]);
             }
           }

@@ -18,6 +18,14 @@ inline constexpr uint32_t kChunk = 16;  // positions
 inline constexpr uint32_t kStrands = kCluster * kAttentionWarps;
 inline constexpr uint32_t kMostQueries = 8;
 
+/// Of one pair of a head, as rope has it.
+__device__ inline void find_angle(uint32_t position, float frequency, float& cosine, float& sine) {
+  double exact_sine, exact_cosine;
+  sincos(static_cast<double>(static_cast<float>(position) * frequency), &exact_sine, &exact_cosine);
+  cosine = static_cast<float>(exact_cosine);
+  sine = static_cast<float>(exact_sine);
+}
+
 /// Lane l has elements l, l + 32, ... of a head: the partner of a rope pair is its own.
 template <uint32_t kDim>
 struct Head {

@@ -1,4 +1,5 @@
-// Attention by strands (strand.cuh), for any number of rows: its parameters, how a row is found, and how parts of a sum are joined.
+// Attention by strands (strand.cuh) for any number of rows: its parameters, how a row is found, and how parts of a sum are
+// joined.
 #pragma once
 
 #include <cstring>
@@ -10,9 +11,11 @@ namespace refrain::ops::decode {
 
 struct AttentionStrands {
   CommandState state;
-  const float* query = nullptr;  // [rows, heads, D]; of a set before norm and rope
-  const float* key = nullptr;    // of a set: [kv_heads, D], the same
-  const float* value = nullptr;  // of a set: [kv_heads, D]
+  const float* query = nullptr;  // [rows, heads, D]; of a set of one row before norm and rope
+  // Of a set, before norm and rope; of more rows than one the queries as well, which then go to the workspace.
+  const float* source = nullptr;  // [rows, heads, D]
+  const float* key = nullptr;     // [rows, kv_heads, D]
+  const float* value = nullptr;   // [rows, kv_heads, D]
   const float* query_gain = nullptr;
   const float* key_gain = nullptr;
   const float* frequencies = nullptr;  // of a set: [D / 2]
@@ -94,10 +97,21 @@ struct Joint {
     }
   }
   __device__ float add(uint32_t i, float value, float to) const { return joined(factors[i], value, to); }
+  /// Four neighbouring values, of which each part has its own, `stride` floats behind those of the part before it.
+  __device__ float4 values(const float* of_parts, uint32_t stride) const {
+    float4 value = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (uint32_t i = 0; i < kCount; ++i) {
+      const float4 part = *reinterpret_cast<const float4*>(of_parts + size_t{i} * stride);
+      value = make_float4(add(i, part.x, value.x), add(i, part.y, value.y), add(i, part.z, value.z),
+                          add(i, part.w, value.w));
+    }
+    return value;
+  }
 };
 
-/// What the blocks of a cluster tell each other of columns, which are queries of one row or of many: each of them joins a slice
-/// of the head's dimensions. A barrier in shared memory, `arrived`, says when all of it is there.
+/// What the blocks of a cluster tell each other of columns, which are queries of one row or of many: each of them joins a
+/// slice of the head's dimensions. A barrier in shared memory, `arrived`, says when all of it is there.
 template <uint32_t kDim, uint32_t kColumns>
 struct Parts {
   static constexpr uint32_t kSlice = kDim / kCluster;

@@ -1,20 +1,23 @@
 // Attention by strands for many rows, in the numerics class of strand.cuh and with the bits of attention_strands.
 //
-// A cluster takes a group of rows and a key-value head, block `rank` of it that rank's strands, and a warp a *tile*: up to eight
-// columns, queries of neighbouring rows of one slot. A strand's chunks go through shared memory; where the tiles are of one run of
-// rows, their warps are a *team* and each chunk serves all of them. Chunks are walked twice: what eight strands have in common
-// is joined by their greatest score, which the first walk finds from keys alone, so that the second can join strand after
-// strand and hold the values of one.
+// A cluster takes a group of rows and a key-value head, block `rank` of it that rank's strands. Queries of neighbouring rows
+// of one slot are the columns of a *tile*, eight of them. In rounds a block takes
+//   - the tiles of one run of rows, a warp each: the warps are a *team*, and each chunk that comes to shared memory serves all;
+//   - or tiles of runs too short for that, a warp each, which reads its chunks alone;
+//   - or a tile of such a run that looks at much, all warps: *spread*, a strand a warp, as in attention_strands.
+// Where a warp has all strands of a rank it walks them twice: they are joined by their greatest score, which the first walk
+// finds from keys alone, so that the second can join strand after strand and hold the values of one.
 //
-// A column's bits are those that it would have alone. In products columns do not meet: what a column of a score or value gets
-// is from its own column of the right operand and from the left one, which is keys or values. So a chunk that all columns see whole is
-// one product for them; of another the products are made for the columns that see the same positions, with the values of all others
-// cleared as attention_strands clears them, and kept in no other column. That weights of zero would do instead is not said: zero by
-// infinity is not zero.
+// A column's bits are those that it would have alone. In products columns do not meet: what a column of a score or value
+// gets is from its own column and from the other operand, keys or values. So a chunk that all columns see whole is one
+// product for them. Of another a product is made for those columns that see the same positions, with the values of all
+// other positions cleared as attention_strands clears them, and kept in these columns alone. Weights of zero would not do
+// in place of that: zero by infinity is not zero.
 #pragma once
 
 #include <cstddef>
 
+#include "refrain/ops/decode_sets/strand_chunks.cuh"
 #include "refrain/ops/decode_sets/strand_parts.cuh"
 
 namespace refrain::ops::decode {
@@ -22,125 +25,37 @@ namespace refrain::ops::decode {
 inline constexpr uint32_t kProductColumns = 8;
 inline constexpr uint32_t kMostColumns = kAttentionWarps * kProductColumns;
 inline constexpr uint32_t kMostGroupRows = kMostColumns;  // of one query each
-inline constexpr uint32_t kTeamTiles = 3;                 // of fewer each warp reads for itself
+inline constexpr uint32_t kTeamTiles = 3;                 // fewer are no team
+inline constexpr uint32_t kDeep = kStrands * kChunk;      // positions: such tiles of no team are spread
 inline constexpr uint32_t kFewRows = 8;                   // that attention_strands is left with
 inline constexpr uint32_t kNoColumn = ~0u;
 
-/// Rows of a group: as many as fill the warps of a block, fewer where that left most of a GPU idle.
+/// Rows of a group: as many as fill the warps of a block when they are of one slot, fewer where that left a GPU idle; not
+/// fewer than fill them when they are not.
 constexpr uint32_t group_rows(uint32_t rows, uint32_t kv_heads, uint32_t queries) {
-  constexpr uint32_t kEnoughBlocks = 132;
+  constexpr uint32_t kEnoughBlocks = 256;
   uint32_t group = kMostColumns / queries;
-  while (group * queries > kProductColumns &&
-         (rows + group - 1) / group * kv_heads * kCluster < kEnoughBlocks)
-    group /= 2;
+  while (group > kAttentionWarps && (rows + group - 1) / group * kv_heads * kCluster < kEnoughBlocks)
+    group = group / 2 > kAttentionWarps ? group / 2 : kAttentionWarps;
   return group;
 }
-
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-/// A barrier in shared memory that a number of arrivals ends a phase of.
-struct PhaseBarrier {
-  uint64_t word;
-
-  __device__ void begin(uint32_t arrivals, bool again) {
-    if (again) asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(&word)) : "memory");
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word)), "r"(arrivals)
-                 : "memory");
-  }
-  __device__ void arrive() {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word)) : "memory");
-  }
-  /// Arrives once the copies that this thread has begun are there.
-  __device__ void arrive_after_copies() {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&word))
-                 : "memory");
-  }
-  __device__ void wait(uint32_t phase) {
-    asm volatile(
-        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
-        "bra WAIT_%=;\n}" ::"r"(shared_address(&word)),
-        "r"(phase & 1)
-        : "memory");
-  }
-};
-
-/// A chunk in shared memory, padded so that the lanes of a load meet no bank twice.
-template <uint32_t kDim>
-struct SharedChunk {
-  __half keys[kChunk][kDim + 32];
-  __half values[kChunk][kDim + 8];
-
-  /// Of one kind, by a warp. `from`: [kChunk][kDim].
-  template <uint32_t kStride>
-  __device__ static void copy(__half (&to)[kChunk][kStride], const __half* from) {
-    constexpr uint32_t kPieces = kDim / 8;  // 16 bytes each
-#pragma unroll
-    for (uint32_t i = 0; i < kChunk * kPieces / kWarp; ++i) {
-      const uint32_t piece = i * kWarp + threadIdx.x % kWarp;
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                       shared_address(&to[piece / kPieces][piece % kPieces * 8])),
-                   "l"(from + piece * 8)
-                   : "memory");
-    }
-  }
-  /// The left operand of the product for the values of 16 columns: lane (g, t) gets of columns g and 8 + g positions 2 t and 2 t + 1,
-  /// then 8 + 2 t and 9 + 2 t.
-  __device__ void load_values(uint32_t column, uint32_t (&a)[4]) const {
-    const uint32_t lane = threadIdx.x % kWarp;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
-                 : "r"(shared_address(&values[lane / 16 * 8 + lane % 8][column + lane / 8 % 2 * 8]))
-                 : "memory");
-  }
-};
-
-/// The chunks of a rank within [first, last], strand after strand; and again from the first one.
-struct RankChunks {
-  uint32_t first, last, rank;
-  uint32_t warp = 0, chunk = 0;  // of the strand, as attention_strands has it
-
-  __device__ uint32_t count() const {
-    const uint32_t begin = first + (rank - first) % kCluster;
-    return begin > last ? 0 : (last - begin) / kCluster + 1;
-  }
-  /// Where there is one.
-  __device__ void begin() {
-    warp = 0;
-    chunk = of_strand();
-    settle();
-  }
-  __device__ void next() {
-    chunk += kStrands;
-    settle();
-  }
-  __device__ bool ends_strand() const { return chunk + kStrands > last; }
-
- private:
-  __device__ uint32_t of_strand() const { return first + (warp * kCluster + rank - first) % kStrands; }
-  __device__ void settle() {
-    while (chunk > last) {
-      warp = (warp + 1) % kAttentionWarps;
-      chunk = of_strand();
-    }
-  }
-};
 
 /// What a block keeps in shared memory.
 template <uint32_t kDim>
 struct ManyShared {
   static constexpr uint32_t kStride = kDim + 4;  // of a tile's columns, so that lanes meet no bank twice
+  static constexpr uint32_t kTileFloats = kProductColumns * kStride;
 
   union {
     alignas(16) SharedChunk<kDim> chunks[kAttentionWarps];
     alignas(16) Parts<kDim, kMostColumns> parts;  // once no chunk is read any more
   };
-  alignas(16) float tiles[kAttentionWarps][kProductColumns * kStride];  // a warp's own
+  alignas(16) float tiles[kAttentionWarps][kTileFloats];  // a warp's own
   struct {
     uint32_t slot, position, first_position;  // slot: kIdle where the row is idle or refused
   } rows[kMostGroupRows];
-  uint32_t columns[kMostColumns];  // the vectors of query and output; kNoColumn: none
+  float2 sums[kAttentionWarps][kProductColumns];  // of a tile that is spread, by strands
+  uint32_t columns[kMostColumns];                 // the vectors of query and output; kNoColumn: none
   PhaseBarrier full[kAttentionWarps], empty[kAttentionWarps];
   uint64_t arrived;
 };
@@ -271,16 +186,20 @@ struct Tile {
     for (auto& block : values) block[0] = block[1] = block[2] = block[3] = 0;
   }
 
-  /// Leaves the rank's values in `memory` as [column][kStride].
-  __device__ void lay_out(float* memory) {
-    constexpr uint32_t kStride = ManyShared<kDim>::kStride;
-    const uint32_t lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
+  /// Takes the rank's values from `memory`, where join() has them.
+  __device__ void take_joined(const float* memory) {
 #pragma unroll
     for (uint32_t b = 0; b < kBlocks; ++b) {
-      const float4 v =
-          any ? reinterpret_cast<const float4*>(memory)[b * kWarp + lane] : make_float4(0, 0, 0, 0);
+      const float4 v = any ? reinterpret_cast<const float4*>(memory)[b * kWarp + threadIdx.x % kWarp]
+                           : make_float4(0, 0, 0, 0);
       values[b][0] = v.x, values[b][1] = v.y, values[b][2] = v.z, values[b][3] = v.w;
     }
+  }
+
+  /// Leaves the values in `memory` as [column][kStride].
+  __device__ void lay_out(float* memory) const {
+    constexpr uint32_t kStride = ManyShared<kDim>::kStride;
+    const uint32_t lane = threadIdx.x % kWarp, g = lane / 4, t = lane % 4;
     __syncwarp();
 #pragma unroll
     for (uint32_t b = 0; b < kBlocks; ++b) {

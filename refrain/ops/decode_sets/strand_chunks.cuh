@@ -1,0 +1,104 @@
+// Attention by strands for many rows (strands_many.cuh): chunks of keys and values in shared memory, and their order.
+#pragma once
+
+#include "refrain/ops/decode_sets/strand.cuh"
+
+namespace refrain::ops::decode {
+
+__device__ inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
+}
+
+/// A barrier in shared memory that a number of arrivals ends a phase of.
+struct PhaseBarrier {
+  uint64_t word;
+
+  __device__ void begin(uint32_t arrivals, bool again) {
+    if (again) asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(&word)) : "memory");
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word)), "r"(arrivals)
+                 : "memory");
+  }
+  __device__ void arrive() {
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word)) : "memory");
+  }
+  /// Arrives once the copies that this thread has begun are there.
+  __device__ void arrive_after_copies() {
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&word))
+                 : "memory");
+  }
+  __device__ void wait(uint32_t phase) {
+    asm volatile(
+        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
+        "bra WAIT_%=;\n}" ::"r"(shared_address(&word)),
+        "r"(phase & 1)
+        : "memory");
+  }
+};
+
+/// A chunk in shared memory, padded so that the lanes of a load meet no bank twice.
+template <uint32_t kDim>
+struct SharedChunk {
+  __half keys[kChunk][kDim + 32];
+  __half values[kChunk][kDim + 8];
+
+  /// Of one kind, by a warp. `from`: [kChunk][kDim].
+  template <uint32_t kStride>
+  __device__ static void copy(__half (&to)[kChunk][kStride], const __half* from) {
+    constexpr uint32_t kPieces = kDim / 8;  // 16 bytes each
+#pragma unroll
+    for (uint32_t i = 0; i < kChunk * kPieces / kWarp; ++i) {
+      const uint32_t piece = i * kWarp + threadIdx.x % kWarp;
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                       shared_address(&to[piece / kPieces][piece % kPieces * 8])),
+                   "l"(from + piece * 8)
+                   : "memory");
+    }
+  }
+  /// The left operand of a product for the values of 16 dimensions: lane (g, t) gets of dimensions g and 8 + g positions 2 t
+  /// and 2 t + 1, then 8 + 2 t and 9 + 2 t.
+  __device__ void load_values(uint32_t dimension, uint32_t (&a)[4]) const {
+    const uint32_t lane = threadIdx.x % kWarp;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(a[0]), "=r"(a[1]), "=r"(a[2]), "=r"(a[3])
+                 : "r"(shared_address(&values[lane / 16 * 8 + lane % 8][dimension + lane / 8 % 2 * 8]))
+                 : "memory");
+  }
+};
+
+/// The chunks of a rank within [first, last], strand after strand; and again from the first one.
+struct RankChunks {
+  uint32_t first, last, rank;
+  uint32_t warp = 0, chunk = 0;  // of the strand, as attention_strands has it
+
+  /// Returns how many there are.
+  __device__ uint32_t begin() {
+    const uint32_t least = first + (rank - first) % kCluster;
+    if (least > last) return 0;
+    chunk = of_strand();
+    settle();
+    return (last - least) / kCluster + 1;
+  }
+  /// As begin(), of one strand alone.
+  __device__ uint32_t begin_strand(uint32_t of_warp) {
+    warp = of_warp;
+    chunk = of_strand();
+    return chunk > last ? 0 : (last - chunk) / kStrands + 1;
+  }
+  /// Where there is one.
+  __device__ void next() {
+    chunk += kStrands;
+    settle();
+  }
+  __device__ bool ends_strand() const { return chunk + kStrands > last; }
+
+ private:
+  __device__ uint32_t of_strand() const { return first + (warp * kCluster + rank - first) % kStrands; }
+  __device__ void settle() {
+    while (chunk > last) {
+      warp = (warp + 1) % kAttentionWarps;
+      chunk = of_strand();
+    }
+  }
+};
+
+}  // namespace refrain::ops::decode
