@@ -272,9 +272,9 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     const uint32_t last_column = (end - begin) * p.queries - 1;
     const uint32_t column = tile * kProductColumns + lane / 4, taken_column = min(column, last_column);
     const uint32_t row = begin + taken_column / p.queries;
-    const uint32_t vector = vector_of(row, taken_column % p.queries);
-    if (has_tile && lane % 4 == 0 && (!spread || warp == 0))
-      shared.columns[warp * kProductColumns + lane / 4] = column <= last_column ? vector : kNoColumn;
+    if (has_tile && lane % 4 == 0)
+      shared.columns[warp * kProductColumns + lane / 4] =
+          vector_of(row, taken_column % p.queries) | (column <= last_column ? 0 : kNotKept);
     __syncthreads();
     float* memory = shared.tiles[warp];
     Tile<kDim> mine;
@@ -293,50 +293,56 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     }
     low = __reduce_min_sync(~0u, low);
     high = __reduce_max_sync(~0u, high);
-    RankChunks at{low / kChunk, high / kChunk, rank};
+    RankChunks at{low / kChunk, high / kChunk};
     const uint32_t step = team ? kAttentionWarps : 1;
     uint32_t chunks = 0, items = 0;  // of the first walk, and of both
     if (spread) {
-      items = at.begin_strand(warp);
+      items = at.begin_strand(warp * kCluster + rank);
     } else if (team || has_tile) {
-      chunks = at.begin();
+      chunks = at.begin(rank);
       items = 2 * chunks;
     }
 
+    // What finds room is copied once for both walks.
+    const bool kept = !spread && chunks <= step;
+    const uint32_t copies = kept ? chunks : items;
+
     // The warp's part of the ring: it copies item after item of its own there, ahead of who reads them.
-    const uint32_t* ids =
-        p.table.ids + size_t{has_tile || team ? shared.rows[begin].slot : 0} * p.table.pages_per_slot;
+    const uint32_t slot = team || has_tile ? shared.rows[begin].slot : 0;
     RankChunks ahead = at;
     uint32_t next = team ? warp : 0, page = 0;
     const auto find_page = [&] {
       // One that no row looks at, between those of rows that do, may be none.
-      page = __ldcg(ids + ahead.chunk / (kPagePositions / kChunk));
+      page = __ldcg(p.table.ids + size_t{slot} * p.table.pages_per_slot +
+                    ahead.chunk / (kPagePositions / kChunk));
       if (page >= p.table.cache_pages) page = 0;
     };
     const auto copy_next = [&] {
       SharedChunk<kDim>& to = shared.chunks[warp];
       const uint32_t offset = ahead.chunk % (kPagePositions / kChunk) * kChunk * kDim;
       to.copy(to.keys, p.cache + geometry.unit_offset(0, page, kv_head) + offset);
-      if (next >= chunks) to.copy(to.values, p.cache + geometry.unit_offset(1, page, kv_head) + offset);
+      if (kept || next >= chunks)
+        to.copy(to.values, p.cache + geometry.unit_offset(1, page, kv_head) + offset);
       shared.full[warp].arrive_after_copies();
       next += step;
-      if (next >= items) return;
+      if (next >= copies) return;
       for (uint32_t i = 0; i < step; ++i) ahead.next();
       find_page();
     };
-    if (next < items) {
+    if (next < copies) {
       for (uint32_t i = 0; i < next; ++i) ahead.next();
       find_page();
     }
     for (uint32_t k = 0; k < items; ++k) {
       // Of a team into memory that all have read by and by.
-      if (next < items && next <= k + (team ? kAttentionWarps / 2 : 0)) {
+      if (next < copies && next <= k + (team ? kAttentionWarps / 2 : 0)) {
         if (next >= kAttentionWarps && team) shared.empty[warp].wait(next / kAttentionWarps - 1);
         copy_next();
       }
-      if (k == 0 && has_tile) mine.load_queries(p.query, vector, memory);
-      const uint32_t from = team ? k % kAttentionWarps : warp;
-      shared.full[from].wait(team ? k / kAttentionWarps : k);
+      if (k == 0 && has_tile) mine.load_queries(p.query, shared.columns + warp * kProductColumns, memory);
+      const uint32_t copy = kept && k >= chunks ? k - chunks : k;
+      const uint32_t from = team ? copy % kAttentionWarps : warp;
+      shared.full[from].wait(team ? copy / kAttentionWarps : copy);
       converge();
       if (has_tile) {
         const SharedChunk<kDim>& chunk = shared.chunks[from];
@@ -393,7 +399,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     OfColumns::wait(shared.arrived, round % 2);
     for (uint32_t i = threadIdx.x; i < dealt * kProductColumns * kSlice; i += kAttentionThreads) {
       const uint32_t of = shared.columns[i / kSlice];
-      if (of == kNoColumn) continue;
+      if ((of & kNotKept) != 0) continue;
       p.output[size_t{of} * kDim + rank * kSlice + i % kSlice] = shared.parts.value(i / kSlice, i % kSlice);
     }
   }

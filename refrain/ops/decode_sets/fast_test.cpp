@@ -356,8 +356,18 @@ TEST(Fast, AttentionOfManyRowsHasTheBitsOfFew) {
   run(0, 1000, 1045);
   positions.emplace_back(kIdle, 0);
   run(1, 57, 67);
-  for (const auto& [slot, position] : std::initializer_list<TestStep::Position>{
-           {2, 199}, {3, 0}, {2, 5}, {1, 1099}, {3, 64}, {4, 0}, {0, 2304}, {3, 190}})
+  for (const auto& [slot, position] : std::initializer_list<TestStep::Position>{{2, 199},
+                                                                                {3, 0},
+                                                                                {2, 5},
+                                                                                {1, 1099},
+                                                                                {3, 64},
+                                                                                {4, 0},
+                                                                                {0, 2304},
+                                                                                {3, 190},
+                                                                                {0, 2100},
+                                                                                {0, 2101},
+                                                                                {1, 1050},
+                                                                                {2, 70}})
     positions.emplace_back(slot, position);
   run(0, 2270, 2304);
   run(3, 120, 136);  // page 2 of which there is none

@@ -67,21 +67,20 @@ struct SharedChunk {
 
 /// The chunks of a rank within [first, last], strand after strand; and again from the first one.
 struct RankChunks {
-  uint32_t first, last, rank;
-  uint32_t warp = 0, chunk = 0;  // of the strand, as attention_strands has it
+  uint32_t first, last;
+  uint32_t chunk = 0;
 
   /// Returns how many there are.
-  __device__ uint32_t begin() {
+  __device__ uint32_t begin(uint32_t rank) {
     const uint32_t least = first + (rank - first) % kCluster;
     if (least > last) return 0;
-    chunk = of_strand();
+    chunk = first + (rank - first) % kStrands;
     settle();
     return (last - least) / kCluster + 1;
   }
   /// As begin(), of one strand alone.
-  __device__ uint32_t begin_strand(uint32_t of_warp) {
-    warp = of_warp;
-    chunk = of_strand();
+  __device__ uint32_t begin_strand(uint32_t strand) {
+    chunk = first + (strand - first) % kStrands;
     return chunk > last ? 0 : (last - chunk) / kStrands + 1;
   }
   /// Where there is one.
@@ -92,12 +91,9 @@ struct RankChunks {
   __device__ bool ends_strand() const { return chunk + kStrands > last; }
 
  private:
-  __device__ uint32_t of_strand() const { return first + (warp * kCluster + rank - first) % kStrands; }
+  /// The next strand of the rank is the next of its residues; behind the last one comes the first.
   __device__ void settle() {
-    while (chunk > last) {
-      warp = (warp + 1) % kAttentionWarps;
-      chunk = of_strand();
-    }
+    while (chunk > last) chunk = first + (chunk + kCluster - first) % kStrands;
   }
 };
 

@@ -28,10 +28,10 @@ inline constexpr uint32_t kMostGroupRows = kMostColumns;  // of one query each
 inline constexpr uint32_t kTeamTiles = 3;                 // fewer are no team
 inline constexpr uint32_t kDeep = kStrands * kChunk;      // positions: such tiles of no team are spread
 inline constexpr uint32_t kFewRows = 8;                   // that attention_strands is left with
-inline constexpr uint32_t kNoColumn = ~0u;
+inline constexpr uint32_t kNotKept = 1u << 31;            // of a column: it only fills a tile
 
-/// Rows of a group: as many as fill the warps of a block when they are of one slot, fewer where that left a GPU idle; not
-/// fewer than fill them when they are not.
+/// Rows of a group: as many as fill the warps of a block when they are of one slot, or fewer where that would leave much of a
+/// GPU idle, but still a warp each when they are not.
 constexpr uint32_t group_rows(uint32_t rows, uint32_t kv_heads, uint32_t queries) {
   constexpr uint32_t kEnoughBlocks = 256;
   uint32_t group = kMostColumns / queries;
@@ -55,10 +55,12 @@ struct ManyShared {
     uint32_t slot, position, first_position;  // slot: kIdle where the row is idle or refused
   } rows[kMostGroupRows];
   float2 sums[kAttentionWarps][kProductColumns];  // of a tile that is spread, by strands
-  uint32_t columns[kMostColumns];                 // the vectors of query and output; kNoColumn: none
+  uint32_t columns[kMostColumns];                 // vectors of query and output, or kNotKept and another
   PhaseBarrier full[kAttentionWarps], empty[kAttentionWarps];
   uint64_t arrived;
 };
+
+static_assert(sizeof(ManyShared<128>) <= 113 * 1024, "two blocks of an SM");
 
 /// What a warp keeps of its tile: of column g for scores, of columns 2 t and 2 t + 1 of values.
 template <uint32_t kDim>
@@ -71,14 +73,14 @@ struct Tile {
   float sum = 0;               // of the rank
   bool any = false;            // has joined a strand
 
-  /// `vector`: of column g, in `from`. `memory`: the warp's own.
-  __device__ void load_queries(const float* from, uint32_t vector, float* memory) {
+  /// `columns`: of the tile, vectors of `from`. `memory`: the warp's own.
+  __device__ void load_queries(const float* from, const uint32_t* columns, float* memory) {
     constexpr uint32_t kStride = ManyShared<kDim>::kStride;
     const uint32_t lane = threadIdx.x % kWarp;
 #pragma unroll
     for (uint32_t column = 0; column < kProductColumns; ++column) {
       Head<kDim> head;
-      head.load(from + size_t{__shfl_sync(~0u, vector, column * 4)} * kDim);
+      head.load(from + size_t{columns[column] & ~kNotKept} * kDim);
 #pragma unroll
       for (uint32_t i = 0; i < head.kCount; ++i) memory[column * kStride + lane + i * kWarp] = head.e[i];
     }
