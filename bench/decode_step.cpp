@@ -88,7 +88,6 @@ struct Made {
     model::RunnerOptions result;
     result.slots = *std::ranges::max_element(options.sequences);
     result.capacities = options.prompts.empty() ? options.sequences : std::vector{options.chunk};
-    std::ranges::sort(result.capacities);
     result.context_tokens = *std::ranges::max_element(options.depths) + 8 * options.tokens + 64;
     for (const uint32_t prompt : options.prompts)
       result.context_tokens = std::max(result.context_tokens, prompt + 16 * options.chunk);
@@ -125,20 +124,24 @@ void measure(Made& made, const ShapeOf& shape, const Options& options) {
   }
 }
 
+void run_prompt(model::ModelRunner& runner, uint32_t length, uint32_t chunk) {
+  runner.set_slot(0, {});
+  const std::vector<uint32_t> tokens(length, 17);
+  for (uint32_t begin = 0; begin < length; begin += chunk) {
+    const uint32_t rows = std::min(chunk, length - begin), last = rows - 1;
+    const ops::StepRequest request{.slot = 0, .rows = rows};
+    const std::span outputs(&last, begin + rows == length ? 1 : 0);
+    runner.submit({std::span(&request, 1), std::span(tokens).subspan(begin, rows), outputs});
+  }
+  runner.wait();
+}
+
 void measure_prompts(Made& made, const ShapeOf& shape, const Options& options) {
   for (const uint32_t length : options.prompts) {
     std::vector<double> us;
     for (int round = 0; round < 6; ++round) {
-      made.runner.set_slot(0, {});
-      const std::vector<uint32_t> tokens(length, 17);
       const auto start = std::chrono::steady_clock::now();
-      for (uint32_t begin = 0; begin < length; begin += options.chunk) {
-        const uint32_t rows = std::min(options.chunk, length - begin), last = rows - 1;
-        const ops::StepRequest request{.slot = 0, .rows = rows};
-        const std::span outputs(&last, begin + rows == length ? 1 : 0);
-        made.runner.submit({std::span(&request, 1), std::span(tokens).subspan(begin, rows), outputs});
-      }
-      made.runner.wait();
+      run_prompt(made.runner, length, options.chunk);
       us.push_back(
           std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
     }
@@ -147,19 +150,19 @@ void measure_prompts(Made& made, const ShapeOf& shape, const Options& options) {
   }
 }
 
-/// Of each kind of kernel in one replay: how long it was there ahead of its wait, how long after the end of the one before
+/// Of each kind of kernel in one replay, of a prompt's chunk behind eight others: how long it was there ahead of its wait, how long after the end of the one before
 /// it was past that, and how long it then worked.
 void measure_kinds(Made& made, const ShapeOf& shape, const Options& options) {
   if (options.prompts.empty()) {
     for (int warm = 0; warm < 3; ++warm)
       place(made.runner, options.depths.front(), options.sequences.front());
   } else {
-    measure_prompts(made, shape, options);
+    run_prompt(made.runner, options.chunk, options.chunk);
   }
   const Program timed =
       made.device.prepare(made.runner.program(0).plan(), {.timestamps = true, .label = "timed"});
   Point last;
-  for (int warm = 0; warm < 5; ++warm) last = made.device.submit(timed);
+  for (int warm = 0; warm < 8; ++warm) last = made.device.submit(timed);
   made.device.wait(last);
   struct Kind {
     uint32_t count = 0;
@@ -223,6 +226,9 @@ Options parse(int count, char** values) {
   }
   if (options.depths.empty()) options.depths = {512};
   if (options.sequences.empty()) options.sequences = {1};
+  std::ranges::sort(options.sequences);
+  const auto again = std::ranges::unique(options.sequences);
+  options.sequences.erase(again.begin(), again.end());
   for (const std::string& shape : options.shapes) {
     if (std::ranges::find(kShapes, shape, &ShapeOf::name) == std::end(kShapes))
       throw InvalidArgument(fmt::format("--shape: expected one that is known, got {}", shape));

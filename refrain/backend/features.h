@@ -12,6 +12,6 @@ inline constexpr uint64_t kFeatureAvx512Vnni = uint64_t{1} << 2;  ///< AVX-512 V
 inline constexpr uint64_t kFeatureAvx512Bf16 = uint64_t{1} << 3;  ///< AVX-512 BF16; implies AVX-512
 
 // Of CUDA.
-inline constexpr uint64_t kFeatureHopper = uint64_t{1} << 0;  ///< compute capability 9.0 or later
+inline constexpr uint64_t kFeatureHopper = uint64_t{1} << 0;  ///< compute capability 9.0
 
 }  // namespace refrain::backend

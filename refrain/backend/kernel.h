@@ -28,6 +28,9 @@ struct DeviceInfo {
   /// Any commands whose kernels compute regions can be one command: the backend walks their kernels, which are C++ functions,
   /// tile by tile. False: only those that a GroupKernel computes.
   bool composes = false;
+  /// Commands of more rows are not composed, unless PlanOptions says otherwise: where boundaries cost little, they are worth
+  /// less then than work that workers share.
+  uint32_t most_fused_rows = UINT32_MAX;
 };
 
 /// The work of one command. The number of tiles is ceil(live rows / rows_per_block) * tiles_per_block; tiles

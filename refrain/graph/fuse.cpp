@@ -57,6 +57,7 @@ class Fuser {
         order_(derive_order(accesses(graph), /*reduced=*/false)),
         contraction_(order_),
         workers_(info.compute_units),
+        most_rows_(info.most_fused_rows),
         nodes_(count_),
         values_(graph.temps.size()) {
     for (const uint32_t level : order_.levels)
@@ -278,6 +279,8 @@ class Fuser {
 
   void form(uint32_t first) {
     FuseNode& node = nodes_[first];
+    if (node.refusal.empty() && node.rows > most_rows_)
+      node.refusal = fmt::format("it has {} rows, and groups at most {} here", node.rows, most_rows_);
     if (!node.refusal.empty()) {
       report_.misses.push_back(fmt::format("{} forms no group: {}", name(first), node.refusal));
       return;
@@ -436,6 +439,7 @@ class Fuser {
   const Order order_;
   MergedOrder contraction_;
   const uint32_t workers_;
+  const int64_t most_rows_;
   std::vector<FuseNode> nodes_;
   std::vector<uint32_t> fences_;
   std::vector<Value> values_;                              // of each temp

@@ -74,6 +74,7 @@ std::pair<backend::PlanData, PlanReport> make_plan(ComputeGraph&& graph, const b
   PlanReport report;
   backend::DeviceInfo info = device;
   info.features = granted(info.features, options.mode);
+  if (options.most_fused_rows != 0) info.most_fused_rows = options.most_fused_rows;
   Stopwatch watch(report.passes);
   const size_t recorded = graph.commands.size();
   for (uint32_t i = 0; i < recorded; ++i) graph.commands[i].recorded = i;

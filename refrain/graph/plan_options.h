@@ -40,7 +40,8 @@ enum class CommandOrder : uint8_t {
 
 struct PlanOptions {
   Mode mode = Mode::exact;
-  bool fuse = true;  ///< commands that can share tiles become one
+  bool fuse = true;              ///< commands that can share tiles become one
+  uint32_t most_fused_rows = 0;  ///< commands of more rows stay apart; 0: as the device does best
   CommandOrder order = CommandOrder::recorded;
   /// Into how many parts rewrites of the backend divide an op's work on a row where they can (attention over a long
   /// context), so that more workers share it: 1: none, 0: as the device does best. Not in the bits.

@@ -132,7 +132,9 @@ inline void run_on(backend::Backend& device, const backend::Kernel& kernel, cons
   plan.commands.push_back(command);
   {
     const auto program = device.prepare(plan, {});
-    ASSERT_TRUE(device.wait(device.submit({program.get(), {}, {}}), std::chrono::minutes(5)));
+    // Counters that a run leaves as it should serve the next one.
+    for (int run = 0; run < (plan.ticket_bytes != 0 ? 2 : 1); ++run)
+      ASSERT_TRUE(device.wait(device.submit({program.get(), {}, {}}), std::chrono::minutes(5)));
   }
 
   for (const Block& block : blocks) {

@@ -142,7 +142,7 @@ TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
     dispatch(encoder, kSpreadOp, std::array<Operand, 3>{x, weight, y}, Shapes{});
     dispatch(encoder, kTurnOp, std::array<Operand, 3>{y, tags[i], outputs[i]}, Shapes{});
   }
-  auto [plan, report] = device.plan(encoder.finish(), {.check = true});
+  auto [plan, report] = device.plan(encoder.finish(), {.most_fused_rows = kRows, .check = true});
   ASSERT_EQ(report.commands, 1u);
   ASSERT_EQ(plan.data().components.size(), 2u);
   ASSERT_EQ(plan.data().commands[0].launch.tiles_per_block, 2 * kUnits / kGranule)
@@ -194,7 +194,7 @@ TEST(CpuGroupOfUsers, ALaunchOfOtherRowsIsNoMember) {
   const Buffer tags = device.buffer(DType::u32, {kRows}), output = device.buffer(DType::u32, {kRows, kUnits});
   dispatch(encoder, kSpreadOp, std::array<Operand, 3>{x, weight, y}, Shapes{});
   dispatch(encoder, kTurnOp, std::array<Operand, 3>{y, tags, output}, Shapes{});
-  const PlanReport report = device.plan(encoder.finish()).second;
+  const PlanReport report = device.plan(encoder.finish(), {.most_fused_rows = kRows}).second;
   EXPECT_EQ(report.commands, 2u);
   ASSERT_EQ(report.misses.size(), 1u);
   EXPECT_NE(report.misses[0].find("kernel turn_test walks 60 rows, not the 10 of its arguments"),

@@ -62,6 +62,7 @@ class ValidateGroup : public ::testing::TestWithParam<bool> {
     ops::add(e, {.a = v, .b = b, .output = sum_});
     PlanOptions plan_options;
     plan_options.check = true;
+    plan_options.most_fused_rows = kRows;
     plan_ = device_.plan(e.finish(), plan_options).first;
     arena_ = backend_->allocate({plan_.arena_bytes(), "arena"});
     expected_ = run(plan());

@@ -92,6 +92,7 @@ inline std::string pass_faults(World& world, const graph::ComputeGraph& recorded
     for (const auto by : {graph::CommandOrder::recorded, graph::CommandOrder::levels}) {
       for (const bool reuse : {true, false}) {
         graph::PlanOptions options;
+        options.most_fused_rows = UINT32_MAX;
         options.check = true;
         options.fuse = fuse;
         options.order = by;

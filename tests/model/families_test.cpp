@@ -126,10 +126,14 @@ TEST_P(Families, TheGateIsFusedWithItsProducts) {
   const format::TestFolder files;
   write(files, GetParam());
   RunnerOptions options;
-  options.capacities = {64};
   const model::Model model = load(files.path(), 1, false);
-  if (!model.device().info().composes) GTEST_SKIP() << "kernels are not composed there";
+  const backend::DeviceInfo& device = model.device().info();
+  if (!device.composes) GTEST_SKIP() << "kernels are not composed there";
+  options.capacities = {device.most_fused_rows, device.most_fused_rows + 1};
   const ModelRunner runner(model, options);
+  EXPECT_TRUE(runner.report(1).fusions.empty());
+  EXPECT_NE(runner.report(1).misses.front().find("it has 9 rows, and groups at most 8 here"),
+            std::string::npos);
   const backend::PlanData& plan = runner.program(0).plan().data();
   std::string titles;
   for (const backend::PlanCommand& command : plan.commands) titles += backend::title(plan, command) + '\n';

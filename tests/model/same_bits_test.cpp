@@ -6,6 +6,8 @@
 #include <cstring>
 #include <optional>
 
+#include "refrain/format/json.h"
+#include "refrain/model/random_weights.h"
 #include "tests/model/tales.h"
 #include "tests/refusal.h"
 
@@ -255,6 +257,7 @@ TEST_P(SameBitsOf, FusingChangesNothing) {
         for (const bool fuse : {false, true}) {
           RunnerOptions options = runner_options({capacity}, 1, GetParam());
           options.plan.fuse = fuse;
+          options.plan.most_fused_rows = capacity;
           ModelRunner runner(model, options);
           const bool fuses = fuse && (model.device().info().composes || mode() == graph::Mode::fast);
           EXPECT_EQ(runner.report(0).fusions.empty(), !fuses);
@@ -265,6 +268,30 @@ TEST_P(SameBitsOf, FusingChangesNothing) {
                                                    << ", capacity " << capacity << ", fused " << fuse;
         }
       }
+    }
+  }
+}
+
+// Rows of several thousand columns are divided among blocks where there are more rows than one and a GPU has room.
+TEST(SameBits, AnyRowsOfAWideModel) {
+  const char* const config =
+      R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2112,
+"num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 3200,
+"vocab_size": 1500, "tie_word_embeddings": true, "hidden_act": "silu", "rms_norm_eps": 1e-5, "max_position_embeddings": 256,
+"rope_theta": 10000.0, "attention_bias": false})";
+  const model::Model model =
+      model::Model::make(Device::open(device_name()), format::Json::parse(config, "wide"),
+                         model::RandomWeights(), {.mode = mode(), .progress = {}, .log = {}});
+  const std::vector<uint32_t> ids = some_ids(70);
+  ModelRunner one(model, runner_options({1}));
+  const std::vector<float> expected = all_logits(one, ids);
+  for (const uint32_t capacity : {2u, 3u, 8u, 37u, 64u}) {
+    for (const bool fuse : {true, false}) {
+      RunnerOptions options = runner_options({capacity});
+      options.plan.fuse = fuse;
+      ModelRunner runner(model, options);
+      for (int again = 0; again < 2; ++again)
+        EXPECT_TRUE(same_bits(all_logits(runner, ids), expected)) << capacity << " rows, fused " << fuse;
     }
   }
 }

@@ -78,9 +78,8 @@ DeviceInfo describe(const cudaDeviceProp& properties) {
   info.backend = "cuda";
   info.name = std::string(properties.name) + ", " + std::to_string(properties.multiProcessorCount) +
               " SMs, sm_" + std::to_string(properties.major) + std::to_string(properties.minor);
-  info.features = static_cast<uint64_t>(properties.major * 10 + properties.minor) >= kProgrammaticCapability
-                      ? kFeatureHopper
-                      : 0;
+  // Of later ones the image is the PTX for sm_80, whose kernels are without what only Hopper has.
+  info.features = properties.major == 9 && properties.minor == 0 ? kFeatureHopper : 0;
   info.queue_count = Queues::kCount;
   info.compute_units = static_cast<uint32_t>(properties.multiProcessorCount);
   info.ns_per_tick = 1.0;

@@ -83,7 +83,7 @@ struct KernelEntry {
   void (*bind)(const BoundCommand& command, std::byte* parameters) = nullptr;
   GridShape (*shape)(const BoundCommand& command) = nullptr;
   /// What runs ahead of it, with the same parameter and as part of the command: names its function, and waits as this one
-  /// does. Blocks 0, or null: nothing.
+  /// does. What it writes, the kernel reads behind its own wait alone. Blocks 0, or null: nothing.
   GridShape (*before)(const BoundCommand& command) = nullptr;
   /// Every thread waits, on every path, before it touches memory that is not sealed: edges may be programmatic.
   bool waits_everywhere = false;

@@ -368,7 +368,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
     }
     // What the blocks tell each other comes in the place of chunks, which all of them have read by then.
     converge();
-    asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+    asm volatile("barrier.cluster.arrive.release;" ::: "memory");
     if (has_tile) {
       spread ? mine.softmax.finish() : mine.take_joined(memory);
       mine.lay_out(memory);
@@ -409,7 +409,7 @@ __global__ void __cluster_dims__(kCluster, 1, 1) __launch_bounds__(kAttentionThr
 constexpr uint32_t kPrepareThreads = 256;
 
 /// Ahead of the attention of a set of several rows: norms, ropes and the write to the cache, a block a row. Queries go to the
-/// workspace. Rows that attention will refuse are left out.
+/// workspace. Rows that are idle, or whose key and value have no place, are left out: attention refuses them.
 template <uint32_t kDim>
 __global__ void __launch_bounds__(kPrepareThreads) prepare_rows(const __grid_constant__ AttentionStrands p) {
   __shared__ float cosines[kDim / 2], sines[kDim / 2];
@@ -477,6 +477,14 @@ bool has_kernel(const AttentionConstants& c) {
   return c.heads <= kMostQueries * c.kv_heads;
 }
 
+/// 0: attention is not there yet.
+uint32_t head_dim(const SetCall& call) {
+  for (const backend::SetMember& member : call.members) {
+    if (member.call.op->name == "attention") return member.call.constants_as<AttentionConstants>().head_dim;
+  }
+  return 0;
+}
+
 bool takes(const SetCall& call, std::span<const uint32_t> places) {
   for (size_t m = 0; m < call.members.size(); ++m) {
     const backend::OpCall& member = call.members[m].call;
@@ -488,7 +496,9 @@ bool takes(const SetCall& call, std::span<const uint32_t> places) {
       if (c.interleaved != 0 || 2 * c.pairs != c.head_dim || member.args[2].layout->name != "vector_f32")
         return false;
     } else if (places[m] == kQueryNorm || places[m] == kKeyNorm) {
-      if (!member.args[1].bound || member.args[1].layout->name != "vector_f32") return false;
+      if (!member.args[1].bound || member.args[1].layout->name != "vector_f32" ||
+          member.constants_as<RmsNormConstants>().columns != head_dim(call))
+        return false;
     }
   }
   return true;
@@ -584,27 +594,26 @@ GridShape before(const BoundCommand& command) {
 
 template <uint32_t kDim, bool kSet>
 KernelEntry entry_of() {
-  return {.function = reinterpret_cast<const void*>(attention_strands<kDim, kSet>),
-          .parameter_bytes = sizeof(AttentionStrands),
-          .bind = kSet ? bind_set : bind_rows,
-          .shape = shape<kDim, kSet>,
-          .before = kSet ? before<kDim> : nullptr,
-          .waits_everywhere = true,
-          // The row and its pages; of a set the cache too, whose newest position it writes itself.
-          .reads_ahead = [](uint32_t place, uint32_t argument) {
-            if (place != (kSet ? uint32_t{kAttend} : 0u)) return false;
-            return argument == 1 || argument == 2 || (kSet && argument == 3);
-          }};
+  return {
+      .function = reinterpret_cast<const void*>(attention_strands<kDim, kSet>),
+      .parameter_bytes = sizeof(AttentionStrands),
+      .bind = kSet ? bind_set : bind_rows,
+      .shape = shape<kDim, kSet>,
+      .before = kSet ? before<kDim> : nullptr,
+      .waits_everywhere = true,
+      // The row and its pages; of a set the cache too, whose newest position it writes itself: of more rows than one
+      // that is done ahead of attention, which then loads nothing of the cache before it waits.
+      .reads_ahead = [](uint32_t place, uint32_t argument) {
+        if (place != (kSet ? uint32_t{kAttend} : 0u)) return false;
+        return argument == 1 || argument == 2 || (kSet && argument == 3);
+      }};
 }
 
 /// True when a set, whole or not, may be of this head size.
 template <uint32_t kDim>
 bool of_dim(const SetCall& call) {
-  for (const backend::SetMember& member : call.members) {
-    if (member.call.op->name == "attention")
-      return member.call.constants_as<AttentionConstants>().head_dim == kDim;
-  }
-  return true;
+  const uint32_t dim = head_dim(call);
+  return dim == 0 || dim == kDim;
 }
 
 template <uint32_t kDim, size_t kCount>

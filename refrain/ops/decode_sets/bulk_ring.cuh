@@ -5,26 +5,10 @@
 #include <cstdint>
 
 #include "refrain/backend/cuda/device.cuh"
+#include "refrain/ops/decode_sets/barriers.cuh"
 
 namespace refrain::ops::decode {
 
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-/// Barriers in shared memory, each by one thread; others see them behind a barrier of the block or warp.
-__device__ inline void init_barrier(uint32_t barrier, uint32_t arrivals) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
-}
-__device__ inline void fence_copy_barriers() {
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-/// The barrier's next phase ends when so many bytes have come.
-__device__ inline void expect_bytes(uint32_t barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
-               : "memory");
-}
 /// Multiples of 16 bytes, from and to addresses that are multiples of 16.
 __device__ inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
   asm volatile(
@@ -32,15 +16,6 @@ __device__ inline void bulk_copy(uint32_t to, const void* from, uint32_t bytes, 
       "l"(from), "r"(bytes), "r"(barrier)
       : "memory");
 }
-/// Until the phase of this parity has ended.
-__device__ inline void await_copy(uint32_t barrier, uint32_t parity) {
-  asm volatile(
-      "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
-      "bra WAIT_%=;\n}" ::"r"(barrier),
-      "r"(parity)
-      : "memory");
-}
-
 /// Copies of kBytes each of one warp, `depth` of them in flight, each with a barrier of its own. All lanes call alike.
 template <uint32_t kBytes>
 class BulkRing {
@@ -52,7 +27,7 @@ class BulkRing {
       : memory_(memory), barriers_(shared_address(barriers)), mask_(depth - 1), shift_(depth / 2) {
     const uint32_t lane = threadIdx.x % backend::cuda::kWarp;
     if (lane < depth) init_barrier(barriers_ + lane * 8, 1);
-    fence_copy_barriers();
+    fence_barriers();
     __syncwarp();
   }
 
@@ -68,7 +43,7 @@ class BulkRing {
 
   /// What the n-th copy has brought, once it has.
   __device__ const std::byte* wait(uint32_t n) const {
-    await_copy(barriers_ + (n & mask_) * 8, n >> shift_ & 1);
+    await(barriers_ + (n & mask_) * 8, n >> shift_ & 1);
     __syncwarp();
     return memory_ + (n & mask_) * kBytes;
   }

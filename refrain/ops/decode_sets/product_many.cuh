@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(Shape::kThreads + kCopyWarps * kWarp, Shape::k
   const Running run(p.state, prefetch, trigger_of(kEnding));
   __syncthreads();  // the barriers
   if (copies) {
-    if constexpr (Shape::kPerSm == 1) asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    take_registers<Shape, false>();
     // What is on its way has its place, also where the first item has no rows.
     if (Item(p, blockIdx.x, run.rows).octets == 0) asm volatile("cp.async.wait_all;" ::: "memory");
     copy_items<Shape, kEnding>(p, stages, run.rows);
@@ -200,7 +200,7 @@ __global__ void __launch_bounds__(Shape::kThreads + kCopyWarps * kWarp, Shape::k
     return;
   }
 
-  if constexpr (Shape::kPerSm == 1) asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+  take_registers<Shape, true>();
 
   ManyProducts<Shape> products;
   float4 k256[Shape::kTilesM][Shape::kWarpOctets];

@@ -36,6 +36,24 @@ struct ManyShape {
 };
 using WideShape = ManyShape<4, 2, 2, 4, 1>;
 using NarrowShape = ManyShape<8, 1, 1, 1, 2>;
+static_assert(WideShape::kSharedBytes <= (size_t{226} << 10) &&
+              2 * NarrowShape::kSharedBytes <= (size_t{226} << 10));
+
+/// Where a block has an SM for itself, those who multiply take registers of those who copy: of 384 times 168, which both then
+/// have as 256 times 232 and 128 times 40.
+template <class Shape, bool kMultiplies>
+__device__ void take_registers() {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  static_assert(Shape::kPerSm != 1 || (Shape::kThreads == 256 && kCopyWarps == 4));
+  if constexpr (Shape::kPerSm == 1) {
+    if constexpr (kMultiplies) {
+      asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    } else {
+      asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    }
+  }
+#endif
+}
 
 /// What a block takes from the list of work: rows of weights, of activations, and some of the columns.
 template <class Shape, Ending kEnding>
@@ -83,20 +101,19 @@ struct ManyStages {
       init_barrier(full + i * 8, kCopyWarps * kWarp + 1);
       init_barrier(empty + i * 8, Shape::kWarps);
     }
-    fence_copy_barriers();
+    fence_barriers();
   }
   /// The n-th stage, of all that the block has.
   __device__ static uint32_t slot(uint32_t n) { return n % Shape::kStages; }
   __device__ static uint32_t parity(uint32_t n) { return n / Shape::kStages % 2; }
-  __device__ void await_full(uint32_t n) const { await_copy(full + slot(n) * 8, parity(n)); }
+  __device__ void await_full(uint32_t n) const { await(full + slot(n) * 8, parity(n)); }
   __device__ void await_empty(uint32_t n) const {
-    if (n >= Shape::kStages) await_copy(empty + slot(n) * 8, parity(n) ^ 1);
+    if (n >= Shape::kStages) await(empty + slot(n) * 8, parity(n) ^ 1);
   }
   /// By a warp that has read it.
   __device__ void release(uint32_t n) const {
     __syncwarp();
-    if (threadIdx.x % kWarp == 0)
-      asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(empty + slot(n) * 8) : "memory");
+    if (threadIdx.x % kWarp == 0) arrive(empty + slot(n) * 8);
   }
 
   /// Codes and scales of a stage, by the warps that copy. `tile`: lane l's is the l-th.
@@ -132,7 +149,7 @@ struct ManyStages {
     if (threadIdx.x < Shape::kThreads + octets)
       bulk_copy(memory + slot(n) * Shape::kStageBytes + Shape::kOctetsAt + lane * Shape::kOctetStageBytes,
                 from + lane * octet_bytes, Shape::kOctetStageBytes, barrier);
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+    arrive_after_copies(barrier);
   }
 
  private:

@@ -1,13 +1,10 @@
 // Attention by strands for many rows (strands_many.cuh): chunks of keys and values in shared memory, and their order.
 #pragma once
 
+#include "refrain/ops/decode_sets/barriers.cuh"
 #include "refrain/ops/decode_sets/strand.cuh"
 
 namespace refrain::ops::decode {
-
-__device__ inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
 
 /// A barrier in shared memory that a number of arrivals ends a phase of.
 struct PhaseBarrier {
@@ -15,24 +12,11 @@ struct PhaseBarrier {
 
   __device__ void begin(uint32_t arrivals, bool again) {
     if (again) asm volatile("mbarrier.inval.shared::cta.b64 [%0];" ::"r"(shared_address(&word)) : "memory");
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&word)), "r"(arrivals)
-                 : "memory");
+    init_barrier(shared_address(&word), arrivals);
   }
-  __device__ void arrive() {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&word)) : "memory");
-  }
-  /// Arrives once the copies that this thread has begun are there.
-  __device__ void arrive_after_copies() {
-    asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(shared_address(&word))
-                 : "memory");
-  }
-  __device__ void wait(uint32_t phase) {
-    asm volatile(
-        "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n @!done "
-        "bra WAIT_%=;\n}" ::"r"(shared_address(&word)),
-        "r"(phase & 1)
-        : "memory");
-  }
+  __device__ void arrive() { decode::arrive(shared_address(&word)); }
+  __device__ void arrive_after_copies() { decode::arrive_after_copies(shared_address(&word)); }
+  __device__ void wait(uint32_t phase) { await(shared_address(&word), phase & 1); }
 };
 
 /// A chunk in shared memory, padded so that the lanes of a load meet no bank twice.
