@@ -54,13 +54,14 @@ LoadedModel load_model(const ModelOptions& options) {
   load.log = log;
   if (options.fast) load.mode = graph::Mode::fast;
   const bool terminal = ::isatty(STDERR_FILENO) != 0;
-  uint64_t shown_percent = 0;
+  uint64_t shown_part = 0;
   if (progress) {
     // One line that changes on a terminal, a line each quarter elsewhere.
-    load.progress = [&shown_percent, terminal](uint64_t done, uint64_t total) {
+    load.progress = [&shown_part, terminal](uint64_t done, uint64_t total) {
       const uint64_t percent = total == 0 ? 100 : done * 100 / total;
-      if (percent < shown_percent + (terminal ? 1 : 25)) return true;
-      shown_percent = percent;
+      const uint64_t part = percent / (terminal ? 1 : 25);
+      if (part == shown_part) return true;
+      shown_part = part;
       fmt::print(stderr, "{}loading {:3} %{}", terminal ? "\r" : "", percent, terminal ? "" : "\n");
       return true;
     };
@@ -73,7 +74,7 @@ LoadedModel load_model(const ModelOptions& options) {
                     options.cache.empty() ? name(graph::types_of(load.mode).cache) : options.cache));
   model::Model model = model::Model::load(opened, options.model, load);
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
-  if (terminal && shown_percent != 0) fmt::print(stderr, "\r\x1b[K");
+  if (terminal && shown_part != 0) fmt::print(stderr, "\r\x1b[K");
   return {std::move(model), elapsed.count()};
 }
 

@@ -120,12 +120,10 @@ void parallel_for(size_t count, unsigned threads, const Work& work) {
     }
   };
   std::vector<std::jthread> helpers;
-  for (size_t t = 1; t < std::min<size_t>(threads, count); ++t) {
-    try {
-      helpers.emplace_back(loop);
-    } catch (const std::system_error&) {
-      break;  // fewer threads do the same
-    }
+  try {
+    while (helpers.size() + 1 < std::min<size_t>(threads, count)) helpers.emplace_back(loop);
+  } catch (const std::system_error&) {
+    // Fewer threads do the same.
   }
   loop();
 }

@@ -142,15 +142,13 @@ RopeSettings read_rope(const Json& config) {
 std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t head_dim) {
   std::vector<float> frequencies(head_dim / 2);
   for (size_t i = 0; i < frequencies.size(); ++i) {
-    frequencies[i] = 1.0f / static_cast<float>(std::pow(rope.theta, 2.0 * static_cast<double>(i) / head_dim));
-    if (rope.scaling == Scaling::none) continue;
-    const double whole = static_cast<double>(frequencies[i]), divided = whole / rope.factor;
-    double share = 0;  // of the frequency as it was
-    if (rope.scaling == Scaling::llama3) {
-      const double turns = rope.original_context_tokens * whole / (2 * std::numbers::pi);
-      share = std::clamp((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0,
-                         1.0);
-    }
+    const double whole = static_cast<double>(
+        1.0f / static_cast<float>(std::pow(rope.theta, 2.0 * static_cast<double>(i) / head_dim)));
+    const double divided = whole / rope.factor;
+    const double turns = rope.original_context_tokens * whole / (2 * std::numbers::pi);
+    // Of the frequency as it was.
+    const double share =
+        std::clamp((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0);
     frequencies[i] = static_cast<float>((1 - share) * divided + share * whole);
   }
   return frequencies;

@@ -38,7 +38,8 @@ struct RopeSettings {
   double theta = 10000.0;
   Scaling scaling = Scaling::none;
   double factor = 1;  ///< by which frequencies shrink
-  double low_freq_factor = 1, high_freq_factor = 1;
+  // Of llama3; without them all shrink.
+  double low_freq_factor = 0, high_freq_factor = 1;
   uint32_t original_context_tokens = 0;
 
   bool operator==(const RopeSettings&) const = default;

@@ -156,7 +156,7 @@ Point ModelRunner::send(Member& member) {
   // No result may be overwritten before it has been looked at.
   const uint64_t most = results_of(members_.back().step.layout);
   if ((submitted_ - slots_.steps() + uint64_t{1}) * most > slots_.ring_entries()) {
-    device_.wait(last_point_, std::chrono::minutes(10));
+    device_.wait(last_point_);
     note_failures();
   }
   slots_.take_pending(updates_);

@@ -35,13 +35,6 @@ void expect_call(const OpCall& call) {
   }
 }
 
-void expect_dtype(const OpCall& call, size_t index, DType dtype) {
-  const ArgumentInfo& argument = call.args[index];
-  if (argument.weight != nullptr) fail(call, index, "a buffer or a temp", "a weight");
-  const bool activation = dtype == DType::f32 && argument.dtype == DType::activation;
-  if (argument.dtype != dtype && !activation) fail(call, index, name(dtype), name(argument.dtype));
-}
-
 void expect_shape(const OpCall& call, size_t index, const Shape& shape) {
   if (!(call.args[index].shape == shape)) {
     fail(call, index, to_string(shape), to_string(call.args[index].shape));
@@ -54,11 +47,6 @@ void expect_rank(const OpCall& call, size_t index, size_t least, size_t most, st
   for (const int64_t dim : shape.dims())
     good = good && dim > 0 && dim <= std::numeric_limits<uint32_t>::max();
   if (!good) fail(call, index, described, to_string(shape));
-}
-
-void expect_tensor(const OpCall& call, size_t index, DType dtype, const Shape& shape) {
-  expect_dtype(call, index, dtype);
-  expect_shape(call, index, shape);
 }
 
 namespace {
@@ -113,10 +101,9 @@ uint32_t dimension(const Shape& shape, size_t axis) {
 
 void expect_elementwise(const backend::OpCall& call) {
   expect_call(call);
-  expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 1, Shape::kMaxRank, "[rows, ...]");
   const Shape& shape = call.args[0].shape;
-  for (size_t i = 1; i < call.args.size(); ++i) expect_tensor(call, i, DType::f32, shape);
+  for (size_t i = 1; i < call.args.size(); ++i) expect_shape(call, i, shape);
   if (shape.elements() / shape[0] > std::numeric_limits<uint32_t>::max())
     fail(call, size_t{0}, "rows of fewer than 2^32 elements", to_string(shape));
 }

@@ -1,4 +1,5 @@
-// Checks that the schemas of ops share. Each throws InvalidArgument, `[op] argument: expected ..., got ...`.
+// Checks that the schemas of ops share. Each throws InvalidArgument, `[op] argument: expected ..., got ...`. Of dtypes
+// they say nothing: those are checked before, by what the schema lists (backend::check_dtypes).
 #pragma once
 
 #include <array>
@@ -25,8 +26,6 @@ namespace refrain::ops {
 /// in every check.
 void expect_call(const backend::OpCall& call);
 
-/// Argument `index` is a tensor, not a weight, of this dtype. DType::f32 also accepts DType::activation.
-void expect_dtype(const backend::OpCall& call, size_t index, DType dtype);
 /// Argument `index` has this shape.
 void expect_shape(const backend::OpCall& call, size_t index, const Shape& shape);
 /// Argument `index` has `least` to `most` dimensions, none of them 0, each below 2^32. `described` names
@@ -34,8 +33,6 @@ void expect_shape(const backend::OpCall& call, size_t index, const Shape& shape)
 /// "[rows, columns]".
 void expect_rank(const backend::OpCall& call, size_t index, size_t least, size_t most,
                  std::string_view described);
-/// A tensor of this dtype and shape.
-void expect_tensor(const backend::OpCall& call, size_t index, DType dtype, const Shape& shape);
 /// Argument `index` is a Weight packed for one of `uses`.
 void expect_weight(const backend::OpCall& call, size_t index, std::initializer_list<backend::Use> uses);
 /// A field of the constants has the value that the shapes imply.

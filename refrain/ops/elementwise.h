@@ -1,4 +1,4 @@
-// How elementwise ops cut a matrix into tiles: runs of whole rows, or parts of one long row.
+// How ops cut a matrix into tiles: blocks of rows, and those of elementwise ops, which may be parts of one long row.
 #pragma once
 
 #include <algorithm>
@@ -15,6 +15,11 @@ struct ElementwiseConstants {
   uint32_t rows = 0;
   uint32_t columns = 0;
 };
+
+/// Of ops that move whole rows, rows of a block: about 2^15 elements, some 10 us.
+inline uint32_t rows_of_block(uint64_t row_elements, uint32_t rows) {
+  return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / row_elements, 1, rows));
+}
 
 /// Elements of a tile: a few microseconds of work, small enough for the second-level cache.
 inline constexpr uint32_t kElementsPerTile = 8192;

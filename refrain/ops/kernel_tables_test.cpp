@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <span>
+
+#include "refrain/ops/ops.h"
 #include "refrain/ops/testing.h"
 
 namespace refrain::ops {
@@ -38,6 +42,27 @@ TEST(KernelTables, AllKernelsOfAnOpComputeRegionsOrNone) {
   // Otherwise it would depend on the machine what is fused.
   for (const backend::Kernel& kernel : cpu_kernels()) {
     EXPECT_EQ(kernel.regions, kernel.op->units != nullptr) << kernel.name;
+  }
+}
+
+TEST(KernelTables, ABlockOfRowsIsOfAboutAsManyElements) {
+  const auto expect = [](const backend::OpSchema& op, const auto& constants, uint32_t rows_per_block) {
+    const backend::OpCall call{&op, {}, std::as_bytes(std::span(&constants, 1))};
+    for (const backend::Kernel& kernel : cpu_kernels()) {
+      if (kernel.op != &op) continue;
+      EXPECT_EQ(kernel.launch(call, harness::machine()).rows_per_block, rows_per_block) << kernel.name;
+    }
+  };
+  for (const auto& [rows, heads, head_dim, rows_per_block] : {std::array{1000u, 2u, 64u, 256u},
+                                                              {1000u, 3u, 50u, 218u},
+                                                              {10u, 2u, 64u, 10u},
+                                                              {10u, 512u, 128u, 1u}}) {
+    const KvWriteConstants kv_write{.rows = rows, .kv_heads = heads, .head_dim = head_dim};
+    const RopeConstants rope{.rows = rows, .heads = heads, .head_dim = head_dim};
+    const GatherRowsConstants gather_rows{.output_rows = rows, .columns = heads * head_dim};
+    expect(kv_write_schema, kv_write, rows_per_block);
+    expect(rope_schema, rope, rows_per_block);
+    expect(gather_rows_schema, gather_rows, rows_per_block);
   }
 }
 

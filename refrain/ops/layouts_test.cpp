@@ -99,6 +99,23 @@ TEST(Layouts, CodedRowsAreAlignedAndCodesLieLowestFirst) {
   EXPECT_THROW(pack(source, grouped()), InvalidArgument);
 }
 
+TEST(Layouts, ASourceThatContradictsItselfIsRefused) {
+  Random random;
+  const std::pair<format::EncodedTensor, const backend::WeightLayout*> kCases[] = {
+      {random_tensor(format::plain(DType::bf16), {8}, random), &vector_f32()},
+      {random_tensor(format::plain(DType::f16), {4, 96}, random), &rows()},
+      {random_tensor(format::mlx_affine({4, 32}, DType::bf16), {4, 96}, random), &grouped()}};
+  for (const auto& [tensor, layout] : kCases) {
+    TensorSource source = tensor.source("w");
+    const WeightInfo info{source.format, source.shape};
+    std::vector<std::byte> packed(layout->packed_bytes(info));
+    pack_whole(*layout, source, info, packed);
+    std::span<const std::byte>& last = source.segments.back().bytes;
+    last = last.first(last.size() - 1);
+    EXPECT_THROW(pack_whole(*layout, source, info, packed), InvalidArgument) << layout->name;
+  }
+}
+
 TEST(Layouts, RangesOfRowsFillEachByteOnce) {
   Random random;
   const format::EncodedTensor vector = random_tensor(format::plain(DType::bf16), {37}, random);

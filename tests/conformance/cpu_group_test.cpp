@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <numeric>
 
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/remote/remote_backend.h"
@@ -21,7 +22,7 @@ struct Shapes {
   uint32_t units = kUnits;
 };
 
-std::atomic<uint32_t> prologues{0}, prefetches{0};
+std::atomic<uint32_t> prologues{0}, prefetches{0}, totals{0};
 
 uint32_t* scratch_of(const TileArgs& args) { return reinterpret_cast<uint32_t*>(args.scratch); }
 
@@ -46,6 +47,15 @@ void turn(const TileArgs& args, uint32_t row, uint32_t row_end, uint32_t unit, u
           args.arg<uint32_t>(0)[r * kUnits + u] + scratch_of(args)[r - row];
   }
 }
+// total: output[r, u] = the sum of input[r].
+void total(const TileArgs& args, uint32_t row, uint32_t row_end, uint32_t, uint32_t) {
+  for (uint32_t r = row; r < row_end; ++r) {
+    const uint32_t* input = args.arg<uint32_t>(0) + r * kUnits;
+    std::fill_n(args.arg<uint32_t>(1) + r * kUnits, kUnits, std::accumulate(input, input + kUnits, 0u));
+    ++totals;
+  }
+}
+void total_tiles(const TileArgs& args, uint32_t begin, uint32_t end) { total(args, begin, end, 0, 1); }
 void spread_tiles(const TileArgs& args, uint32_t begin, uint32_t end) { spread(args, begin, end, 0, kUnits); }
 void turn_tiles(const TileArgs& args, uint32_t begin, uint32_t end) {
   for (uint32_t r = begin; r < end; ++r) {
@@ -67,6 +77,10 @@ constexpr ArgumentSpec kTurnArgs[] = {{.name = "input", .access = Access::in, .r
                                       {.name = "tags", .access = Access::in, .rows = true},
                                       {.name = "output", .access = Access::out, .rows = true, .units = true}};
 
+constexpr ArgumentSpec kTotalArgs[] = {
+    {.name = "input", .access = Access::in, .rows = true, .units = true},
+    {.name = "output", .access = Access::out, .rows = true, .units = true}};
+
 uint32_t units(const OpCall& call) { return call.constants_as<Shapes>().units; }
 Cost cost(const OpCall&) { return {0, uint64_t{kRows} * kUnits * 65536}; }
 
@@ -84,6 +98,12 @@ const OpSchema kTurnOp{.name = "turn",
                        .cost = cost,
                        .iteration = Iteration::per_head,
                        .units = units};
+
+const OpSchema kTotalOp{.name = "total",
+                        .args = kTotalArgs,
+                        .cost = [](const OpCall&) { return Cost{}; },
+                        .iteration = Iteration::row_reduction,
+                        .units = [](const OpCall&) { return 1u; }};
 
 constexpr TileKernel kSpreadTiles{.prefetch = count_prefetch, .tiles = spread_tiles, .region = spread};
 constexpr TileKernel kTurnTiles{.tiles = turn_tiles, .region = turn, .rows_prologue = turn_prologue};
@@ -175,6 +195,44 @@ TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
           ASSERT_EQ(found[r * kUnits + u], r < rows ? value : 1u)
               << "step " << step << " row " << r << " unit " << u;
         }
+      }
+    }
+  }
+}
+
+TEST_P(CpuGroup, AValueIsComputedOnceABlockByWhoNeedsIt) {
+  CpuOptions options;
+  const auto [workers, remote] = GetParam();
+  options.threads = workers;
+  std::unique_ptr<Backend> backend = make_cpu(options, std::span(kKernels, 1));
+  if (remote) backend = make_remote(std::move(backend));
+  Device device(make_validate(std::move(backend)), {}, {});
+  device.kernels().add(
+      {.name = "total_test", .op = &kTotalOp, .entry = {.tiles = total_tiles, .region = total}});
+  const auto buffer = [&] { return device.buffer(DType::u32, {kRows, kUnits}); };
+  const Buffer x = buffer(), weight = device.buffer(DType::u32, {1}), outputs[2] = {buffer(), buffer()};
+  CommandEncoder encoder = device.encoder();
+  const Temp sums = encoder.temp(DType::u32, {kRows, kUnits});
+  encoder.dispatch({&kTotalOp, std::array<Operand, 2>{x, sums}, {}});
+  for (const Buffer& output : outputs)
+    dispatch(encoder, kSpreadOp, std::array<Operand, 3>{sums, weight, output}, Shapes{});
+  const auto [plan, report] = device.plan(encoder.finish());
+  ASSERT_EQ(title(plan.data(), plan.data().commands[0]), "total+spread*2");
+  ASSERT_EQ(plan.data().commands[0].launch.tiles_per_block, 2 * kUnits / kGranule);
+  const refrain::Program program = device.prepare(plan);
+  for (uint32_t step = 1; step <= 3; ++step) {
+    std::array<uint32_t, kRows * kUnits> values{};
+    for (uint32_t i = 0; i < values.size(); ++i) values[i] = step * i;
+    device.write(x, values);
+    const uint32_t before = totals;
+    device.wait(device.submit(program));
+    EXPECT_GE(totals - before, kRows);
+    EXPECT_LE(totals - before, kRows * workers);
+    for (const Buffer& output : outputs) {
+      const std::vector<uint32_t> found = device.read<uint32_t>(output);
+      for (uint32_t i = 0; i < values.size(); ++i) {
+        const uint32_t* row = values.data() + i / kUnits * kUnits;
+        ASSERT_EQ(found[i], std::accumulate(row, row + kUnits, 0u) + i % kUnits) << i;
       }
     }
   }

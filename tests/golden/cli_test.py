@@ -346,6 +346,13 @@ def test_figures_only_when_asked_for(run, tales):
     assert done.stdout == run("generate", tales, "-p", PROMPT, "-n", 5).stdout
 
 
+def test_loading_tells_each_quarter(run, tales):
+    *shown, figures = run("generate", tales, "-p", PROMPT, "-n", 1, "-v").stderr.splitlines()
+    percents = [int(re.fullmatch(r"loading ([ \d]{3}) %", line).group(1)) for line in shown]
+    assert [percent // 25 for percent in percents] == [1, 2, 3, 4] and percents[-1] == 100
+    assert LOAD.match(figures)
+
+
 def test_figures_of_the_cache(run, tales):
     config = json.loads((tales / "config.json").read_text())
     elements = 2 * 64 * config["num_hidden_layers"] * config["num_key_value_heads"] * config["head_dim"]
@@ -396,6 +403,15 @@ def test_figures_on_a_terminal(refrain, tales, tell):
     assert text + "\r\nload " in seen
     seen, _ = on_terminal([*command, "--print", "ids"], {"stdout", "stderr"})
     assert re.search(r"\d\r\nload ", seen)
+
+
+def test_loading_on_a_terminal(refrain, tales):
+    seen, _ = on_terminal([refrain, "generate", tales, "-p", PROMPT, "-n", "1"], {"stderr"})
+    begin, *shown, end = seen.replace("\r\n", "\n").split("\r")
+    percents = [int(re.fullmatch(r"loading ([ \d]{3}) %", line).group(1)) for line in shown]
+    assert begin == "" and percents == sorted(set(percents)) and percents[-1] == 100
+    assert len(percents) > 20
+    assert end.startswith("\x1b[Kload "), "where the line was"
 
 
 def test_quantizing_on_a_terminal(refrain, tmp_path):

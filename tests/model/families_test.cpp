@@ -5,7 +5,9 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <set>
 
+#include "refrain/format/model_folder.h"
 #include "refrain/format/safetensors.h"
 #include "refrain/format/test_folder.h"
 #include "refrain/model/decoder_config.h"
@@ -142,6 +144,39 @@ TEST_P(Families, TheGateIsFusedWithItsProducts) {
   size_t fused = 0;
   for (size_t at = titles.find(wanted); at != titles.npos; at = titles.find(wanted, at + 1)) ++fused;
   EXPECT_EQ(fused, 3u) << titles;
+}
+
+TEST_P(Families, EachCommandIsLabelledByItsPart) {
+  const format::TestFolder files;
+  write(files, GetParam());
+  RunnerOptions options;
+  options.capacities = {4};
+  options.plan.fuse = false;
+  const ModelRunner runner(load(files.path(), 1, true), options);
+  const backend::PlanData& plan = runner.program(0).plan().data();
+  std::vector<std::string> parts;
+  for (const backend::PlanCommand& command : plan.commands) {
+    const std::string& label = plan.labels[command.label];
+    if (parts.empty() || parts.back() != label) parts.push_back(label);
+  }
+  EXPECT_EQ(parts, (std::vector<std::string>{"begin", "embedding", "layer 0", "layer 1", "layer 2", "head",
+                                             "sample", "advance"}));
+}
+
+TEST_P(Families, LoadingTellsOfEachTensor) {
+  const format::TestFolder files;
+  write(files, GetParam());
+  std::vector<uint64_t> told;
+  model::LoadOptions options;
+  options.progress = [&](uint64_t done_bytes, uint64_t) {
+    told.push_back(done_bytes);
+    return true;
+  };
+  (void)model::Model::load(Device::open("cpu"), files.path(), options);
+  const auto folder = format::ModelFolder::open(files.path());
+  EXPECT_TRUE(std::ranges::is_sorted(told));
+  EXPECT_EQ(std::set(told.begin(), told.end()).size(), folder.tensor_names().size());
+  EXPECT_EQ(told.back(), folder.totals().bytes);
 }
 
 TEST(LayerStates, AWindowIsAGroupOfItsOwn) {

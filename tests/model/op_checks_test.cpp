@@ -1,7 +1,8 @@
 // Every call that the families record, damaged in one place: the op's check refuses another type, another size of a
-// dimension that others share, another rank, or a missing argument.
+// dimension that others share, another rank, or a missing argument. And what the ops say that their calls cost.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <set>
 
 #include "refrain/graph/compute_graph.h"
@@ -136,6 +137,50 @@ TEST(OpChecks, EachArgumentIsLookedAt) {
         "step_begin.rows of another size at axis 0", "step_begin.segments of another size at axis 0"})
     free.insert(place);
   EXPECT_EQ(accepted, free);
+}
+
+TEST(OpCosts, AreThoseOfTheShapes) {
+  // Of the first call of each op: bytes but for those of matrices, of which each op takes rows, and operations.
+  struct Expected {
+    uint64_t bytes = 0, matrix_rows = 0, flops = 0;
+  };
+  const std::map<std::string_view, Expected> expected = {
+      {"add", {3 * 7 * 64 * 4, 0, 7 * 64}},
+      {"argmax", {5 * 40 * 4 + 5 * 4, 0, 5 * 40}},
+      {"attention",
+       {2 * 7 * 4 * 32 * 4 + 7 * 16 + 3 * 4 * 4 + 2 * 12 * 2 * 64 * 32 * 4 + 4 * 4, 0, 7 * 4 * 256 * 32 * 4}},
+      {"embedding", {7 * 16 + 7 * 64 * 4, 7, 7 * 64 * 2}},
+      {"gather_rows", {2 * 5 * 64 * 4 + 5 * 4, 0, 0}},
+      {"gelu_mul", {3 * 7 * 192 * 4, 0, 7 * 192 * 8}},
+      {"kv_write", {2 * 7 * 2 * 32 * (4 + 4), 0, 0}},
+      {"matmul", {7 * 64 * 4 + 7 * 128 * 4, 128, 7 * 128 * 64 * 2}},
+      {"rms_norm", {2 * 7 * 64 * 4 + 64 * 4, 0, 7 * 64 * 4}},
+      {"rope", {2 * 7 * 4 * 32 * 4 + 7 * 16 + 16 * 4, 0, 7 * 4 * 16 * 6}},
+      {"sample", {5 * 1500 * 4, 0, 5 * 1500 * 33}},
+      {"silu_mul", {3 * 7 * 192 * 4, 0, 7 * 192 * 4}},
+      {"softcap", {2 * 5 * 40 * 4, 0, 5 * 40 * 24}},
+      {"step_advance", {2 * 180, 0, 0}},
+      {"step_begin", {2 * 7 * 16 + 2 * 64, 0, 0}},
+  };
+  std::set<std::string_view> seen;
+  for (const char* settings : kConfigs) {
+    const ComputeGraph graph = record(settings);
+    for (const graph::Command& command : graph.commands) {
+      if (command.op == nullptr || !seen.insert(command.op->name).second) continue;
+      std::vector<backend::ArgumentInfo> infos;
+      const backend::OpCall call = graph::op_call(graph, command, infos);
+      uint64_t row_bytes = 0;  // of the matrix
+      for (const backend::ArgumentInfo& info : call.args) {
+        if (info.weight != nullptr && info.shape.rank() == 2)
+          row_bytes = info.layout->packed_bytes(*info.weight) / static_cast<uint64_t>(info.shape[0]);
+      }
+      const backend::Cost cost = command.op->cost(call);
+      const Expected& of_op = expected.at(command.op->name);
+      EXPECT_EQ(cost.bytes, of_op.bytes + of_op.matrix_rows * row_bytes) << command.op->name;
+      EXPECT_EQ(cost.flops, of_op.flops) << command.op->name;
+    }
+  }
+  EXPECT_EQ(seen.size(), expected.size());
 }
 
 }  // namespace

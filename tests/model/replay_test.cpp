@@ -258,10 +258,14 @@ TEST(Replay, BatchesThatDoNotFitAreRefused) {
             "[batch] request 1: expected distinct slots, got 1 again");
   EXPECT_EQ(refusal({{.slot = 2, .rows = 1}}, 1, {}), "[batch] request 0: expected a slot below 2, got 2");
   EXPECT_EQ(refusal({{.slot = 0, .rows = 0}}, 0, {}), "[batch] request 0: expected tokens, got none");
-  EXPECT_THROW(runner.wait(), InvalidArgument);
-  EXPECT_THROW(runner.submit_next(), InvalidArgument);
+  EXPECT_EQ(test::refusal([&] { runner.wait(); }), "[model_runner] wait: nothing was submitted before");
+  EXPECT_EQ(test::refusal([&] { runner.submit_next(); }),
+            "[model_runner] submit_next: nothing was submitted before");
   EXPECT_EQ(refusal({{.slot = 0, .rows = 1}}, 1, {0}), "");
-  EXPECT_THROW(runner.submit_next(), InvalidArgument) << "its token was the host's";
+  EXPECT_EQ(test::refusal([&] { runner.submit_next(); }),
+            "[model_runner] submit_next: expected a step whose requests are one row, kLastToken; the last "
+            "one's are not")
+      << "its token was the host's";
   runner.wait();
 
   EXPECT_THROW(runner.set_slot(2, {}), InvalidArgument);

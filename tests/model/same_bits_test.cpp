@@ -2,6 +2,7 @@
 // batch.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <optional>
@@ -319,6 +320,24 @@ TEST(SameBits, CapacitiesOfTwoClassesAreRefused) {
             "[plan] add of f32, f32, f32: expected one numerics class in the plans of a model");
   EXPECT_NE(error.find("kernel add_one_row of the class 'of one row' and kernel add_f32_"), std::string::npos)
       << error;
+}
+
+TEST(SameBits, AModelsModeIsThatOfItsPlans) {
+  for (const graph::Mode mode : {graph::Mode::exact, graph::Mode::fast}) {
+    const model::Model model =
+        model::Model::load(Device::open("cpu"), kTales, {.mode = mode, .progress = {}, .log = {}});
+    model.device().kernels().add({.name = "add_fast",
+                                  .op = &ops::add_schema,
+                                  .numerics = "rounded",
+                                  .needs = backend::kFeatureFast,
+                                  .entry = {nullptr, nullptr, add_rows}});
+    RunnerOptions options = runner_options({1});
+    options.plan.mode = mode == graph::Mode::fast ? graph::Mode::exact : graph::Mode::fast;
+    const ModelRunner runner(model, options);
+    const auto& numerics = runner.report(0).numerics;
+    EXPECT_EQ(std::ranges::count(numerics, std::string("add_fast"), &graph::OpNumerics::kernel),
+              mode == graph::Mode::fast);
+  }
 }
 
 TEST(SameBits, MemoryReuseChangesNothing) {

@@ -3,12 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <thread>
 
 #include "refrain/core/mapped_file.h"
 #include "refrain/format/plain.h"
 #include "refrain/format/test_folder.h"
 #include "refrain/ops/layouts.h"
+#include "tests/eventually.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -142,6 +144,37 @@ TEST_F(DeviceTest, OnlyTheModeFastIsGivenItsLayoutsAndKernels) {
     const Plan plan = device.plan(encoder.finish(), {.mode = mode}).first;
     EXPECT_EQ(plan.data().commands[0].kernel->name, kernel_name);
   }
+}
+
+// Of two parts the helper's ends last: it waits until this thread has told of its own, which waits until the other is
+// begun.
+TEST_F(DeviceTest, PackingTellsItsEndWhicheverThreadIsTheLast) {
+  static std::atomic<bool> begun, told;
+  static std::thread::id caller;
+  begun = told = false;
+  caller = std::this_thread::get_id();
+  constexpr size_t kBytes = size_t{8} << 20;
+  const backend::WeightLayout layouts[] = {
+      {.name = "halves",
+       .accepts = [](const backend::WeightInfo&, Uses) { return true; },
+       .packed_bytes = [](const backend::WeightInfo&) { return kBytes; },
+       .pack =
+           [](const TensorSource&, const backend::WeightInfo&, backend::RowRange,
+              const backend::PackedBytes&) {
+             const bool here = std::this_thread::get_id() == caller;
+             if (!here) begun = true;
+             EXPECT_TRUE(test::eventually([&] { return here ? begun.load() : told.load(); }));
+           }}};
+  Device device(backend_, layouts, {.threads = 2, .log = {}});
+  const std::array<std::byte, 24> bytes{};
+  using Calls = std::vector<std::pair<size_t, size_t>>;
+  Calls calls;
+  device.pack(format::plain_tensor("w", DType::f32, {2, 3}, bytes), {Use::matvec},
+              {.progress = [&](size_t done_bytes, size_t packed_bytes) {
+                calls.emplace_back(done_bytes, packed_bytes);
+                told = true;
+              }});
+  EXPECT_EQ(calls, (Calls{{kBytes / 2, kBytes}, {kBytes, kBytes}}));
 }
 
 // A file's bytes serve as they are when the layout takes them as stored, they lie in the file and are aligned; else they

@@ -267,13 +267,15 @@ TEST_F(Encoder, Labels) {
   mix(a_, {}, b_);
   encoder_.label("one");
   mix(a_, {}, b_);
+  encoder_.barrier();
   encoder_.label("");
   mix(a_, {}, b_);
   const ComputeGraph graph = encoder_.finish();
   EXPECT_EQ(graph.labels, (std::vector<std::string>{"", "one"}));
   EXPECT_EQ(graph.commands[0].label, 1u);
   EXPECT_EQ(graph.commands[1].label, 1u);
-  EXPECT_EQ(graph.commands[2].label, 0u);
+  EXPECT_EQ(graph.commands[2].label, 1u) << "a fence as well";
+  EXPECT_EQ(graph.commands[3].label, 0u);
 }
 
 TEST_F(Encoder, EveryCallInEveryState) {

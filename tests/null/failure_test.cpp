@@ -210,6 +210,17 @@ TEST_F(Failure, AnUpdateIsReadByItsOwnSubmission) {
   EXPECT_EQ(b_.span<uint32_t>()[2], 3u);
 }
 
+TEST_F(Failure, LeavesItsUpdatesUndefinedToo) {
+  const std::array<uint32_t, 8> values{1, 2, 3};
+  const Update update{c_.slice(4, 8), std::as_bytes(std::span(values))};
+  const Program bad = program(kBoom, a_, b_, 0, "bad");
+  EXPECT_EQ(error(device_.submit(bad, std::span(&update, 1))), kBad);
+  EXPECT_EQ(span_error(c_.slice(4, 8)), "[buffer] span: 'c' is undefined: " + kBad);
+  EXPECT_EQ(span_error(c_.slice(0, 4)), kNone);
+  EXPECT_EQ(span_error(c_.slice(12, 4)), kNone);
+  EXPECT_NE(error(submit(kMix, c_, d_, 1, "reads it")), kNone);
+}
+
 // An earlier failure does not undo what a later submission has written, in flight or not.
 TEST_F(Failure, OfWhatALaterOneWritesIsNoMatter) {
   fail(b_, /*ended=*/false);

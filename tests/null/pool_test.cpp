@@ -352,6 +352,7 @@ TEST(Residency, IsStagedAndAppliedOnceASubmission) {
   const Buffer large = device.buffer(DType::u8, {kLarge}), other = device.buffer(DType::u32, {16});
   const size_t before = device.memory().resident_bytes;
   ResidencySet set(device, {.lock = false});
+  EXPECT_FALSE(set.staged());
   set.add(large);
   set.add(large);
   EXPECT_EQ(set.size(), 1u);

@@ -79,6 +79,22 @@ TEST_F(Registry, AUsersKernelRunsWithItsOrderDerived) {
   for (const float value : y.span<float>()) EXPECT_EQ(value, 3.0f * 2 * 5 * 7);
 }
 
+TEST_F(Registry, ARowHasAllThatTheKernelSays) {
+  UserKernel kernel = scale_kernel();
+  kernel.numerics = "of mine";
+  kernel.needs = uint64_t{1} << 40;
+  kernel.prefetches = 0b1;
+  device_.kernels().add(kernel);
+  const auto table = device_.kernels().table();
+  const backend::Kernel& row = table->front();
+  EXPECT_EQ(row.name, kernel.name);
+  EXPECT_EQ(row.op, kernel.op);
+  EXPECT_EQ(row.numerics, kernel.numerics);
+  EXPECT_EQ(row.needs, kernel.needs);
+  EXPECT_EQ(row.prefetches, kernel.prefetches);
+  EXPECT_EQ(static_cast<const backend::TileKernel*>(row.entry)->tiles, scale_tiles);
+}
+
 TEST_F(Registry, LiveRowsAreThoseOfTheSchema) {
   device_.kernels().add(scale_kernel());
   const Buffer count = device_.buffer(DType::u32, {1});

@@ -2,10 +2,13 @@
 #include "refrain/backend/cpu/machine.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <cinttypes>
+#include <cstdio>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
@@ -46,6 +49,24 @@ class Machine : public ::testing::Test {
 };
 
 TEST_F(Machine, AffinityHasACpu) { EXPECT_GE(affinity_cpus().size(), 1u); }
+
+#if defined(__linux__)
+TEST_F(Machine, AffinityIsTheThreads) {
+  const std::vector<uint32_t> all = affinity_cpus();
+  if (all.back() >= CPU_SETSIZE) GTEST_SKIP() << "more CPUs than this test can name";
+  std::vector<uint32_t> found;
+  bool pinned = false;
+  std::thread([&] {
+    cpu_set_t last;
+    CPU_ZERO(&last);
+    CPU_SET(all.back(), &last);
+    pinned = sched_setaffinity(0, sizeof(last), &last) == 0;
+    found = affinity_cpus();
+  }).join();
+  if (!pinned) GTEST_SKIP() << "a thread may not be bound to a CPU here";
+  EXPECT_EQ(found, std::vector<uint32_t>{all.back()});
+}
+#endif
 
 TEST_F(Machine, UnknownTopologyCountsCpus) {
   EXPECT_EQ(count_cores(four_, root()), 4u);
@@ -241,6 +262,37 @@ TEST_F(Machine, LargeAllocationsLieOnHugePages) {
   EXPECT_EQ(reinterpret_cast<uintptr_t>(large->host) % (size_t{2} << 20), 0u);
   static_cast<char*>(large->host)[large->bytes - 1] = 1;
 }
+
+/// Whether the system says that huge pages are wished for where `address` lies.
+bool wishes_huge_pages(const void* address) {
+  std::ifstream file("/proc/self/smaps");
+  bool here = false;
+  for (std::string line; std::getline(file, line);) {
+    uintptr_t begin = 0, end = 0;
+    if (std::sscanf(line.c_str(), "%" SCNxPTR "-%" SCNxPTR " ", &begin, &end) == 2) {
+      const auto at = reinterpret_cast<uintptr_t>(address);
+      here = begin <= at && at < end;
+    } else if (here && line.starts_with("VmFlags:")) {
+      return line.find(" hg") != std::string::npos;
+    }
+  }
+  return false;
+}
+
+#if defined(MADV_HUGEPAGE)
+TEST_F(Machine, LargeAllocationsWishForHugePages) {
+  constexpr size_t kBytes = size_t{4} << 20;
+  void* wished = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(wished, MAP_FAILED);
+  const bool shown = madvise(wished, kBytes, MADV_HUGEPAGE) == 0 && wishes_huge_pages(wished);
+  munmap(wished, kBytes);
+  if (!shown) GTEST_SKIP() << "the system knows no such wish, or does not say so";
+  CpuOptions options;
+  options.threads = 1;
+  const auto device = make_cpu(options, {});
+  EXPECT_TRUE(wishes_huge_pages(device->allocate({kBytes, "large"})->host));
+}
+#endif
 
 // A refusal in the middle, as at a limit: what lies before it is locked, noted, and given back.
 TEST_F(Machine, LocksWhatCanBeLocked) {

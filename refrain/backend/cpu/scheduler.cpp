@@ -270,18 +270,13 @@ void Scheduler::recover(uint32_t queue) {
   queues_[queue].stopper = nullptr;
 }
 
-bool Scheduler::idle() const {
-  return running_ == nullptr && std::all_of(queues_.begin(), queues_.end(), [](const Queue& queue) {
-           return queue.started == queue.submitted;
-         });
-}
-
 void Scheduler::close() {
   end_host();
   std::unique_lock lock(mutex_);
   closing_ = true;
-  // Points are of earlier submissions, and the host's have ended: what is left either runs or fails.
-  changed_.wait(lock, [&] { return idle() && waiters_ == 0; });
+  // Points are of earlier submissions, and the host's have ended: what is left either runs or fails, so that when
+  // nothing runs nothing is left.
+  changed_.wait(lock, [&] { return running_ == nullptr && waiters_ == 0; });
 }
 
 }  // namespace refrain::backend::cpu

@@ -87,7 +87,6 @@ class Scheduler {
   const std::shared_ptr<const Failure>& failure_of(const Point& point) const;
   std::shared_ptr<const Failure> running_failure() const noexcept;
   void check_failure(const Point& point) const;
-  bool idle() const;
   void start_entry(const Entry& entry);
 
   const std::function<void(const CpuExecutable&)> start_;

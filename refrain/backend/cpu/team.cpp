@@ -200,11 +200,8 @@ void Team::walk(const Job& job, uint32_t worker) {
   for (uint32_t u = 0; u < count; ++u) {
     const Unit& unit = units.all[u];
     Progress& progress = program.progress[u];
-    const bool fence = unit.count == 0;
-    if (!fence) {
-      // Claimed by others: go on without waiting for what it waits for.
-      if (progress.claim.load(std::memory_order_relaxed) == gone) continue;
-    }
+    // Claimed by others, so what it waits for is done: go on without looking. Nobody claims a fence: each worker waits.
+    if (progress.claim.load(std::memory_order_relaxed) == gone) continue;
     const Step& step = program.steps[unit.first];
     TileArgs args = bind(step, worker);
     bool prefetches = step.prefetch != nullptr;
@@ -217,7 +214,7 @@ void Team::walk(const Job& job, uint32_t worker) {
     }
     if (unit.count == 1) {
       run_step(job, u, unit.first, args);
-    } else if (!fence) {
+    } else if (unit.count != 0) {
       uint64_t word = progress.claim.load(std::memory_order_relaxed);
       if (word != gone && progress.claim.compare_exchange_strong(word, gone, std::memory_order_relaxed))
         run_run(job, u, worker);

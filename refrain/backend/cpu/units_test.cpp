@@ -140,6 +140,22 @@ TEST(Units, HeavyCommandsStayApart) {
   EXPECT_EQ(graph.counts(), (Counts{1, 1, 1, 1, 1, 1})) << "one run would put both ends behind both begins";
 }
 
+TEST(Units, WhatIsWaitedForHasNoOrder) {
+  Graph graph;
+  const uint32_t a = graph.add(Work::kAlone, {}), b = graph.add(Work::kAlone, {});
+  std::vector<uint32_t> all;
+  for (int i = 0; i < 6; ++i) {
+    all.push_back(graph.add(10, {b}));
+    all.push_back(graph.add(10, {a}));
+  }
+  graph.add(10, {a, b});
+  graph.add(10, {all[0], all[1]});  // of b, then of a
+  graph.add(10, all);               // of two, by many ways
+  const Counts counts = graph.counts();
+  EXPECT_EQ(counts.size(), 2 + all.size() + 1);
+  EXPECT_EQ(counts.back(), 3u);
+}
+
 TEST(Units, WhoWaitsForManyStaysAlone) {
   Graph graph;
   std::vector<uint32_t> all;

@@ -24,7 +24,7 @@ constexpr backend::ArgumentSpec kArgs[] = {
 void check(const backend::OpCall& call) {
   expect_call(call);
   expect_attention(call, call.constants_as<AttentionConstants>());
-  expect_tensor(call, kOutput, DType::f32, call.args[kQuery].shape);
+  expect_shape(call, kOutput, call.args[kQuery].shape);
 }
 
 backend::Cost cost(const backend::OpCall& call) {
@@ -52,18 +52,18 @@ void attention(CommandEncoder& encoder, const Attention& args) {
 void expect_attention(const backend::OpCall& call, const AttentionConstants& constants) {
   expect_rank(call, kQuery, 3, 3, "[rows, heads, head_dim]");
   const Shape& query = call.args[kQuery].shape;
-  expect_dtype(call, kQuery, DType::f32);
-  expect_tensor(call, kRows, DType::u32, {query[0], 4});
+  expect_shape(call, kRows, {query[0], 4});
   expect_rank(call, kPageTable, 2, 2, "[slots, pages of a slot]");
-  expect_dtype(call, kPageTable, DType::u32);
   const Shape& table = call.args[kPageTable].shape;
   expect_rank(call, kCache, 5, 5, "[2, pages, kv_heads, 64, head_dim]");
   const Shape& cache = call.args[kCache].shape;
-  expect_tensor(call, kCache, constants.cache_type, {2, cache[1], cache[2], kPagePositions, query[2]});
+  expect_shape(call, kCache, {2, cache[1], cache[2], kPagePositions, query[2]});
+  if (const DType type = call.args[kCache].dtype; type != constants.cache_type)
+    fail(call, kCache, name(constants.cache_type), name(type));
   if (query[1] % cache[2] != 0) {
     fail(call, kQuery, "heads divisible by " + std::to_string(cache[2]) + " kv_heads", to_string(query));
   }
-  expect_tensor(call, kStatus, DType::u32, {table[0] + 1});
+  expect_shape(call, kStatus, {table[0] + 1});
   expect_constant(call, "rows", static_cast<uint64_t>(query[0]), constants.rows);
   expect_constant(call, "heads", static_cast<uint64_t>(query[1]), constants.heads);
   expect_constant(call, "kv_heads", static_cast<uint64_t>(cache[2]), constants.kv_heads);

@@ -19,10 +19,9 @@ void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kWeighted, 4, 4, "[rows, chunks, heads, head_dim]");
   const Shape& weighted = call.args[kWeighted].shape;
-  expect_dtype(call, kWeighted, DType::f32);
-  expect_tensor(call, kSums, DType::f32, {weighted[0], weighted[1], weighted[2], 2});
-  expect_tensor(call, kRows, DType::u32, {weighted[0], 4});
-  expect_tensor(call, kOutput, DType::f32, {weighted[0], weighted[2], weighted[3]});
+  expect_shape(call, kSums, {weighted[0], weighted[1], weighted[2], 2});
+  expect_shape(call, kRows, {weighted[0], 4});
+  expect_shape(call, kOutput, {weighted[0], weighted[2], weighted[3]});
   const auto& constants = call.constants_as<AttentionMergeConstants>();
   expect_constant(call, "rows", static_cast<uint64_t>(weighted[0]), constants.rows);
   expect_constant(call, "chunks", static_cast<uint64_t>(weighted[1]), constants.chunks);

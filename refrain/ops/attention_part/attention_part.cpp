@@ -29,8 +29,8 @@ void check(const backend::OpCall& call) {
   const AttentionConstants& c = constants.attention;
   expect_attention(call, c);
   const Shape& query = call.args[kQuery].shape;
-  expect_tensor(call, kSums, DType::f32, {query[0], c.chunks(), query[1], 2});
-  expect_tensor(call, kWeighted, DType::f32, {query[0], c.chunks(), query[1], query[2]});
+  expect_shape(call, kSums, {query[0], c.chunks(), query[1], 2});
+  expect_shape(call, kWeighted, {query[0], c.chunks(), query[1], query[2]});
   if (constants.parts == 0 || constants.parts > c.chunks()) {
     fail(call, "parts", "1 to the " + std::to_string(c.chunks()) + " chunks of a row",
          std::to_string(constants.parts));

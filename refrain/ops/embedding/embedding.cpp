@@ -21,14 +21,12 @@ void check(const backend::OpCall& call) {
   expect_call(call);
   expect_weight(call, 0, {backend::Use::gather});
   expect_rank(call, 0, 2, 2, "[vocabulary, columns]");
-  expect_dtype(call, 1, DType::u32);
   expect_rank(call, 1, 2, 2, "[rows, 4]");
   const int64_t rows = call.args[1].shape[0];
   expect_shape(call, 1, Shape{rows, 4});
-  expect_dtype(call, 2, DType::u32);
   expect_rank(call, 2, 1, 1, "[slots + 1]");
   const Shape& weight = call.args[0].shape;
-  expect_tensor(call, 3, DType::f32, Shape{rows, weight[1]});
+  expect_shape(call, 3, Shape{rows, weight[1]});
   const float scale = call.constants_as<EmbeddingConstants>().scale;
   if (!std::isfinite(scale)) fail(call, "scale", "a finite number", fmt::to_string(scale));
 }

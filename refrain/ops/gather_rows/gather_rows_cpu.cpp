@@ -2,16 +2,14 @@
 #include <algorithm>
 #include <cstring>
 
+#include "refrain/ops/elementwise.h"
 #include "refrain/ops/gather_rows/gather_rows.h"
 #include "refrain/ops/step_row.h"
 
 namespace refrain::ops {
 namespace {
 
-uint32_t rows_per_block(const GatherRowsConstants& c) {
-  // About 2^15 elements, some 10 us.
-  return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / c.columns, 1, c.output_rows));
-}
+uint32_t rows_per_block(const GatherRowsConstants& c) { return rows_of_block(c.columns, c.output_rows); }
 
 void tiles(const backend::TileArgs& args, uint32_t begin, uint32_t end) {
   const auto& c = args.constants_as<GatherRowsConstants>();

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "refrain/core/half.h"
+#include "refrain/ops/elementwise.h"
 #include "refrain/ops/kv_write/kv_write.h"
 #include "refrain/ops/step_row.h"
 
@@ -9,8 +10,7 @@ namespace refrain::ops {
 namespace {
 
 uint32_t rows_per_block(const KvWriteConstants& c) {
-  // About 2^15 elements, some 10 us.
-  return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / (uint64_t{c.kv_heads} * c.head_dim), 1, c.rows));
+  return rows_of_block(uint64_t{c.kv_heads} * c.head_dim, c.rows);
 }
 
 void store(float* to, const float* from, uint32_t count) { std::copy_n(from, count, to); }

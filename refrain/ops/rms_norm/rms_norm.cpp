@@ -23,14 +23,13 @@ constexpr backend::ArgumentSpec kArgs[] = {
 
 void check(const backend::OpCall& call) {
   expect_call(call);
-  expect_dtype(call, 0, DType::f32);
   expect_rank(call, 0, 2, 3, "[rows, columns] or [rows, vectors, columns]");
   const Shape& shape = call.args[0].shape;
   if (call.args[1].bound) {
     expect_weight(call, 1, {backend::Use::vector});
     expect_shape(call, 1, Shape{shape.back()});
   }
-  expect_tensor(call, 2, DType::f32, shape);
+  expect_shape(call, 2, shape);
   const float eps = call.constants_as<RmsNormConstants>().eps;
   if (!(eps >= 0) || std::isinf(eps)) fail(call, "eps", "a finite value, not negative", fmt::to_string(eps));
 }

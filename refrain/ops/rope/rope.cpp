@@ -30,8 +30,7 @@ void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kInput, 3, 3, "[rows, heads, head_dim]");
   const Shape& input = call.args[kInput].shape;
-  expect_dtype(call, kInput, DType::f32);
-  expect_tensor(call, kRows, DType::u32, {input[0], 4});
+  expect_shape(call, kRows, {input[0], 4});
   expect_weight(call, kFrequencies, {backend::Use::vector});
   expect_rank(call, kFrequencies, 1, 1, "[pairs]");
   const Shape& frequencies = call.args[kFrequencies].shape;
@@ -39,7 +38,7 @@ void check(const backend::OpCall& call) {
     fail(call, kFrequencies, "at most half of head_dim, [" + std::to_string(input[2] / 2) + "]",
          to_string(frequencies));
   }
-  expect_tensor(call, kOutput, DType::f32, input);
+  expect_shape(call, kOutput, input);
 }
 
 void complete(const backend::OpCall& call, RopeConstants& c) {
@@ -51,9 +50,7 @@ void complete(const backend::OpCall& call, RopeConstants& c) {
 }
 
 uint32_t rows_per_block(const RopeConstants& constants) {
-  // About 2^15 elements, some 10 us.
-  const uint64_t row_elements = uint64_t{constants.heads} * constants.head_dim;
-  return static_cast<uint32_t>(std::clamp<uint64_t>(32768 / row_elements, 1, constants.rows));
+  return rows_of_block(uint64_t{constants.heads} * constants.head_dim, constants.rows);
 }
 
 backend::Cost cost(const backend::OpCall& call) {

@@ -370,13 +370,13 @@ TEST(Sample, ExpIsWithinTwoUnitsInTheLastPlace) {
 
 TEST(Sample, HostileIndicesSlotsAndMasksRaiseStatus) {
   for (const backend::Kernel* kernel : kernels()) {
-    Data data(7, 50);
+    Data data(7, 90);  // three words a mask, of which there are two
     data.use_mask(true);
     data.index[0] = 7;
     data.index[1] = 0xFFFFFFFE;
     data.rows[2].slot = 7;
     data.rows[3].position = 0xFFFFFFFF;
-    data.logits[3 * 50 + 17] = 1;
+    data.logits[3 * 90 + 17] = 1;
     data.slots[4].mask = 2;
     data.index[5] = kIdle;
     data.rows[6].slot = kIdle;

@@ -23,23 +23,21 @@ void check(const backend::OpCall& call) {
   expect_call(call);
   expect_rank(call, kSlots, 2, 2, "[slots, 16]");
   const int64_t slots = call.args[kSlots].shape[0];
-  expect_tensor(call, kSlots, DType::u32, {slots, 16});
-  expect_tensor(call, kLive, DType::u32, {4});
+  expect_shape(call, kSlots, {slots, 16});
+  expect_shape(call, kLive, {4});
   expect_rank(call, kRows, 2, 2, "[rows, 4]");
   const int64_t rows = call.args[kRows].shape[0];
-  expect_tensor(call, kRows, DType::u32, {rows, 4});
+  expect_shape(call, kRows, {rows, 4});
   expect_rank(call, kSegments, 2, 2, "[segments, 4]");
   const int64_t segments = call.args[kSegments].shape[0];
-  expect_tensor(call, kSegments, DType::u32, {segments, 4});
+  expect_shape(call, kSegments, {segments, 4});
   expect_rank(call, kOutputs, 1, 1, "[outputs]");
   const int64_t outputs = call.args[kOutputs].shape[0];
-  expect_tensor(call, kOutputs, DType::u32, {outputs});
   expect_rank(call, kBlock, 1, 1, "[words]");
-  expect_dtype(call, kBlock, DType::u32);
   const int64_t words = 4 + 4 * segments + rows + outputs;
   if (call.args[kBlock].shape[0] < words)
     fail(call, kBlock, "at least " + to_string(Shape{words}), to_string(call.args[kBlock].shape));
-  expect_tensor(call, kStatus, DType::u32, {slots + 1});
+  expect_shape(call, kStatus, {slots + 1});
 }
 
 void complete(const backend::OpCall& call, StepBeginConstants& c) {
