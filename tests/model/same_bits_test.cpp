@@ -277,7 +277,7 @@ TEST_P(SameBitsOf, FusingChangesNothing) {
 TEST(SameBits, AnyRowsOfAWideModel) {
   const char* const config =
       R"({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 2112,
-"num_hidden_layers": 2, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 3200,
+"num_hidden_layers": 1, "num_attention_heads": 16, "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 3200,
 "vocab_size": 1500, "tie_word_embeddings": true, "hidden_act": "silu", "rms_norm_eps": 1e-5, "max_position_embeddings": 256,
 "rope_theta": 10000.0, "attention_bias": false})";
   const model::Model model =
