@@ -216,7 +216,7 @@ TEST_P(CpuGroup, AValueIsComputedOnceABlockByWhoNeedsIt) {
   encoder.dispatch({&kTotalOp, std::array<Operand, 2>{x, sums}, {}});
   for (const Buffer& output : outputs)
     dispatch(encoder, kSpreadOp, std::array<Operand, 3>{sums, weight, output}, Shapes{});
-  const auto [plan, report] = device.plan(encoder.finish());
+  const auto [plan, report] = device.plan(encoder.finish(), {.most_fused_rows = kRows});
   ASSERT_EQ(title(plan.data(), plan.data().commands[0]), "total+spread*2");
   ASSERT_EQ(plan.data().commands[0].launch.tiles_per_block, 2 * kUnits / kGranule);
   const refrain::Program program = device.prepare(plan);

@@ -130,7 +130,7 @@ struct ProductShape {
 };
 
 /// One row, whose products are so small that each warp holds all its units in registers before the row is there.
-/// The block's threads hold the row: columns <= 4 threads kLoads.
+/// The block's threads hold the row and what it is padded with: 1,024 chunks <= 4 threads kLoads.
 template <Ending kEnding, uint32_t kLoads, uint32_t kUnits>
 __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
     product_once(const __grid_constant__ ProductParameters p) {
@@ -221,7 +221,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 1)
     for (uint32_t n = 0; n < early; ++n) ring.wait(n);
     return;
   }
-  const uint32_t padded = p.chunks * kTileColumns, parts = row.parts(p.columns);
+  const uint32_t padded = p.chunks * kTileColumns, parts = row.parts(padded);
   for (uint32_t r = 0, n = 0; r < run.rows; ++r) {
     const float* input = p.input + size_t{r} * p.columns;
     if (r != 0) {

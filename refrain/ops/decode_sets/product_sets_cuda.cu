@@ -138,8 +138,9 @@ Division divide(ProductParameters& p, Ending ending) {
   division.units = p.state.rows > 1 ? 0 : units <= kMostWarps ? 1 : units <= 2 * kMostWarps ? 2 : 0;
   const uint32_t wanted = division.units == 0 ? units : (units + division.units - 1) / division.units;
   division.warps = std::clamp(wanted, 8u, kMostWarps);
+  // Of whole chunks: what lies past the columns is zero, and has to be said so.
   const auto loads = [&] {
-    return (p.columns + 4 * division.warps * kWarp - 1) / (4 * division.warps * kWarp);
+    return (p.chunks * kTileColumns + 4 * division.warps * kWarp - 1) / (4 * division.warps * kWarp);
   };
   if (division.units != 0 && loads() > kMostLoads) division.warps = kMostWarps;
   if (loads() > kMostLoads) division.units = 0;
