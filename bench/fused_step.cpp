@@ -78,6 +78,7 @@ int main(int count, char** arguments) {
       runner.context_tokens = 1024;
       runner.capacities = {1, 64, 512};
       runner.plan.fuse = fuse;
+      runner.plan.most_fused_rows = UINT32_MAX;  // also of so many rows that a CPU leaves commands apart
       families[fuse] = std::make_unique<ModelRunner>(model, runner);
       families[fuse]->set_slot(0, {.length = 64});
     }
