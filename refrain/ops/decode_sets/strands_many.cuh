@@ -27,8 +27,8 @@ inline constexpr uint32_t kMostColumns = kAttentionWarps * kProductColumns;
 inline constexpr uint32_t kMostGroupRows = kMostColumns;  // of one query each
 inline constexpr uint32_t kTeamTiles = 3;                 // fewer are no team
 inline constexpr uint32_t kDeep = kStrands * kChunk;      // positions: such tiles of no team are spread
-inline constexpr uint32_t kFewRows = 8;                   // that attention_strands is left with
-inline constexpr uint32_t kNotKept = 1u << 31;            // of a column: it only fills a tile
+inline constexpr uint32_t kFewRows = 64;        // that attention_strands is left with: often of as many slots
+inline constexpr uint32_t kNotKept = 1u << 31;  // of a column: it only fills a tile
 
 /// Rows of a group: as many as fill the warps of a block when they are of one slot, or fewer where that would leave much of a
 /// GPU idle, but still a warp each when they are not.
