@@ -139,15 +139,21 @@ UserKernel turn_kernel() {
 }
 
 /// Workers, and whether the memory is out of the host's reach.
-class CpuGroup : public ::testing::TestWithParam<std::tuple<uint32_t, bool>> {};
+class CpuGroup : public ::testing::TestWithParam<std::tuple<uint32_t, bool>> {
+ protected:
+  static Device open() {
+    CpuOptions options;
+    options.threads = workers();
+    std::unique_ptr<Backend> backend = make_cpu(options, std::span(kKernels, 1));
+    if (std::get<1>(GetParam())) backend = make_remote(std::move(backend));
+    return Device(make_validate(std::move(backend)), {}, {});
+  }
+  static uint32_t workers() { return std::get<0>(GetParam()); }
+
+  Device device = open();
+};
 
 TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
-  CpuOptions options;
-  const auto [workers, remote] = GetParam();
-  options.threads = workers;
-  std::unique_ptr<Backend> backend = make_cpu(options, std::span(kKernels, 1));
-  if (remote) backend = make_remote(std::move(backend));
-  Device device(make_validate(std::move(backend)), {}, {});
   device.kernels().add(turn_kernel());
   const Buffer live = device.buffer(DType::u32, {1});
   const auto buffer = [&](const Shape& shape) {
@@ -186,7 +192,7 @@ TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
     device.wait(device.submit(program));
     const uint32_t rows = std::min(count, kRows), blocks = (rows + kBlock - 1) / kBlock;
     EXPECT_GE(prologues - before, 2 * blocks);
-    EXPECT_LE(prologues - before, 2 * blocks * workers) << "once a worker and block for each member";
+    EXPECT_LE(prologues - before, 2 * blocks * workers()) << "once a worker and block for each member";
     for (uint32_t i = 0; i < 2; ++i) {
       const std::vector<uint32_t> found = device.read<uint32_t>(outputs[i]);
       for (uint32_t r = 0; r < kRows; ++r) {
@@ -201,12 +207,6 @@ TEST_P(CpuGroup, WhatAMemberKeepsIsOfItsBlockAndItsReplay) {
 }
 
 TEST_P(CpuGroup, AValueIsComputedOnceABlockByWhoNeedsIt) {
-  CpuOptions options;
-  const auto [workers, remote] = GetParam();
-  options.threads = workers;
-  std::unique_ptr<Backend> backend = make_cpu(options, std::span(kKernels, 1));
-  if (remote) backend = make_remote(std::move(backend));
-  Device device(make_validate(std::move(backend)), {}, {});
   device.kernels().add(
       {.name = "total_test", .op = &kTotalOp, .entry = {.tiles = total_tiles, .region = total}});
   const auto buffer = [&] { return device.buffer(DType::u32, {kRows, kUnits}); };
@@ -227,7 +227,7 @@ TEST_P(CpuGroup, AValueIsComputedOnceABlockByWhoNeedsIt) {
     const uint32_t before = totals;
     device.wait(device.submit(program));
     EXPECT_GE(totals - before, kRows);
-    EXPECT_LE(totals - before, kRows * workers);
+    EXPECT_LE(totals - before, kRows * workers());
     for (const Buffer& output : outputs) {
       const std::vector<uint32_t> found = device.read<uint32_t>(output);
       for (uint32_t i = 0; i < values.size(); ++i) {

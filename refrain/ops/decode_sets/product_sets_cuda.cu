@@ -103,8 +103,8 @@ void set_norm(ProductParameters& p, const BoundMember& norm) {
 constexpr size_t kMostSharedBytes = size_t{220} << 10;
 
 /// Whether rows are multiplied one after another, through a ring, in place of quantizing them by a kernel of their own for the
-/// tensor cores, which takes 4 us more than the first row. `units`: of a block and row. Measured on an H200: a row more is 1 us,
-/// and 45 ns a unit.
+/// tensor cores. `units`: of a block and row. A rule of thumb: a row more is taken as 1 us and 45 ns a unit, the tensor cores'
+/// road as 4 us; bench_decode_step --sequences 2 shows what it does.
 constexpr bool in_ring(uint32_t rows, uint32_t units) { return rows <= 1 || (rows - 1) * (22 + units) <= 88; }
 
 /// How a command of few rows is launched.

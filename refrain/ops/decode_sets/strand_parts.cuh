@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "refrain/ops/decode_sets/barriers.cuh"
 #include "refrain/ops/decode_sets/strand.cuh"
 #include "refrain/ops/step_row.h"
 
@@ -123,29 +124,24 @@ struct Parts {
   }
   __device__ static uint32_t address(const void* shared, uint32_t rank) {
     uint32_t result;
-    asm("mapa.shared::cluster.u32 %0, %1, %2;"
-        : "=r"(result)
-        : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(shared))), "r"(rank));
+    asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(result) : "r"(shared_address(shared)), "r"(rank));
     return result;
   }
   /// By one thread, before the cluster's blocks have met.
   __device__ static void begin(uint64_t& arrived) {
-    const auto barrier = static_cast<uint32_t>(__cvta_generic_to_shared(&arrived));
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barrier) : "memory");
+    init_barrier(shared_address(&arrived), 1);
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
   }
   /// By one thread, before the cluster's blocks have met again.
   __device__ static void expect(uint64_t& arrived, uint32_t columns) {
-    const auto barrier = static_cast<uint32_t>(__cvta_generic_to_shared(&arrived));
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes(columns))
-                 : "memory");
+    expect_bytes(shared_address(&arrived), bytes(columns));
   }
   /// `phase`: how often the barrier has been waited for, modulo two.
   __device__ static void wait(uint64_t& arrived, uint32_t phase) {
     asm volatile(
         "{\n .reg .pred done;\n WAIT_%=:\n mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, "
         "[%0], %1;\n "
-        "@!done bra WAIT_%=;\n}" ::"r"(static_cast<uint32_t>(__cvta_generic_to_shared(&arrived))),
+        "@!done bra WAIT_%=;\n}" ::"r"(shared_address(&arrived)),
         "r"(phase)
         : "memory");
   }
