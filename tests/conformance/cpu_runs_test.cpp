@@ -8,9 +8,11 @@
 #include <functional>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/backend/cpu/executable.h"
+#include "refrain/backend/cpu/memory.h"
 #include "refrain/core/error.h"
 #include "tests/conformance/test_kernels.h"
 
@@ -144,6 +146,61 @@ TEST_P(Runs, TimesAreThoseOfTheCommands) {
     }
   }
   EXPECT_GE(static_cast<double>(spans[kSlow].end - spans[kSlow].begin) * device_->info.ns_per_tick, 3e6);
+}
+
+TEST_P(Runs, AFencePassesWhenAllBeforeItHasEnded) {
+  const Allocation* data = cells(2);
+  PlanBuilder builder;
+  builder.fence();
+  for (uint32_t i = 0; i < 2; ++i) builder.add(kIncrement, {inout(view(data, i * 4, 4))}, {});
+  builder.fence();
+  const auto program = device_->prepare(builder.plan, {.timestamps = true});
+  std::array<TickSpan, 4> spans;
+  ASSERT_TRUE(run(*program));
+  device_->timestamps(*program, spans);
+  const uint64_t first = std::min(spans[1].begin, spans[2].begin),
+                 last = std::max(spans[1].end, spans[2].end);
+  EXPECT_GT(first, 0u);
+  for (const auto& [fence, passed] : {std::pair{spans[0], first}, {spans[3], last}}) {
+    EXPECT_EQ(fence.begin, passed);
+    EXPECT_EQ(fence.ready, passed);
+    EXPECT_EQ(fence.end, passed);
+  }
+  PlanBuilder alone;
+  alone.fence();
+  const auto nothing = device_->prepare(alone.plan, {.timestamps = true});
+  ASSERT_TRUE(run(*nothing));
+  device_->timestamps(*nothing, std::span(spans).first(1));
+  EXPECT_EQ(spans[0].end, 0u) << "nothing has begun";
+}
+
+/// Whether two commands of this kind make a run.
+bool make_a_run(const Kernel& kernel, const std::initializer_list<Argument>& args,
+                const PlanBuilder::Options& options = {}) {
+  PlanBuilder builder;
+  for (int i = 0; i < 2; ++i) builder.add(kernel, args, options);
+  return cpu::CpuExecutable(builder.plan, {}).units().all.size() == 1;
+}
+
+TEST(CheapCommands, AreThoseThatAreBoundToFewBytes) {
+  constexpr size_t kMost = (cpu::kMemberNs - 5) * 8;  // a call takes 5 ns, and 8 bytes one
+  constexpr size_t kWorkers = 16, kWorkersScratch = 512;
+  cpu::Memory memory("", size_t{1} << 20);
+  const Allocation* data = memory.allocate({kMost + 8, "data"});
+  const Allocation* scratch = memory.allocate({kWorkers * kWorkersScratch, "scratch"});
+  EXPECT_TRUE(make_a_run(kIncrement, {inout(view(data, 0, kMost))}));
+  EXPECT_FALSE(make_a_run(kIncrement, {inout(view(data, 0, kMost + 8))}));
+  const BufferView head = view(data, 0, 400);
+  EXPECT_TRUE(make_a_run(kCopy, {in(head), out(view(data, 400, kMost - 400))}));
+  EXPECT_FALSE(make_a_run(kCopy, {in(head), out(view(data, 400, kMost - 392))})) << "all of them count";
+  // Of scratch a worker touches its own part.
+  const PlanBuilder::Options scratched{.launch = {1, 1, 1, kWorkersScratch}, .scratch = inout(view(scratch))};
+  EXPECT_TRUE(make_a_run(kRecord, {inout(view(data, 0, kMost - kWorkersScratch))}, scratched));
+  EXPECT_FALSE(make_a_run(kRecord, {inout(view(data, 0, kMost - kWorkersScratch + 8))}, scratched));
+  // To be shared among workers, or prefetched by those that wait, a command stays alone.
+  EXPECT_FALSE(make_a_run(kIncrement, {inout(head)}, {.launch = {2, 1, 1, 0}}));
+  EXPECT_FALSE(make_a_run(kPrefetched, {sealed(head), out(view(data, 400, 8))}));
+  EXPECT_TRUE(make_a_run(kPrefetched, {in(head), out(view(data, 400, 8))})) << "nothing may be loaded early";
 }
 
 /// Programs of commands that look cheap, since they write 8 bytes, and sleep; and the threads that ran them.

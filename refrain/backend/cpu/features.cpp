@@ -1,4 +1,4 @@
-// Reads CPUID and XGETBV once per call; elsewhere than on x86-64 there are no bits yet.
+// Elsewhere than on x86-64 there are no bits yet.
 #include "refrain/backend/cpu/features.h"
 
 #if defined(__x86_64__)
@@ -7,40 +7,46 @@
 
 namespace refrain::backend::cpu {
 
-#if defined(__x86_64__)
 namespace {
-
-// XCR0: the register files that the operating system saves on a context switch.
-uint64_t saved_registers() {
-  uint32_t low = 0, high = 0;
-  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-  return (uint64_t{high} << 32) | low;
-}
 
 bool has(uint32_t word, uint32_t bit) { return (word >> bit & 1u) != 0; }
 
 }  // namespace
 
-uint64_t detect_features() {
-  uint32_t a = 0, b = 0, c = 0, d = 0;
-  if (__get_cpuid(1, &a, &b, &c, &d) == 0) return 0;
+uint64_t features_of(const std::function<CpuidWords(uint32_t leaf, uint32_t subleaf)>& cpuid,
+                     const std::function<uint64_t()>& saved_registers) {
+  const uint32_t c = cpuid(1, 0).ecx;
   const bool fma = has(c, 12), osxsave = has(c, 27), avx = has(c, 28), f16c = has(c, 29);
   if (!osxsave || !avx) return 0;
   const uint64_t saved = saved_registers();
   constexpr uint64_t kYmm = 0x6, kZmm = 0xE6;  // SSE and AVX state; and opmask with both halves of ZMM
-  if ((saved & kYmm) != kYmm) return 0;
-  if (__get_cpuid_count(7, 0, &a, &b, &c, &d) == 0) return 0;
-  const uint32_t subleaves = a;
-  uint64_t features = 0;
-  if (has(b, 5) && fma && f16c) features |= kFeatureAvx2;
+  const CpuidWords extended = cpuid(7, 0);
+  const uint32_t b = extended.ebx;
+  if ((saved & kYmm) != kYmm || !has(b, 5) || !fma || !f16c) return 0;
+  uint64_t features = kFeatureAvx2;
   const bool avx512 = has(b, 16) && has(b, 17) && has(b, 28) && has(b, 30) && has(b, 31);
-  if ((features & kFeatureAvx2) != 0 && avx512 && (saved & kZmm) == kZmm) {
+  if (avx512 && (saved & kZmm) == kZmm) {
     features |= kFeatureAvx512;
-    if (has(c, 11)) features |= kFeatureAvx512Vnni;
-    if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d) != 0 && has(a, 5))
-      features |= kFeatureAvx512Bf16;
+    if (has(extended.ecx, 11)) features |= kFeatureAvx512Vnni;
+    const uint32_t last_subleaf = extended.eax;
+    if (last_subleaf >= 1 && has(cpuid(7, 1).eax, 5)) features |= kFeatureAvx512Bf16;
   }
   return features;
+}
+
+#if defined(__x86_64__)
+uint64_t detect_features() {
+  const auto cpuid = [](uint32_t leaf, uint32_t subleaf) {
+    CpuidWords words;
+    __get_cpuid_count(leaf, subleaf, &words.eax, &words.ebx, &words.ecx, &words.edx);
+    return words;
+  };
+  const auto saved_registers = [] {
+    uint32_t low = 0, high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (uint64_t{high} << 32) | low;
+  };
+  return features_of(cpuid, saved_registers);
 }
 #else
 uint64_t detect_features() { return 0; }

@@ -213,6 +213,52 @@ TEST_F(Machine, FeaturesAgreeWithTheCompiler) {
 }
 #endif
 
+/// The features of a processor whose CPUID and XCR0 have all bits that are asked for and no others, but for those that
+/// are taken away.
+struct Processor {
+  uint32_t leaf1_ecx = 1u << 12 | 1u << 27 | 1u << 28 | 1u << 29;
+  CpuidWords leaf7{1, 1u << 5 | 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31, 1u << 11, 0};
+  uint32_t leaf7_1_eax = 1u << 5;
+  uint64_t xcr0 = 0xE6;
+
+  uint64_t features() const {
+    const auto cpuid = [&](uint32_t leaf, uint32_t subleaf) -> CpuidWords {
+      if (leaf == 1) return {0, 0, leaf1_ecx, 0};
+      if (leaf != 7) return {};
+      return subleaf == 0 ? leaf7 : CpuidWords{leaf7_1_eax, 0, 0, 0};
+    };
+    return features_of(cpuid, [&] {
+      EXPECT_NE(leaf1_ecx & 1u << 27, 0u) << "XCR0 may not be read";
+      return xcr0;
+    });
+  }
+};
+
+TEST_F(Machine, FeaturesOfInventedProcessors) {
+  constexpr uint64_t kAvx512 = kFeatureAvx2 | kFeatureAvx512;
+  constexpr uint64_t kAll = kAvx512 | kFeatureAvx512Vnni | kFeatureAvx512Bf16;
+  EXPECT_EQ(Processor{}.features(), kAll);
+  const auto after = [](auto change) {
+    Processor processor;
+    change(processor);
+    return processor.features();
+  };
+  for (const uint32_t bit : {12, 27, 28, 29})
+    EXPECT_EQ(after([&](Processor& p) { p.leaf1_ecx &= ~(1u << bit); }), 0u) << "leaf 1, bit " << bit;
+  EXPECT_EQ(after([](Processor& p) { p.leaf7.ebx &= ~(1u << 5); }), 0u) << "all others need AVX2";
+  for (const uint32_t bit : {16, 17, 28, 30, 31}) {
+    EXPECT_EQ(after([&](Processor& p) { p.leaf7.ebx &= ~(1u << bit); }), kFeatureAvx2)
+        << "leaf 7, bit " << bit;
+  }
+  for (const uint32_t bit : {1, 2, 5, 6, 7}) {
+    EXPECT_EQ(after([&](Processor& p) { p.xcr0 &= ~(uint64_t{1} << bit); }), bit < 5 ? 0 : kFeatureAvx2)
+        << "XCR0, bit " << bit;
+  }
+  EXPECT_EQ(after([](Processor& p) { p.leaf7.ecx = 0; }), kAll & ~kFeatureAvx512Vnni);
+  EXPECT_EQ(after([](Processor& p) { p.leaf7_1_eax = 0; }), kAll & ~kFeatureAvx512Bf16);
+  EXPECT_EQ(after([](Processor& p) { p.leaf7.eax = 0; }), kAll & ~kFeatureAvx512Bf16) << "no subleaf 1";
+}
+
 TEST_F(Machine, DescribesFeatures) {
   EXPECT_EQ(describe_features(0), "portable");
   EXPECT_EQ(describe_features(kFeatureAvx2 | kFeatureAvx512), "avx2, avx512");
@@ -294,16 +340,18 @@ TEST_F(Machine, LargeAllocationsWishForHugePages) {
 }
 #endif
 
+/// What the system says is locked of this process.
+size_t locked() {
+  std::ifstream file("/proc/self/status");
+  for (std::string line; std::getline(file, line);) {
+    if (line.starts_with("VmLck:")) return std::stoul(line.substr(6)) * 1024;
+  }
+  return 0;
+}
+
 // A refusal in the middle, as at a limit: what lies before it is locked, noted, and given back.
 TEST_F(Machine, LocksWhatCanBeLocked) {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const auto locked = [] {
-    std::ifstream file("/proc/self/status");
-    for (std::string line; std::getline(file, line);) {
-      if (line.starts_with("VmLck:")) return std::stoul(line.substr(6)) * 1024;
-    }
-    return 0ul;
-  };
   const size_t before = locked();
   void* mapping = mmap(nullptr, 8 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(mapping, MAP_FAILED);
@@ -322,8 +370,34 @@ TEST_F(Machine, LocksWhatCanBeLocked) {
   EXPECT_EQ(pages.bytes(), 4 * page);
   pages.lock(begin + 1, begin + 5 * page - 1);
   EXPECT_EQ(pages.bytes(), 5 * page) << "the gap, and no page that lies outside in part";
+  pages.unlock(begin + 2 * page - 1, begin + 3 * page + 1);
+  EXPECT_EQ(pages.bytes(), 2 * page) << "each page that is touched";
+  EXPECT_EQ(locked(), before + 2 * page);
+  pages.unlock(begin + 2 * page, begin + 3 * page);
+  EXPECT_EQ(pages.bytes(), 2 * page) << "none of these is locked";
   pages.unlock(begin, begin + 8 * page);
   EXPECT_EQ(pages.bytes(), 0u);
+  EXPECT_EQ(locked(), before);
+  munmap(mapping, 8 * page);
+}
+
+// A page that cannot be brought into memory: the system refuses, and has marked those behind it.
+TEST_F(Machine, WhatARefusalLeavesLockedIsUnlocked) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t before = locked();
+  void* mapping = mmap(nullptr, 8 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(mapping, MAP_FAILED);
+  const auto begin = reinterpret_cast<uintptr_t>(mapping);
+  ASSERT_EQ(mprotect(reinterpret_cast<void*>(begin + 5 * page), page, PROT_NONE), 0);
+  const bool refused = mlock(mapping, 8 * page) != 0;
+  const bool left = locked() == before + 8 * page;
+  ASSERT_EQ(munlock(mapping, 8 * page), 0);
+  if (!refused || !left) GTEST_SKIP() << "here a refusal leaves nothing locked, or there is none";
+  LockedPages pages;
+  pages.lock(begin, begin + 8 * page);
+  EXPECT_EQ(pages.bytes(), 5 * page);
+  EXPECT_EQ(locked(), before + 5 * page);
+  pages.unlock(begin, begin + 8 * page);
   EXPECT_EQ(locked(), before);
   munmap(mapping, 8 * page);
 }

@@ -37,23 +37,21 @@ void LockedPages::lock(uintptr_t begin, uintptr_t end) {
       ranges_[begin] = begin + part;
       begin += part;
     } else {
-      munlock(address, part);  // a refusal may leave pages before the one that it is about locked
+      munlock(address, part);  // a refusal may leave pages beside the one that it is about locked
       most = part / 2 & ~(page - 1);
     }
   }
 }
 
 void LockedPages::unlock(uintptr_t begin, uintptr_t end) {
+  const uintptr_t page = page_bytes();
+  begin &= ~(page - 1);
+  end = align_up(end, page);
   auto at = ranges_.upper_bound(begin);
-  if (at != ranges_.begin()) --at;
+  if (at != ranges_.begin() && std::prev(at)->second > begin) --at;
   while (at != ranges_.end() && at->first < end) {
     const auto [first, last] = *at;
-    const uintptr_t from = std::max(first, begin) & ~(page_bytes() - 1);
-    const uintptr_t to = std::min(last, align_up(end, page_bytes()));
-    if (from >= to) {
-      ++at;
-      continue;
-    }
+    const uintptr_t from = std::max(first, begin), to = std::min(last, end);
     munlock(reinterpret_cast<void*>(from), to - from);
     at = ranges_.erase(at);
     if (first < from) ranges_[first] = from;

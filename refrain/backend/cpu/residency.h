@@ -14,6 +14,7 @@ class LockedPages {
  public:
   /// Locks as much as the system allows, from the front.
   void lock(uintptr_t begin, uintptr_t end);
+  /// Every page that [begin, end) touches.
   void unlock(uintptr_t begin, uintptr_t end);
   size_t bytes() const;
 

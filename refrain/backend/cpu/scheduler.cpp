@@ -106,10 +106,10 @@ std::shared_ptr<const Scheduler::Failure> Scheduler::running_failure() const noe
   return nullptr;
 }
 
-// Ends, without running them, the submissions of stopped queues and those that wait for one that failed.
+// Ends, without running them, the submissions of stopped queues and those that wait for one that failed. Whoever may
+// be waiting for one of them is told by the caller of take_next(): within its own submit() nobody knows it yet.
 void Scheduler::end_failed() {
   if (!any_failed_.load(std::memory_order_relaxed)) return;
-  bool ended = false;
   for (bool more = true; more;) {
     more = false;
     for (uint32_t index = 0; index < kQueueCount; ++index) {
@@ -126,11 +126,10 @@ void Scheduler::end_failed() {
         }
         ++queue.started;
         queue.completed.store(queue.started, std::memory_order_release);
-        more = ended = true;
+        more = true;
       }
     }
   }
-  if (ended && (waiters_ > 0 || closing_)) changed_.notify_all();
 }
 
 // Throws when a point has failed. With the mutex held.
