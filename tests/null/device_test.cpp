@@ -563,6 +563,9 @@ TEST_F(DeviceTest, CommitRunsWhatWasRecorded) {
 
 TEST_F(DeviceTest, CountersCount) {
   const Counters before = device_.counters();
+  for (const int64_t rows : {3, 4, 5}) device_.write(a_.slice(0, rows), std::vector<uint32_t>(rows));
+  device_.read<uint32_t>(a_.slice(0, 7));
+  device_.read<uint32_t>(b_);
   const Program made = program();
   const uint32_t value = 1;
   const Update update{a_.slice(0, 1), std::as_bytes(std::span(&value, 1))};
@@ -586,6 +589,10 @@ TEST_F(DeviceTest, CountersCount) {
   EXPECT_EQ(after.fences_submitted - before.fences_submitted, 2u);
   EXPECT_EQ(after.updates - before.updates, 1u);
   EXPECT_EQ(after.update_bytes - before.update_bytes, 4u);
+  EXPECT_EQ(after.writes - before.writes, 3u);
+  EXPECT_EQ(after.write_bytes - before.write_bytes, 48u);
+  EXPECT_EQ(after.reads - before.reads, 2u);
+  EXPECT_EQ(after.read_bytes - before.read_bytes, 92u);
   EXPECT_EQ(after.waits_given - before.waits_given, 1u);
   EXPECT_EQ(after.waits_derived - before.waits_derived, 1u) << "the other queue reads and writes a";
   EXPECT_EQ(after.host_waits - before.host_waits, 2u);

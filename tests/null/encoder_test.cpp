@@ -27,6 +27,15 @@ class Encoder : public testing::Test {
     encoder_.dispatch({&kPair, std::array{input, status, first, second}, {}});
   }
   Buffer buffer(Shape shape) { return device_.buffer(DType::u32, shape); }
+  /// One that lies in a_.
+  Weight weight(Shape shape) {
+    auto state = std::make_shared<Weight::State>();
+    state->info.format = &format::plain(DType::u32);
+    state->info.shape = shape;
+    state->memory = a_.memory();
+    state->bytes = a_.bytes();
+    return Weight(std::move(state));
+  }
 
   Device device_ = null_device();
   Device other_ = null_device();
@@ -245,14 +254,6 @@ TEST_F(Encoder, WhatIsKeptIsKeptOnce) {
 
 TEST_F(Encoder, ARefusedWeightIsForgotten) {
   // Another may come to lie at its address, with another shape: what was known of the first is gone with it.
-  const auto weight = [&](Shape shape) {
-    auto state = std::make_shared<Weight::State>();
-    state->info.format = &format::plain(DType::u32);
-    state->info.shape = shape;
-    state->memory = a_.memory();
-    state->bytes = a_.bytes();
-    return Weight(std::move(state));
-  };
   const Temp unwritten = encoder_.temp(DType::u32, {4});
   EXPECT_NE(refusal([&] { mix(weight({32}), unwritten, b_); }), "nothing was thrown");
   mix(weight({2, 16}), {}, b_);
@@ -260,6 +261,16 @@ TEST_F(Encoder, ARefusedWeightIsForgotten) {
   EXPECT_EQ(graph.infos[graph.bindings[0].info].shape, (Shape{2, 16}));
   EXPECT_EQ(graph.infos.size(), 5u) << "nothing bound, a live count, the temp, the weight, the output";
   EXPECT_EQ(graph.resources.size(), 2u);
+}
+
+TEST_F(Encoder, WeightsAreSealedAndNothingElse) {
+  const Temp temp = encoder_.temp(DType::u32, {8, 4});
+  mix(weight({8, 4}), b_, temp);
+  mix(temp, {}, b_);
+  const Plan plan = device_.plan(encoder_.finish()).first;
+  const auto& args = plan.data().args;
+  ASSERT_EQ(args.size(), 6u);
+  for (size_t i = 0; i < args.size(); ++i) EXPECT_EQ(args[i].sealed, i == 0) << i;
 }
 
 TEST_F(Encoder, Labels) {

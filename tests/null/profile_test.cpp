@@ -37,6 +37,8 @@ TEST(Profile, SpansRowsAndTable) {
   EXPECT_EQ(profile.label(), "step");
   ASSERT_EQ(profile.spans().size(), 3u) << "fences have none";
   EXPECT_EQ(profile.spans()[1].command, 2u);
+  for (uint32_t i = 0; i < 3; ++i)
+    EXPECT_EQ(profile.spans()[i].level, i + 1) << "each waits for the one before";
   EXPECT_EQ(profile.spans()[1].kernel, "update");
   EXPECT_EQ(profile.spans()[1].label, "layer \"1\"\n");
   EXPECT_EQ(profile.spans()[2].label, "step");
@@ -61,6 +63,17 @@ TEST(Profile, SpansRowsAndTable) {
   EXPECT_EQ(twice.spans().size(), 6u);
   EXPECT_EQ(Profile().duration_ns(), 0);
   EXPECT_EQ(Profile().table(ProfileKey::label), "label  commands    total us   share\n");
+}
+
+TEST(Profile, RowsAreSortedByWhatTheyTook) {
+  Device device(std::make_shared<ControlledBackend>(kKernels), {}, {});
+  const Buffer a = device.buffer(DType::u32, {16});
+  Profile all;
+  for (const char* label : {"b", "d", "a", "c", "d", "c", "d"})
+    all.append(Profile(device, record(device, a, label)));
+  std::string names;
+  for (const ProfileRow& row : all.rows(ProfileKey::submission)) names += row.name;
+  EXPECT_EQ(names, "dcab") << "and equals by their names";
 }
 
 TEST(Profile, TheTraceIsJsonAndOverlapsLieInRowsOfTheirOwn) {

@@ -239,6 +239,7 @@ TEST_P(SessionTest, EveryCallInEveryState) {
       {"drop_stage", [](EncoderSession& s) { s.drop_stage(); }},
       {"wait", [](EncoderSession& s) { s.wait(10s); }},
       {"profile", [](EncoderSession& s) { (void)s.profile(10s); }},
+      {"profile", [](EncoderSession& s) { (void)s.profile(Point{}, 10s); }},
   };
   for (size_t i = 0; i < std::size(calls); ++i) {
     SCOPED_TRACE(calls[i].first);
@@ -251,9 +252,10 @@ TEST_P(SessionTest, EveryCallInEveryState) {
     EXPECT_EQ(refusal([&] { calls[i].second(fresh); }),
               idle     ? "nothing was thrown"
               : i == 6 ? prefix + "expected stages with timestamps, got none"
+              : i == 7 ? prefix + "expected the point of a stage with timestamps, got another"
                        : prefix + "no stage is open");
     EXPECT_EQ(refusal([&] { calls[i].second(open); }),
-              idle || i == 6 ? prefix + "a stage is open: 'open'" : "nothing was thrown");
+              idle || i >= 6 ? prefix + "a stage is open: 'open'" : "nothing was thrown");
     EXPECT_EQ(refusal([&] { calls[i].second(moved); }), prefix + "it was moved from");  // NOLINT
     EXPECT_EQ(moved.state(), SessionState::moved_from);                                 // NOLINT
   }
