@@ -382,7 +382,8 @@ TEST(Sample, HostileIndicesSlotsAndMasksRaiseStatus) {
     data.rows[6].slot = kIdle;
     Data reference = data;
     data.call().run(*kernel, 1);
-    EXPECT_EQ(data.status[7], uint32_t{kOutputOutOfRange});
+    reference.call().reference(1);
+    for (const Data* each : {&data, &reference}) EXPECT_EQ(each->status[7], uint32_t{kOutputOutOfRange});
     data.call().run(*kernel, 7);
     reference.call().reference(7);
     EXPECT_EQ(data.status[7], kOutputOutOfRange | kSlotOutOfRange);
