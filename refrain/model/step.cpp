@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -18,10 +17,7 @@ void check_at_most(const char* what, size_t most, size_t got) {
 
 /// Tokens of the requests; each slot once, so that no two rows are one position of one slot.
 size_t check_requests(const Batch& batch, StepImage& image) {
-  if (++image.step == 0) {
-    std::ranges::fill(image.seen, 0u);
-    image.step = 1;
-  }
+  ++image.step;
   size_t tokens = 0;
   for (size_t i = 0; i < batch.requests.size(); ++i) {
     const StepRequest& request = batch.requests[i];

@@ -26,8 +26,8 @@ struct StepImage {
   StepImage(const StepLayout& most, uint32_t slots);
 
   std::vector<std::byte> bytes;
-  std::vector<uint32_t> seen;  ///< of each slot: the last step that had it
-  uint32_t step = 0;
+  std::vector<uint64_t> seen;  ///< of each slot: the last step that had it
+  uint64_t step = 0;
 };
 
 /// The memory of one capacity and its parts as buffers.

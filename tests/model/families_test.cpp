@@ -185,6 +185,19 @@ TEST_P(Families, LoadingTellsOfEachTensor) {
   EXPECT_EQ(told.back(), folder.totals().bytes);
 }
 
+TEST_P(Families, PlainMatricesAreUsedWhereTheyLie) {
+  const format::TestFolder files;
+  write(files, GetParam());
+  const model::Model model = model::Model::load(Device::open("cpu"), files.path());
+  const auto folder = format::ModelFolder::open(files.path());
+  uint64_t matrices_bytes = 0;
+  for (const std::string& name : folder.tensor_names()) {
+    const TensorSource tensor = folder.tensor(name);
+    if (tensor.shape.rank() == 2) matrices_bytes += tensor.segments[0].bytes.size();
+  }
+  EXPECT_EQ(model.weights().in_place_bytes, matrices_bytes) << "norms are widened to f32";
+}
+
 TEST(LayerStates, AWindowIsAGroupOfItsOwn) {
   const format::TestFolder files;
   write(files, kFamilies[2]);

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <limits>
 
 #include "refrain/backend/remote/remote_backend.h"
 #include "refrain/graph/check.h"
@@ -305,6 +306,7 @@ TEST(StepBlocks, RefuseWhatTheyHaveNoRoomFor) {
             "[batch] requests: expected at most 2, got 3");
   EXPECT_EQ(refused({{.slot = 0, .rows = 5}}, 5, 3), "[batch] tokens: expected at most 4, got 5");
   EXPECT_EQ(refused({{.slot = 0, .rows = 4}}, 4, 4), "[batch] outputs: expected at most 3, got 4");
+  EXPECT_EQ(refused({{.slot = 0, .rows = 2}, {.slot = 1, .rows = 2}}, 4, 3), "nothing was thrown") << "again";
 }
 
 TEST(StepBlocks, WhatTheHostSendsSharesNoCacheLineWithTheRest) {
@@ -314,6 +316,59 @@ TEST(StepBlocks, WhatTheHostSendsSharesNoCacheLineWithTheRest) {
     EXPECT_EQ(step.block.offset_bytes(), 0u);
     EXPECT_EQ(step.live.offset_bytes() % 64, 0u) << layout.rows;
     EXPECT_GE(step.live.offset_bytes(), step.block.bytes());
+  }
+}
+
+TEST(Replay, AGenerationRefusesWhatIsOutOfRange) {
+  const model::Model model = open_tales(1);
+  ModelRunner runner(model, small());
+  const std::vector<uint32_t> ids = some_ids(3);
+  const auto refused = [&](const std::vector<uint32_t>& prompt, const auto& change) {
+    model::GenerateOptions options;
+    options.max_tokens = 1;
+    change(options);
+    return refusal([&] { model::generate(runner, prompt, options); });
+  };
+  const auto as_it_is = [](model::GenerateOptions&) {};
+  EXPECT_EQ(refused(ids, as_it_is), "nothing was thrown");
+  EXPECT_EQ(refused({}, as_it_is), "prompt: expected at least one token, got none");
+  EXPECT_EQ(refused(some_ids(256), as_it_is), "nothing was thrown");
+  EXPECT_EQ(refused(some_ids(257), as_it_is), "prompt: expected at most 256 tokens, the context, got 257");
+  const uint32_t vocab = model.config().vocab;
+  const std::string bad_id = "prompt: token 1: expected an id below the vocabulary's " +
+                             std::to_string(vocab) + ", got " + std::to_string(vocab);
+  EXPECT_EQ(refused({5, vocab - 1}, as_it_is), "nothing was thrown");
+  EXPECT_EQ(refused({5, vocab}, as_it_is), bad_id);
+  constexpr float kInf = std::numeric_limits<float>::infinity(),
+                  kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const auto& [bad, got] : {std::pair{-1.0f, "-1"}, {kInf, "inf"}, {kNan, "nan"}}) {
+    EXPECT_EQ(refused(ids, [&](auto& o) { o.sampling.temperature = bad; }),
+              std::string("temperature: expected a number >= 0, got ") + got);
+  }
+  for (const auto& [bad, got] : {std::pair{-0.5f, "-0.5"}, {1.5f, "1.5"}, {kNan, "nan"}}) {
+    EXPECT_EQ(refused(ids, [&](auto& o) { o.sampling.top_p = bad; }),
+              std::string("top-p: expected a number in [0, 1], got ") + got);
+  }
+  for (const float edge : {0.0f, 1.0f})
+    EXPECT_EQ(refused(ids, [&](auto& o) { o.sampling.top_p = edge; }), "nothing was thrown");
+  EXPECT_EQ(refused(ids, [](auto& o) { o.steps_in_flight = 0; }),
+            "steps in flight: expected at least 1, got 0");
+  EXPECT_EQ(refused(ids, [](auto& o) { o.stop_ids = some_ids(16); }), "nothing was thrown");
+  EXPECT_EQ(refused(ids, [](auto& o) { o.stop_ids = some_ids(17); }),
+            "stop ids: expected at most 16, got 17");
+}
+
+TEST(Replay, ACallbackEndsAGeneration) {
+  const model::Model model = open_tales(2);
+  ModelRunner runner(model, small());
+  for (const uint32_t last : {1u, 5u}) {
+    model::GenerateOptions options;
+    uint32_t seen = 0;
+    options.on_token = [&](uint32_t) { return ++seen != last; };
+    const model::GenerateResult result = model::generate(runner, some_ids(3), options);
+    EXPECT_EQ(result.reason, model::StopReason::callback);
+    EXPECT_EQ(result.generated_tokens, last);
+    EXPECT_EQ(seen, last);
   }
 }
 
@@ -331,6 +386,9 @@ TEST(Replay, CancelEndsAGeneration) {
   const model::GenerateResult result = model::generate(runner, some_ids(3), options);
   EXPECT_EQ(result.reason, model::StopReason::cancelled);
   EXPECT_EQ(result.generated_tokens, 5u);
+  const model::GenerateResult at_once = model::generate(runner, some_ids(3), options);
+  EXPECT_EQ(at_once.reason, model::StopReason::cancelled) << "before the prompt";
+  EXPECT_EQ(at_once.generated_tokens, 0u);
 }
 
 }  // namespace
