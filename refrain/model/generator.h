@@ -46,7 +46,7 @@ void check_generate(const ModelRunner& runner, std::span<const uint32_t> prompt,
 
 /// Continues `prompt` in slot 0 of `runner`, from position 0, with its stop set 0. The device goes from the prompt's
 /// last row to the first token's, and from token to token, by itself; each is delivered when its step has
-/// ended. Throws as check_generate.
+/// ended. Waits for steps in flight, and forgets their results. Throws as check_generate.
 GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
                         const GenerateOptions& options);
 

@@ -190,6 +190,17 @@ bool ModelRunner::next(StepResult& result) {
   return true;
 }
 
+void ModelRunner::discard_results() {
+  if (submitted_ != slots_.steps()) {
+    try {
+      device_.wait(last_point_);
+    } catch (const DeviceError&) {  // a step that failed has told nothing
+    }
+    submitted_ = slots_.steps();
+  }
+  read_ = slots_.appended();
+}
+
 void ModelRunner::wait(std::chrono::nanoseconds timeout) {
   if (last_ == nullptr) throw InvalidArgument("[model_runner] wait: nothing was submitted before");
   try {

@@ -65,8 +65,8 @@ class ModelRunner {
   /// none yet. In the order of steps, in a step in that of its requests. Throws Error when results were
   /// overwritten: the ring holds those of 16 full steps or more.
   bool next(StepResult& result);
-  /// Forgets the results told so far.
-  void discard_results() { read_ = slots_.appended(); }
+  /// Waits until no step is in flight, and forgets their results; one that the device refused is no error here.
+  void discard_results();
 
   /// Waits for all steps. Throws InvalidArgument naming the slot when the device met a value out of range, or
   /// logits that are not finite, in any step since the last wait.

@@ -104,6 +104,8 @@ TEST(Replay, GenerationSubmitsOneProgramForEachToken) {
   const Counters after = runner.device().counters();
   EXPECT_EQ(result.prompt_tokens, 70u);
   EXPECT_EQ(result.generated_tokens, 50u);
+  EXPECT_GT(result.prompt_s, 0);
+  EXPECT_GT(result.decode_s, 0);
   // Two chunks of the prompt draw the first token, each further token is one submission.
   EXPECT_EQ(after.submissions - before.submissions, 2u + 49u);
   EXPECT_EQ(after.programs_prepared, before.programs_prepared);
@@ -339,6 +341,7 @@ TEST(Replay, AGenerationRefusesWhatIsOutOfRange) {
                              std::to_string(vocab) + ", got " + std::to_string(vocab);
   EXPECT_EQ(refused({5, vocab - 1}, as_it_is), "nothing was thrown");
   EXPECT_EQ(refused({5, vocab}, as_it_is), bad_id);
+  EXPECT_EQ(refusal([&] { model::evaluate(runner, std::vector<uint32_t>{5, vocab}, 0, {}); }), bad_id);
   constexpr float kInf = std::numeric_limits<float>::infinity(),
                   kNan = std::numeric_limits<float>::quiet_NaN();
   for (const auto& [bad, got] : {std::pair{-1.0f, "-1"}, {kInf, "inf"}, {kNan, "nan"}}) {
@@ -356,6 +359,36 @@ TEST(Replay, AGenerationRefusesWhatIsOutOfRange) {
   EXPECT_EQ(refused(ids, [](auto& o) { o.stop_ids = some_ids(16); }), "nothing was thrown");
   EXPECT_EQ(refused(ids, [](auto& o) { o.stop_ids = some_ids(17); }),
             "stop ids: expected at most 16, got 17");
+}
+
+TEST(Replay, AGenerationOfNoTokensSubmitsNothing) {
+  const model::Model model = open_tales(1);
+  ModelRunner runner(model, small());
+  const uint64_t before = runner.device().counters().submissions;
+  model::GenerateOptions options;
+  options.max_tokens = 0;
+  const model::GenerateResult result = model::generate(runner, some_ids(3), options);
+  EXPECT_EQ(result.reason, model::StopReason::max_tokens);
+  EXPECT_EQ(result.prompt_tokens, 3u);
+  EXPECT_EQ(result.generated_tokens, 0u);
+  EXPECT_EQ(runner.device().counters().submissions, before);
+}
+
+TEST(Replay, AGenerationTakesNoResultsOfStepsBeforeIt) {
+  const model::Model model = open_tales(1);
+  std::vector<std::vector<uint32_t>> drawn;
+  for (const bool steps_before : {false, true}) {
+    ModelRunner runner(model, small());
+    if (steps_before) submit_tokens(runner, 0, some_ids(64, 2));
+    model::GenerateOptions options;
+    options.max_tokens = 3;
+    options.on_token = [&, &tokens = drawn.emplace_back()](uint32_t token) {
+      tokens.push_back(token);
+      return true;
+    };
+    model::generate(runner, some_ids(3), options);
+  }
+  EXPECT_EQ(drawn[0], drawn[1]);
 }
 
 TEST(Replay, ACallbackEndsAGeneration) {
