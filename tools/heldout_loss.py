@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Prints the mean loss (-ln p a token) of a model on the texts of a file, one a line, each alone.
 
-Usage: build/venv/bin/python tools/heldout_loss.py MODEL TEXTS [REFRAIN]. Uses `refrain tokenize` and `refrain logits`
-(REFRAIN: default build/release/bin/refrain). For models without a beginning-of-text token; the first token of a text is
-not scored.
+Usage: build/venv/bin/python tools/heldout_loss.py MODEL TEXTS [REFRAIN [OPTION ...]]. Uses `refrain tokenize` and
+`refrain logits`, the latter with the options, such as --device cuda:0 --fast (REFRAIN: default
+build/release/bin/refrain). For models without a beginning-of-text token; the first token of a text is not scored.
 """
 
 import pathlib
@@ -17,10 +17,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def main():
-    if len(sys.argv) not in (3, 4):
+    if len(sys.argv) < 3:
         sys.exit(__doc__)
     model, texts = sys.argv[1:3]
-    refrain = sys.argv[3] if len(sys.argv) == 4 else ROOT / "build/release/bin/refrain"
+    refrain = sys.argv[3] if len(sys.argv) > 3 else ROOT / "build/release/bin/refrain"
     with open(texts, "rb") as file:
         lines = subprocess.run([refrain, "tokenize", model], stdin=file, capture_output=True, check=True).stdout
     losses = []
@@ -31,7 +31,7 @@ def main():
             if len(ids) < 2:
                 continue
             ids_file.write_bytes(line)
-            command = [refrain, "logits", model, "--ids", ids_file, "--last", str(len(ids)), "-o", out]
+            command = [refrain, "logits", model, "--ids", ids_file, "--last", str(len(ids)), "-o", out, *sys.argv[4:]]
             subprocess.run(command, check=True)
             x = np.load(out).astype(np.float64)[:-1]
             x -= x.max(axis=1, keepdims=True)

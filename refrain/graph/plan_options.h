@@ -15,7 +15,7 @@ namespace refrain::graph {
 /// Arithmetic of a model, chosen once: it decides the dtype of activations, and of caches unless a runner is told another.
 enum class Mode : uint8_t {
   exact,  ///< f32 activations, f32 cache; what references are judged by
-  fast,   ///< f16 cache; kernels may round what they multiply to 16 bits where a device has such
+  fast,   ///< f16 cache; kernels may round what they multiply to f16 or 12 bits where a device has such
 };
 
 /// The dtypes that a mode gives to what a recording leaves open.

@@ -99,8 +99,8 @@ TEST_P(SameBitsOf, TheDeviceAgreesWithTheCpuToRounding) {
   ModelRunner device(open_tales(2), runner_options({1, 64}, 1, GetParam()));
   ModelRunner cpu(model::Model::load(Device::open("cpu"), kTales), runner_options({64}, 1, GetParam()));
   const double difference = relative_difference(all_logits(device, ids), all_logits(cpu, ids));
-  // 16 bits of each activation in a group of 64: about 3e-5 of a trained model's logits.
-  EXPECT_LT(difference, mode() == graph::Mode::fast ? 3e-4 : 1e-4);
+  // 12 bits of each activation in 128 columns: about 9e-4 of a trained model's logits.
+  EXPECT_LT(difference, mode() == graph::Mode::fast ? 5e-3 : 1e-4);
   RecordProperty("relative_difference", std::to_string(difference));
 }
 
@@ -124,7 +124,8 @@ TEST(SameBits, ACacheInF16RoundsAndNoMore) {
       whole(model, runner_options({64}, 1, DType::f32));
   // Keys and values are off by 2^-11 of themselves at most, by a third of that as a rule; an average of values by less.
   const double difference = relative_difference(all_logits(half, ids), all_logits(whole, ids));
-  EXPECT_LT(difference, 0x1p-11);
+  // In the mode fast, activations that differ a little may be rounded to neighbours.
+  EXPECT_LT(difference, mode() == graph::Mode::fast ? 0x1p-9 : 0x1p-11);
   EXPECT_GT(difference, 0x1p-11 / 100) << "it rounds";
 }
 

@@ -29,10 +29,10 @@ __global__ void __launch_bounds__(kThreads)
     for (uint32_t i = 0; i < kAtOnce; ++i) {
       const uint32_t k = min(first + i * kThreads, c.columns - 1), column = k % kTileColumns;
       const std::byte* unit = tile + k / kTileColumns * kTileBytes;
-      bytes[i] = __ldg(reinterpret_cast<const uint8_t*>(unit) + within * kTileRowBytes + column / 32 * 16 +
-                       column % 16);
-      pairs[i] = __ldg(reinterpret_cast<const uint32_t*>(unit + kTileCodesBytes) +
-                       column / kTileGroup * kTileRows + within);
+      bytes[i] = __ldg(
+          reinterpret_cast<const uint8_t*>(unit + tile_piece_offset(within, column / 32) + column % 16));
+      pairs[i] =
+          __ldg(reinterpret_cast<const uint32_t*>(unit + tile_scale_offset(within, column / kTileGroup)));
     }
 #pragma unroll
     for (uint32_t i = 0; i < kAtOnce; ++i) {

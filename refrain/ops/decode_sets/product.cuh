@@ -1,10 +1,11 @@
 // Products of one row with 4-bit weights in units of 4 x 1,024: what the kernels for sets of commands share.
 //
-// Numerics class `fast, two int8 planes`: activations are quantized in groups of 64 to 16 bits, q = round(x / s) with the
-// power of two s that brings max|x| to [16320, 32640), and split into two planes of int8, q = 256 hi + lo. For each group g
-// of an output, D = sum of code * q and S = sum of q are exact integers and p_g = s (scale * D + bias * S), one FMA. The 16
-// values of 1,024 columns are added as a tree of neighbours, the sums of 1,024 in ascending order. No order but these is
-// left to hardware, so that a kernel's shape, the number of warps and the arithmetic unit do not change a bit.
+// Numerics class `fast, 12 bits of 128`: activations are quantized in pairs of groups of 64, q = round(x / s) with the power of
+// two s that brings max|x| to [1024, 2048): whole numbers that f16 holds too. For each group of an output D = sum of code * q
+// and S = sum of q are exact, whether int8 planes or f16 are multiplied: sums stay below 2^21. Of groups 0 and 1 of a pair,
+// p = fma(scale1, D1, fma(bias1, S1, fma(scale0, D0, bias0 * S0))); of four pairs, sum = fma(s, p, sum) from 0 in ascending
+// order; two such sums make that of 1,024 columns, and these are added in ascending order. No order but these is left to
+// hardware, so that a kernel's shape, the number of warps and the arithmetic unit do not change a bit.
 //
 // Such a kernel lives for one to three microseconds, in which each warp passes its code once: what counts is how many
 // instructions follow each other.
@@ -23,30 +24,35 @@ using namespace backend::cuda;
 /// Activations of one row in shared memory, as the lanes of a warp read them: of each 1,024 columns and lane four pieces of 16
 /// bytes: plane hi of its first 16 columns, of its last 16, plane lo of both.
 struct Planes {
-  uint4* codes = nullptr;  ///< [chunk][piece][lane]
-  float2* groups =
-      nullptr;  ///< [group]: s / 16, 16 S, since the high halves of codes are used 16 times too large
+  uint4* codes = nullptr;  ///< [chunk][piece][lane]: q = 256 hi + lo
+  /// [pair of groups]: s / 16, 16 S0, 16 S1, 0: the high halves of codes are used 16 times too large.
+  float4* pairs = nullptr;
 
   __host__ __device__ static constexpr size_t bytes(uint32_t chunks) {
-    return size_t{chunks} * (4 * kWarp * sizeof(uint4) + kTileGroups * sizeof(float2));
+    return size_t{chunks} * (4 * kWarp * sizeof(uint4) + kTilePairs * sizeof(float4));
   }
   __device__ Planes(std::byte* memory, uint32_t chunks)
       : codes(reinterpret_cast<uint4*>(memory)),
-        groups(reinterpret_cast<float2*>(codes + size_t{chunks} * 4 * kWarp)) {}
+        pairs(reinterpret_cast<float4*>(codes + size_t{chunks} * 4 * kWarp)) {}
 
-  /// Four columns from `column` on.
-  __device__ void put(uint32_t column, uint32_t high, uint32_t low) const {
+  /// Four columns from `column` on: whole numbers plus kMagic.
+  __device__ void put(uint32_t column, const uint32_t (&q)[4]) const {
     const uint32_t chunk = column / kTileColumns, lane = column / 32 % kWarp, half = column / 16 % 2,
                    k = column / 4 % 4;
     uint32_t* to = reinterpret_cast<uint32_t*>(codes) + ((chunk * 4 + half) * kWarp + lane) * 4 + k;
-    to[0] = high;
-    to[2 * kWarp * 4] = low;
+    // hi = (q + 128) >> 8; q - 256 hi has the low byte of q.
+    to[0] = __byte_perm(__byte_perm(q[0] + 128, q[1] + 128, 0x0051),
+                        __byte_perm(q[2] + 128, q[3] + 128, 0x0051), 0x5410);
+    to[2 * kWarp * 4] = __byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410);
   }
-  __device__ void put_group(uint32_t group, float2 scale_and_sum) const { groups[group] = scale_and_sum; }
+  /// `scale`: s / 16.
+  __device__ void put_pair(uint32_t pair, float scale, float sum0, float sum1) const {
+    pairs[pair] = make_float4(scale, 16 * sum0, 16 * sum1, 0);
+  }
 };
 
-/// Part of a row in the registers of a block: thread t has four columns at 4 (t + i threads), so that 16 lanes have a group of
-/// 64. All loads are asked for before the first is used.
+/// Part of a row in the registers of a block: thread t has four columns at 4 (t + i threads), so that a warp has a pair of
+/// groups. All loads are asked for before the first is used.
 template <uint32_t kLoads>
 struct RowPart {
   float4 v[kLoads];
@@ -122,55 +128,30 @@ __device__ void normalize(RowPart<kLoads>& row, float factor, const RowPart<kLoa
   for (uint32_t i = 0; i < kLoads; ++i) row.v[i] = normalized(row.v[i], factor, gains.v[i]);
 }
 
-/// The greatest, and the sum, over each half of a warp.
-__device__ inline uint32_t greatest_of_half(uint32_t value) {
-  const bool upper = threadIdx.x % kWarp >= kWarp / 2;
-  const uint32_t first = __reduce_max_sync(~0u, upper ? 0 : value),
-                 second = __reduce_max_sync(~0u, upper ? value : 0);
-  return upper ? second : first;
-}
-__device__ inline uint32_t sum_of_half(uint32_t value) {
-  const bool upper = threadIdx.x % kWarp >= kWarp / 2;
-  const uint32_t first = __reduce_add_sync(~0u, upper ? 0 : value),
-                 second = __reduce_add_sync(~0u, upper ? value : 0);
-  return upper ? second : first;
-}
-
-/// The power of two by which a group is quantized.
-struct GroupScale {
-  float inverse;  ///< 1 / s; 0 for a group of (nearly) nothing
-  float scale;    ///< s / 16; NaN for a group with a value that is not finite
+/// The power of two by which a pair of groups is quantized.
+struct PairScale {
+  float inverse;  ///< 1 / s; 0 for a pair of (nearly) nothing
+  float scale;    ///< s / 16; NaN for a pair with a value that is not finite, or of 2^114 and more
 
   /// `greatest`: max|x| as bits, of which what is not finite is greatest.
-  __device__ explicit GroupScale(uint32_t greatest) {
-    // From 1.9921 on a mantissa counts as 2: 32640 and more have no high plane.
-    const uint32_t exponent = (greatest + 0x10200u) >> 23;
+  __device__ explicit PairScale(uint32_t greatest) {
+    const uint32_t exponent = greatest >> 23;
     const bool some = exponent >= kLeastExponent;
-    inverse = __uint_as_float(some ? (2 * 127 + 14 - exponent) << 23 : 0);
-    scale = __uint_as_float(greatest >= 0x7F800000u ? 0x7FFFFFFFu : some ? (exponent - 18) << 23 : 0);
+    inverse = __uint_as_float(some ? (2 * 127 + 10 - exponent) << 23 : 0);
+    scale = __uint_as_float(exponent > kMostExponent ? 0x7FFFFFFFu : some ? (exponent - 14) << 23 : 0);
   }
-  static constexpr uint32_t kLeastExponent = 19;
+  // So that s / 16 and 2^24 s are normal numbers.
+  static constexpr uint32_t kLeastExponent = 15, kMostExponent = 240;
 };
 
-/// Four values as integers plus kMagic, and these as bytes of the two planes.
-struct Quantized {
-  static constexpr uint32_t kMagic = 0x4B400000;
-  uint32_t sum, high, low;
+/// A value times 1 / s as a whole number plus kMagic: the product is exact, the sum rounds. As a float it is kMagicFloat more.
+inline constexpr uint32_t kMagic = 0x4B400000;
+inline constexpr float kMagicFloat = 12582912.0f;
+__device__ inline uint32_t quantized(float value, float inverse) {
+  return __float_as_uint(__fmaf_rn(value, inverse, kMagicFloat));
+}
 
-  __device__ Quantized(float4 v, float inverse) {
-    // The product is exact and the sum rounds to an integer.
-    const auto rounded = [&](float f) { return __float_as_uint(__fmaf_rn(f, inverse, 12582912.0f)); };
-    const uint32_t q[4] = {rounded(v.x), rounded(v.y), rounded(v.z), rounded(v.w)};
-    sum = (q[0] + q[1]) + (q[2] + q[3]);
-    // hi = (q + 128) >> 8 fits a byte; q - 256 hi has the low byte of q.
-    high = __byte_perm(__byte_perm(q[0] + 128, q[1] + 128, 0x0051),
-                       __byte_perm(q[2] + 128, q[3] + 128, 0x0051), 0x5410);
-    low = __byte_perm(__byte_perm(q[0], q[1], 0x0040), __byte_perm(q[2], q[3], 0x0040), 0x5410);
-  }
-};
-
-/// Quantizes part of a row to `planes`, which are Planes or alike; all threads of a warp together, the caller synchronizes. A
-/// group with a value that is not finite gets a NaN as its scale.
+/// Quantizes part of a row to `planes`, which are Planes or alike; all threads of a warp together, the caller synchronizes.
 template <uint32_t kLoads, class Target>
 __device__ void quantize(const Target& planes, const RowPart<kLoads>& row, uint32_t part, uint32_t padded) {
   uint32_t greatest[kLoads];
@@ -178,31 +159,44 @@ __device__ void quantize(const Target& planes, const RowPart<kLoads>& row, uint3
 #pragma unroll
   for (uint32_t i = 0; i < kLoads; ++i) {
     const auto magnitude = [](float f) { return __float_as_uint(f) & 0x7FFFFFFFu; };
-    greatest[i] = greatest_of_half(max(max(magnitude(row.v[i].x), magnitude(row.v[i].y)),
-                                       max(magnitude(row.v[i].z), magnitude(row.v[i].w))));
+    greatest[i] = __reduce_max_sync(~0u, max(max(magnitude(row.v[i].x), magnitude(row.v[i].y)),
+                                             max(magnitude(row.v[i].z), magnitude(row.v[i].w))));
   }
+  const bool upper = threadIdx.x % kWarp >= kWarp / 2;
 #pragma unroll
   for (uint32_t i = 0; i < kLoads; ++i) {
     const uint32_t column = row.column(part, i);
-    const GroupScale scale(greatest[i]);
-    const Quantized q(row.v[i], scale.inverse);
-    const uint32_t sum = sum_of_half(q.sum) - kTileGroup * Quantized::kMagic;
+    const PairScale scale(greatest[i]);
+    const float4 v = row.v[i];
+    const uint32_t q[4] = {quantized(v.x, scale.inverse), quantized(v.y, scale.inverse),
+                           quantized(v.z, scale.inverse), quantized(v.w, scale.inverse)};
+    const uint32_t sum = (q[0] + q[1]) + (q[2] + q[3]) - 4 * kMagic;
+    const auto of_half = [](uint32_t sum) {
+      return static_cast<float>(static_cast<int>(__reduce_add_sync(~0u, sum)));
+    };
+    const float sum0 = of_half(upper ? 0 : sum), sum1 = of_half(upper ? sum : 0);
     if (column >= padded) continue;  // by whole warps
-    planes.put(column, q.high, q.low);
-    if (threadIdx.x % 16 == 0)
-      planes.put_group(column / kTileGroup,
-                       make_float2(scale.scale, static_cast<float>(static_cast<int>(sum)) * 16));
+    planes.put(column, q);
+    if (threadIdx.x % kWarp == 0) planes.put_pair(column / (2 * kTileGroup), scale.scale, sum0, sum1);
   }
 }
 
 /// One lane's part of a unit.
 struct Unit {
   uint4 codes[kTileRows];
-  uint2 scales;  ///< (scale, bias) in bf16 of two rows for this lane's group
+  uint2 scales;  ///< (scale, bias) in bf16 of row_of_lane() for both groups of the pair that four lanes share
 };
 
 __device__ inline float bf16_low(uint32_t pair) { return __uint_as_float(pair << 16); }
 __device__ inline float bf16_high(uint32_t pair) { return __uint_as_float(pair & 0xFFFF0000u); }
+
+/// The row of a unit of which this lane has a pair of groups, and dot() leaves the sum in lanes from kSumLane on.
+inline constexpr uint32_t kSumLane = kWarp - kTileRows;
+__device__ inline uint32_t row_of_lane(uint32_t lane) { return lane % 2 * 2 + lane / 2 % 2; }
+/// Where in a unit Unit::scales are.
+__device__ inline size_t scales_of_lane(uint32_t lane) {
+  return tile_scale_offset(row_of_lane(lane), lane / 4 * 2);
+}
 
 /// Four products of unsigned codes and signed activations, added.
 __device__ inline int dot4(uint32_t codes, uint32_t activations, int sum) {
@@ -210,9 +204,6 @@ __device__ inline int dot4(uint32_t codes, uint32_t activations, int sum) {
   asm("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(result) : "r"(codes), "r"(activations), "r"(sum));
   return result;
 }
-
-/// The row of a unit whose sum dot() leaves in this lane.
-__device__ inline uint32_t row_of_lane(uint32_t lane) { return lane % 2 * 2 + lane / 2 % 2; }
 
 /// The sum over a chunk's 1,024 columns of one row of the unit: row_of_lane(lane).
 __device__ inline float dot(const Unit& unit, const Planes& planes, uint32_t chunk, uint32_t lane) {
@@ -232,21 +223,26 @@ __device__ inline float dot(const Unit& unit, const Planes& planes, uint32_t chu
     }
     sums[r] = (s[0] * 16 + s[1]) * 256 + (s[2] * 16 + s[3]);
   }
-  // Two lanes share a group: even ones keep rows 0 and 1, odd ones 2 and 3.
+  // Two lanes share a group: even ones keep rows 0 and 1, odd ones 2 and 3. Then four a pair: each keeps a row of both groups.
   converge();
   const bool odd = lane % 2 != 0, second = lane / 2 % 2 != 0;
   int a = odd ? sums[2] : sums[0], b = odd ? sums[3] : sums[1];
   a += __shfl_xor_sync(~0u, odd ? sums[0] : sums[2], 1);
   b += __shfl_xor_sync(~0u, odd ? sums[1] : sums[3], 1);
-  const float2 group = planes.groups[chunk * kTileGroups + lane / 2];
-  const auto value = [&](uint32_t pair, int d) {
-    return group.x * __fmaf_rn(bf16_low(pair), static_cast<float>(d), bf16_high(pair) * group.y);
-  };
-  const float first = value(unit.scales.x, a), other = value(unit.scales.y, b);
-  float sum = (second ? other : first) + __shfl_xor_sync(~0u, second ? first : other, 2);
-  sum += __shfl_xor_sync(~0u, sum, 4);
-  sum += __shfl_xor_sync(~0u, sum, 8);
-  return sum + __shfl_xor_sync(~0u, sum, 16);
+  const int kept = second ? b : a, other = __shfl_xor_sync(~0u, second ? a : b, 2);
+  const float4 pair = planes.pairs[chunk * kTilePairs + lane / 4];
+  float sum = bf16_high(unit.scales.x) * pair.y;
+  sum = __fmaf_rn(bf16_low(unit.scales.x), static_cast<float>(second ? other : kept), sum);
+  sum = __fmaf_rn(bf16_high(unit.scales.y), pair.z, sum);
+  const float of_pair = __fmaf_rn(bf16_low(unit.scales.y), static_cast<float>(second ? kept : other), sum);
+  sum = __fmaf_rn(pair.x, of_pair, 0);
+  // From the pair below to the next: of four, one more has its sum each time.
+#pragma unroll
+  for (uint32_t i = 1; i < kTilePairs / 2; ++i) {
+    const float below = __shfl_up_sync(~0u, sum, kTileRows);
+    if (lane / kTileRows % (kTilePairs / 2) == i) sum = __fmaf_rn(pair.x, of_pair, below);
+  }
+  return sum + __shfl_xor_sync(~0u, sum, kWarp / 2);
 }
 
 using UnitRing = BulkRing<kTileBytes>;
@@ -257,8 +253,8 @@ __device__ inline Unit unit_at(const std::byte* at) {
   Unit unit;
 #pragma unroll
   for (uint32_t r = 0; r < kTileRows; ++r)
-    unit.codes[r] = reinterpret_cast<const uint4*>(at + r * kTileRowBytes)[lane];
-  unit.scales = reinterpret_cast<const uint2*>(at + kTileCodesBytes)[lane];
+    unit.codes[r] = *reinterpret_cast<const uint4*>(at + tile_piece_offset(r, lane));
+  unit.scales = *reinterpret_cast<const uint2*>(at + scales_of_lane(lane));
   __syncwarp();
   return unit;
 }
@@ -272,11 +268,11 @@ __device__ inline Unit load_unit(const std::byte* at) {
     uint4& codes = unit.codes[r];
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(codes.x), "=r"(codes.y), "=r"(codes.z), "=r"(codes.w)
-                 : "l"(reinterpret_cast<const uint4*>(at + r * kTileRowBytes) + lane));
+                 : "l"(at + tile_piece_offset(r, lane)));
   }
   asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];"
                : "=r"(unit.scales.x), "=r"(unit.scales.y)
-               : "l"(reinterpret_cast<const uint2*>(at + kTileCodesBytes) + lane));
+               : "l"(at + scales_of_lane(lane)));
   return unit;
 }
 

@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
     const uint32_t unit = warp + i * warps;
     if (unit >= work.units) break;  // by whole warps
     const float sum = dot(units[i], planes, chunks[i], lane);
-    if (lane < kTileRows) sums[unit * kTileRows + row_of_lane(lane)] = sum;
+    if (lane >= kSumLane) sums[unit * kTileRows + row_of_lane(lane)] = sum;
   }
   __syncthreads();
   if (threadIdx.x < work.own * kTileRows) work.finish(p, sums, threadIdx.x, 0, residual);
@@ -251,7 +251,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 1)
       const Unit part = unit_at(ring.wait(n));
       if (started < run.rows * mine) start();
       const float sum = dot(part, planes, work.chunk_of(p, unit), lane);
-      if (lane < kTileRows) sums[unit * kTileRows + row_of_lane(lane)] = sum;
+      if (lane >= kSumLane) sums[unit * kTileRows + row_of_lane(lane)] = sum;
     }
     __syncthreads();
     for (uint32_t i = threadIdx.x; i < work.own * kTileRows; i += blockDim.x)

@@ -22,7 +22,7 @@ using backend::SetPattern;
 using backend::SetWire;
 
 constexpr std::string_view kNorm = "rms_norm", kProduct = "matmul";
-constexpr std::string_view kNumerics = "fast, two int8 planes";
+constexpr std::string_view kNumerics = "fast, 12 bits of 128";
 constexpr std::string_view kGatedNumerics = "fast, f32, elementwise, exp of CUDA";
 constexpr backend::OpClass kClasses[] = {
     {kNorm, kNormNumerics}, {"silu_mul", kGatedNumerics}, {"add", kAddNumerics}};
@@ -290,9 +290,12 @@ struct ProductEntry {
   }
   static GridShape before(const BoundCommand& command) {
     ProductParameters p = kDescribe(command);
-    return {.blocks = many(p) ? (p.state.rows + kOctet - 1) / kOctet * kOctet : 0,
+    if (!many(p)) return {};
+    const bool for_groups = divide_many(p).wide && WideShape::kWarpGroups;
+    return {.blocks = (p.state.rows + kOctet - 1) / kOctet * kOctet,
             .threads = kQuantizeThreads,
-            .function = reinterpret_cast<const void*>(quantize_rows<kEnding>)};
+            .function = for_groups ? reinterpret_cast<const void*>(quantize_rows<kEnding, true>)
+                                   : reinterpret_cast<const void*>(quantize_rows<kEnding, false>)};
   }
   static KernelEntry entry() {
     return {.function = function_of<kEnding>({.loads = 1}),

@@ -15,13 +15,13 @@ namespace {
 uint32_t rows_of(const backend::WeightInfo& weight) { return static_cast<uint32_t>(weight.shape[0]); }
 uint32_t columns_of(const backend::WeightInfo& weight) { return static_cast<uint32_t>(weight.shape[1]); }
 
-/// Where the code of column `c` of a chunk lies in its row: the byte, and how far its bits are shifted.
+/// Where the code of a row's column `c` lies in its unit: the byte, and how far its bits are shifted.
 struct Place {
   uint32_t byte, shift;
 };
-Place place_of(uint32_t c) {
-  const uint32_t lane = c / 32, within = c % 32;
-  return {lane * 16 + within % 16, within / 16 * 4};
+Place place_of(size_t row, uint32_t c) {
+  const uint32_t within = c % 32;
+  return {tile_piece_offset(static_cast<uint32_t>(row % kTileRows), c / 32) + within % 16, within / 16 * 4};
 }
 
 bool accepts(const backend::WeightInfo& weight, backend::Uses uses) {
@@ -48,19 +48,18 @@ void pack(const TensorSource& source, const backend::WeightInfo& weight, backend
     for (size_t row = first; row < std::min(first + kTileRows, rows.end); ++row) {
       for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
         std::byte* unit = tile.data() + size_t{chunk} * kTileBytes;
-        const std::byte* from = codes + row * columns / 2 + size_t{chunk} * kTileRowBytes;
+        const std::byte* from = codes + row * columns / 2 + size_t{chunk} * (kTileColumns / 2);
         const uint32_t count = std::min(columns - chunk * kTileColumns, kTileColumns);
-        std::byte* to = unit + row % kTileRows * kTileRowBytes;
         // Two neighbours of the file go to neighbouring bytes, both in the same half.
         for (uint32_t c = 0; c < count; c += 2) {
           const auto pair = std::to_integer<uint32_t>(from[c / 2]);
-          const Place at = place_of(c);
-          to[at.byte] |= static_cast<std::byte>((pair & 15) << at.shift);
-          to[at.byte + 1] |= static_cast<std::byte>(pair >> 4 << at.shift);
+          const Place at = place_of(row, c);
+          unit[at.byte] |= static_cast<std::byte>((pair & 15) << at.shift);
+          unit[at.byte + 1] |= static_cast<std::byte>(pair >> 4 << at.shift);
         }
         for (uint32_t g = 0; g < count / kTileGroup; ++g) {
           const size_t index = (row * groups + chunk * kTileGroups + g) * 2;
-          std::byte* pair = unit + kTileCodesBytes + (g * kTileRows + row % kTileRows) * 4;
+          std::byte* pair = unit + tile_scale_offset(row % kTileRows, g);
           std::memcpy(pair, source.segments[1].bytes.data() + index, 2);
           std::memcpy(pair + 2, source.segments[2].bytes.data() + index, 2);
         }
@@ -76,11 +75,10 @@ void unpack(const backend::WeightInfo& weight, const std::byte* packed, backend:
     for (uint32_t column = 0; column < columns; ++column) {
       const uint32_t c = column % kTileColumns;
       const std::byte* unit = packed + (row / kTileRows * chunks + column / kTileColumns) * kTileBytes;
-      const Place at = place_of(c);
-      const auto byte = std::to_integer<uint32_t>(unit[row % kTileRows * kTileRowBytes + at.byte]);
+      const Place at = place_of(row, c);
+      const auto byte = std::to_integer<uint32_t>(unit[at.byte]);
       uint16_t pair[2];
-      std::memcpy(pair, unit + kTileCodesBytes + (c / kTileGroup * kTileRows + row % kTileRows) * 4,
-                  sizeof(pair));
+      std::memcpy(pair, unit + tile_scale_offset(row % kTileRows, c / kTileGroup), sizeof(pair));
       *values++ =
           bf16{pair[0]}.to_float() * static_cast<float>(byte >> at.shift & 15) + bf16{pair[1]}.to_float();
     }
