@@ -16,6 +16,7 @@
 #include "refrain/core/checked.h"
 #include "refrain/core/dtype.h"
 #include "refrain/core/error.h"
+#include "refrain/core/foreign_text.h"
 #include "refrain/core/half.h"
 #include "refrain/core/mapped_file.h"
 #include "refrain/core/shape.h"
@@ -290,6 +291,37 @@ TEST_F(Files, ErrorsNameThePath) {
   EXPECT_EQ(read_text_file(write("one", "x")), "x");
   EXPECT_EQ(message_of<FileError>([&] { read_text_file(path, 3); }),
             path.string() + ": expected at most 3 bytes, got 4");
+}
+
+TEST(ForeignText, ReplacesOnlyNumbersThatJsonDoesNotHold) {
+  const PlainJson plain = replace_foreign_numbers(
+      R"({"NaN": -1, "a\"NaN": [NaN,-Infinity, 18446744073709551616, 18446744073709551615], "b": 1e999, "c": 1e-999,
+          "d": -9223372036854775809, "e": Infinity, "f": "NaN", "g": 1e5})");
+  EXPECT_EQ(plain.text, R"({"NaN": -1, "a\"NaN": [0.5,0.5, 0.5, 18446744073709551615], "b": 0.5, "c": 1e-999,
+          "d": 0.5, "e": 0.5, "f": "NaN", "g": 1e5})");
+  std::vector<std::pair<size_t, std::string>> found;
+  for (const ForeignNumber& number : plain.numbers) found.emplace_back(number.index, number.text);
+  EXPECT_EQ(found, (std::vector<std::pair<size_t, std::string>>{{1, "NaN"},
+                                                                {2, "-Infinity"},
+                                                                {3, "18446744073709551616"},
+                                                                {5, "1e999"},
+                                                                {7, "-9223372036854775809"},
+                                                                {8, "Infinity"}}));
+  for (const char* wrong :
+       {"nan", "-NaN", "+Infinity", "NaNs", "0123456789012345678901234567890", "1e999x", "1.e999", "-", "1e",
+        "\"NaN", "\"\\", "99999999999999999999.", "0x99999999999999999999"}) {
+    EXPECT_EQ(replace_foreign_numbers(wrong).text, wrong);
+    EXPECT_TRUE(replace_foreign_numbers(wrong).numbers.empty()) << wrong;
+  }
+}
+
+TEST(ForeignText, KnowsWhatWasSavedInPlaceOfAFile) {
+  for (const char* page : {"<!DOCTYPE html><html>", "\xEF\xBB\xBF \r\n<!doctype HTML>", "<html lang=\"en\">"})
+    EXPECT_EQ(saved_instead(page), "a web page") << page;
+  EXPECT_NE(saved_instead("version https://git-lfs.github.com/spec/v1\noid sha256:0\n").find("Git LFS"),
+            std::string_view::npos);
+  for (const char* other : {"", " ", "{}", "<", "<htm", "version 1", "\xEF\xBB\xBF{}"})
+    EXPECT_EQ(saved_instead(other), "") << other;
 }
 
 }  // namespace

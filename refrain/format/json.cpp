@@ -5,10 +5,14 @@
 #include <simdjson.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
+#include <limits>
+#include <span>
 #include <utility>
 
 #include "refrain/core/error.h"
+#include "refrain/core/foreign_text.h"
 #include "refrain/core/mapped_file.h"
 
 namespace refrain::format {
@@ -16,10 +20,10 @@ namespace refrain::format {
 struct Json::Node {
   Kind kind = Kind::null;
   bool boolean = false;
-  bool above_i64 = false;  // an integer in [2^63, 2^64), kept in `number` only
+  bool beyond_i64 = false;  // an integer that is kept in `number` only
   int64_t integer = 0;
   double number = 0;
-  std::string text;
+  std::string text;               // of a string; of a number, its spelling where 64 bits do not hold it
   std::vector<std::string> keys;  // of an object, in the order of the file
   std::vector<Node> items;        // elements of an array, or values that belong to `keys`
   std::vector<uint32_t> sorted;   // indices into `keys` in alphabetical order
@@ -62,6 +66,11 @@ std::string join(const std::string& field, std::string_view key) {
   return field.empty() ? shown : field + '.' + shown;
 }
 
+/// The spelling of a number, cut when long.
+std::string shown_number(const std::string& text) {
+  return text.size() <= kShownBytes ? text : text.substr(0, kShownBytes) + "...";
+}
+
 }  // namespace
 
 std::string in_quotes(std::string_view name) {
@@ -90,6 +99,22 @@ Json Json::parse(std::string_view text, std::string file, size_t max_depth) {
   struct Builder {
     const std::string& file;
     size_t max_depth;
+    std::span<const ForeignNumber> foreign;  // those ahead
+    size_t numbers = 0;                      // behind
+
+    /// Whether the number that comes next is a foreign one, which then fills `node`.
+    bool fill_foreign(Node& node) {
+      if (foreign.empty() || foreign[0].index != numbers++) return false;
+      node.text = foreign[0].text;
+      foreign = foreign.subspan(1);
+      node.beyond_i64 = node.text.find_first_not_of("-0123456789") == node.text.npos;
+      node.kind = node.beyond_i64 ? Kind::integer : Kind::number;
+      node.number = std::numeric_limits<double>::quiet_NaN();
+      if (node.beyond_i64) {
+        std::from_chars(node.text.data(), node.text.data() + node.text.size(), node.number);
+      }
+      return true;
+    }
 
     size_t inside(size_t depth) const {
       if (depth == max_depth)
@@ -97,8 +122,7 @@ Json Json::parse(std::string_view text, std::string file, size_t max_depth) {
       return depth + 1;
     }
 
-    void fill(Node& node, const simdjson::dom::element& element, const std::string& field,
-              size_t depth) const {
+    void fill(Node& node, const simdjson::dom::element& element, const std::string& field, size_t depth) {
       using simdjson::dom::element_type;
       switch (element.type()) {
         case element_type::NULL_VALUE:
@@ -109,16 +133,19 @@ Json Json::parse(std::string_view text, std::string file, size_t max_depth) {
           node.boolean = bool(element);
           break;
         case element_type::INT64:
+          ++numbers;
           node.kind = Kind::integer;
           node.integer = int64_t(element);
           node.number = static_cast<double>(node.integer);
           break;
         case element_type::UINT64:  // only values that int64_t does not hold
+          ++numbers;
           node.kind = Kind::integer;
-          node.above_i64 = true;
+          node.beyond_i64 = true;
           node.number = static_cast<double>(uint64_t(element));
           break;
         case element_type::DOUBLE:
+          if (fill_foreign(node)) break;
           node.kind = Kind::number;
           node.number = double(element);
           break;
@@ -141,7 +168,7 @@ Json Json::parse(std::string_view text, std::string file, size_t max_depth) {
     }
 
     void fill_object(Node& node, const simdjson::dom::object& object, const std::string& field,
-                     size_t depth) const {
+                     size_t depth) {
       for (const auto [key, value] : object) {
         node.keys.emplace_back(key);
         node.sorted.push_back(static_cast<uint32_t>(node.sorted.size()));
@@ -164,11 +191,15 @@ Json Json::parse(std::string_view text, std::string file, size_t max_depth) {
   // The parser's own limit stops hostile depth early; it does not count empty containers.
   simdjson::error_code error = parser.allocate(text.size() + 1, max_depth + 1);
   if (!error) error = parser.parse(text.data(), text.size()).get(root);
+  PlainJson plain;
+  if (error) plain = replace_foreign_numbers(text);
+  if (!plain.numbers.empty()) error = parser.parse(plain.text).get(root);
   if (error) {
-    throw FileError(
-        fmt::format("{}: expected JSON, got an error: {}", document->file, simdjson::error_message(error)));
+    std::string got(saved_instead(text));
+    if (got.empty()) got = fmt::format("an error: {}", simdjson::error_message(error));
+    throw FileError(fmt::format("{}: expected JSON, got {}", document->file, got));
   }
-  Builder{document->file, max_depth}.fill(document->root, root, "", 0);
+  Builder{document->file, max_depth, plain.numbers}.fill(document->root, root, "", 0);
   const Node* node = &document->root;
   return Json(std::move(document), node, "");
 }
@@ -182,9 +213,10 @@ std::string Json::describe() const {
     case Kind::boolean:
       return node_->boolean ? "true" : "false";
     case Kind::integer:
-      return node_->above_i64 ? fmt::format("{:.0f}", node_->number) : std::to_string(node_->integer);
     case Kind::number:
-      return fmt::format("{}", node_->number);
+      if (!node_->text.empty()) return shown_number(node_->text);
+      if (node_->kind == Kind::number) return fmt::format("{}", node_->number);
+      return node_->beyond_i64 ? fmt::format("{:.0f}", node_->number) : std::to_string(node_->integer);
     case Kind::string:
       return in_quotes(node_->text);
     default:
@@ -210,7 +242,7 @@ uint32_t Json::as_u32(uint32_t least, uint32_t most) const {
 
 int64_t Json::as_i64(int64_t least, int64_t most) const {
   expect(Kind::integer);
-  if (node_->above_i64 || node_->integer < least || node_->integer > most) {
+  if (node_->beyond_i64 || node_->integer < least || node_->integer > most) {
     fail(fmt::format("expected an integer in [{}, {}], got {}", least, most, describe()));
   }
   return node_->integer;
@@ -218,6 +250,7 @@ int64_t Json::as_i64(int64_t least, int64_t most) const {
 
 double Json::as_f64() const {
   if (!is_number()) expect(Kind::number);
+  if (!std::isfinite(node_->number)) fail(fmt::format("expected a number of 64 bits, got {}", describe()));
   return node_->number;
 }
 

@@ -1,5 +1,6 @@
 // JSON files of a model folder as trees of checked values: every accessor that fails names file and field.
-// Reading only. Strict: UTF-8, no duplicate keys, bounded depth. Not for files of tens of megabytes
+// Reading only. Strict: UTF-8, no duplicate keys, bounded depth; but numbers that Python writes and JSON or 64 bits do
+// not hold (NaN, Infinity, 10^30) fail only where they are read. Not for files of tens of megabytes
 // (tokenizer.json), whose reader works on the parser directly.
 #pragma once
 

@@ -60,12 +60,39 @@ TEST(Json, NamesFileAndFieldInErrors) {
 
 TEST(Json, RefusesWhatIsNotStrict) {
   for (const char* text : {"", " ", "{", "{}x", "{'a':1}", "{\"a\":01}", "[1,]", "nul", "{\"a\":\"\xff\"}",
-                           "{\"a\":NaN}", "{\"a\":1e999}", "\"\\ud800\""}) {
+                           "{\"a\":nan}", "{\"a\":-NaN}", "{NaN:1}", "{\"a\":NaN", "\"\\ud800\""}) {
     EXPECT_NE(error_of([&] { parse(text); }), "") << text;
   }
   EXPECT_NE(error_of([] { parse(R"({"a":1,"a":1})"); }).find("\"a\" twice"), std::string::npos);
   EXPECT_NE(error_of([] { parse(R"({"o":{"b":1,"c":2,"b":3}})"); }).find("o: expected distinct keys"),
             std::string::npos);
+}
+
+TEST(Json, NumbersThatJsonDoesNotHoldFailOnlyWhereTheyAreRead) {
+  const Json json = parse(R"({"one":1,"max":1000000000000000019884624838656,"huge":1e999,"two":[0.5,NaN,2],
+                              "o":{"x":-Infinity,"text":"NaN","max":18446744073709551615},"three":3.5})");
+  EXPECT_EQ(json.u32("one"), 1u);
+  EXPECT_EQ(json.array("two").items()[0].as_f64(), 0.5);
+  EXPECT_EQ(json.array("two").items()[2].as_u32(), 2u);
+  EXPECT_EQ(json.object("o").string("text"), "NaN");
+  EXPECT_EQ(json.f64("three"), 3.5);
+  EXPECT_EQ(json.f64("max"), 1000000000000000019884624838656.0);
+  EXPECT_EQ(error_of([&] { json.u32("max"); }),
+            "f.json: max: expected an integer in [0, 4294967295], got 1000000000000000019884624838656");
+  EXPECT_EQ(error_of([&] { json.f64("huge"); }), "f.json: huge: expected a number of 64 bits, got 1e999");
+  EXPECT_EQ(error_of([&] { json.array("two").items()[1].as_f64(); }),
+            "f.json: two[1]: expected a number of 64 bits, got NaN");
+  EXPECT_EQ(error_of([&] { json.object("o").f64("x"); }),
+            "f.json: o.x: expected a number of 64 bits, got -Infinity");
+  EXPECT_EQ(error_of([&] { json.object("o").u32("x"); }), "f.json: o.x: expected an integer, got -Infinity");
+  EXPECT_EQ(error_of([&] { json.object("o").string("x"); }), "f.json: o.x: expected a string, got -Infinity");
+}
+
+TEST(Json, SaysWhatWasSavedInPlaceOfTheFile) {
+  EXPECT_EQ(error_of([] { parse("<!DOCTYPE html>\n<html></html>"); }),
+            "f.json: expected JSON, got a web page");
+  EXPECT_EQ(error_of([] { parse("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"); }),
+            "f.json: expected JSON, got a Git LFS pointer, without the file that it stands for");
 }
 
 TEST(Json, BoundsDepth) {

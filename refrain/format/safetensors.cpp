@@ -10,6 +10,7 @@
 
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
+#include "refrain/core/foreign_text.h"
 #include "refrain/format/json.h"
 
 namespace refrain::format {
@@ -117,6 +118,10 @@ class HeaderReader {
 
   /// The JSON text without its padding, and the data behind it.
   Parts split(std::span<const std::byte> bytes) const {
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (const std::string_view other = saved_instead(text); !other.empty()) {
+      fail(fmt::format("expected a safetensors file, got {}", other));
+    }
     if (bytes.size() < kPrefixBytes) {
       fail(fmt::format("expected at least 8 bytes, got {}", bytes.size()));
     }
@@ -129,7 +134,7 @@ class HeaderReader {
       fail(fmt::format("header: expected at most the {} bytes of the file, got {}",
                        bytes.size() - kPrefixBytes, length));
     }
-    std::string_view header(reinterpret_cast<const char*>(bytes.data()) + kPrefixBytes, length);
+    const std::string_view header = text.substr(kPrefixBytes, length);
     if (!header.starts_with('{')) fail("header: expected '{' as its first byte");
     const size_t last = header.find_last_not_of(' ');
     if (header[last] != '}') fail("header: expected '}' as its last byte before the padding of spaces");

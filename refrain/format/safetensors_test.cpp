@@ -326,6 +326,13 @@ std::vector<std::string> names_in(const std::filesystem::path& folder) {
   return names;
 }
 
+TEST(SafetensorsReader, SaysWhatWasSavedInPlaceOfTheFile) {
+  EXPECT_EQ(error_of("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"),
+            "f: expected a safetensors file, got a Git LFS pointer, without the file that it stands for");
+  EXPECT_EQ(error_of("\n<!doctype html><title>404</title>"),
+            "f: expected a safetensors file, got a web page");
+}
+
 TEST(SafetensorsWriter, WritesWhatTheReaderReads) {
   TestFolder folder;
   const auto path = folder.path() / "w.safetensors";

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "refrain/core/error.h"
+#include "refrain/core/foreign_text.h"
 #include "refrain/core/mapped_file.h"
 #include "refrain/text/byte_level.h"
 #include "refrain/text/tokenizer_parts.h"
@@ -379,9 +380,15 @@ dom::element parse_json(dom::parser& parser, std::string_view text, const std::s
     throw FileError(file + ": too large to be read as JSON");
   }
   dom::element root;
-  const auto error = parser.parse(text.data(), text.size(), true).get(root);
-  if (error) throw FileError(fmt::format("{}: not valid JSON: {}", file, simdjson::error_message(error)));
-  return root;
+  auto error = parser.parse(text.data(), text.size(), true).get(root);
+  if (!error) return root;
+  // No part is read from a fraction, so that one stands well for a number that is not JSON: it fails where it is read.
+  const PlainJson plain = replace_foreign_numbers(text);
+  if (!plain.numbers.empty()) error = parser.parse(plain.text).get(root);
+  if (!error) return root;
+  const std::string_view other = saved_instead(text);
+  if (!other.empty()) throw FileError(fmt::format("{}: expected JSON, got {}", file, other));
+  throw FileError(fmt::format("{}: not valid JSON: {}", file, simdjson::error_message(error)));
 }
 
 std::shared_ptr<const Tokenizer::Parts> read_parts(std::string_view text, const std::string& file,

@@ -368,6 +368,29 @@ TEST(Tokenizer, DamagedFilesGiveTypedErrors) {
   }
 }
 
+TEST(Tokenizer, NumbersThatJsonDoesNotHoldFailOnlyWhereTheyAreRead) {
+  Source source;
+  const std::string config = R"({"model_max_length":1000000000000000019884624838656,"x":[NaN,-Infinity],)";
+  EXPECT_EQ(source.tokenizer(config + R"("add_bos_token":true,"bos_token":"<|end|>"})").bos(), 260u);
+  const auto error_of = [&](const std::string& text) -> std::string {
+    try {
+      source.tokenizer(text);
+    } catch (const FileError& error) {
+      return error.what();
+    }
+    return "";
+  };
+  const std::string bos = error_of(config + R"("add_bos_token":true,"bos_token":Infinity})");
+  EXPECT_NE(bos.find("bos_token: expected a string, got a number"), std::string::npos) << bos;
+  const std::string page = error_of("<html></html>");
+  EXPECT_NE(page.find("expected JSON, got a web page"), std::string::npos) << page;
+  source.decoder = R"({"type":"ByteLevel","unread":1e999})";
+  EXPECT_EQ(source.tokenizer().encode("hell the"), (Ids{256, 259, 258}));
+  source.vocab_more = R"(,"he":18446744073709551616)";
+  const std::string id = error_of("");
+  EXPECT_NE(id.find("t.json: model.vocab.\"he\": expected an id"), std::string::npos) << id;
+}
+
 TEST(Tokenizer, ReadsFolders) {
   const std::filesystem::path folder = std::filesystem::temp_directory_path() / "refrain_text_test";
   std::filesystem::create_directories(folder);
