@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -87,6 +88,14 @@ std::vector<float> decode(const TensorSource& source) {
   source.format->decode(*source.format, parts.data(), values.size() / source.format->block_elements,
                         values.data());
   return values;
+}
+
+bool same_bytes(const TensorSource& a, const TensorSource& b) {
+  return a.format == b.format && a.shape == b.shape &&
+         std::ranges::equal(a.segments, b.segments, [](const TensorSegment& x, const TensorSegment& y) {
+           return x.bytes.size() == y.bytes.size() &&
+                  (x.bytes.empty() || std::memcmp(x.bytes.data(), y.bytes.data(), x.bytes.size()) == 0);
+         });
 }
 
 }  // namespace refrain::format

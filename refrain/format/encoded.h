@@ -34,4 +34,7 @@ EncodedTensor encode(const WeightFormat& format, const Shape& shape, std::span<c
 /// The values, row-major. Throws as check_parts(), and for a format without decode().
 std::vector<float> decode(const TensorSource& source);
 
+/// Whether two tensors have the same format, shape and bytes.
+bool same_bytes(const TensorSource& a, const TensorSource& b);
+
 }  // namespace refrain::format

@@ -44,37 +44,19 @@ QuantizationParameters parse_parameters(const Json& block, const AffineParameter
   return result;
 }
 
-/// Paths of the files of a folder, and the map of its index if there is one.
-struct FileList {
-  std::vector<fs::path> paths;
-  std::map<std::string, std::string> weight_map;
-  bool indexed = false;
-};
-
-FileList read_index(const fs::path& folder) {
-  FileList list;
-  list.indexed = true;
+/// The map of the index of a folder; empty: there is no index.
+std::map<std::string, std::string, std::less<>> read_index(const fs::path& folder) {
+  std::map<std::string, std::string, std::less<>> index;
+  std::error_code error;
+  if (!fs::exists(folder / kIndexName, error)) return index;
   const Json map = Json::load(folder / kIndexName, kIndexLimitBytes).object("weight_map");
-  std::set<std::string> names;
   for (const std::string& tensor : map.keys()) {
     const Json value = map.at(tensor);
     const std::string& file = value.as_string();
     if (!is_plain_name(file)) value.fail("expected the name of a file in the folder, got " + in_quotes(file));
-    names.insert(file);
-    list.weight_map.emplace(tensor, file);
+    index.emplace(tensor, file);
   }
-  for (const std::string& name : names) list.paths.push_back(folder / name);
-  return list;
-}
-
-FileList list_files(const fs::path& folder) {
-  std::error_code error;
-  if (fs::exists(folder / kIndexName, error)) return read_index(folder);
-  FileList list;
-  for (const std::string& name : names_in(folder)) {
-    if (name.starts_with("model") && name.ends_with(".safetensors")) list.paths.push_back(folder / name);
-  }
-  return list;
+  return index;
 }
 
 }  // namespace
@@ -118,6 +100,11 @@ QuantizationConfig parse_quantization(const Json& config) {
   return result;
 }
 
+bool is_derived(std::string_view tensor) {
+  return tensor.find("rotary_emb") != tensor.npos &&
+         (tensor.ends_with("inv_freq") || tensor.ends_with("cos_cached") || tensor.ends_with("sin_cached"));
+}
+
 ModelFolder ModelFolder::open(const fs::path& path, LogCallback log) {
   std::error_code error;
   if (!fs::is_directory(path, error))
@@ -129,34 +116,47 @@ ModelFolder ModelFolder::open(const fs::path& path, LogCallback log) {
   }
   folder.quantization_ = parse_quantization(folder.config_);
 
-  const FileList list = list_files(path);
-  if (list.paths.empty()) throw FileError(path.string() + ": expected model*.safetensors, found none");
-  folder.files_.reserve(list.paths.size());  // entries must not move: tensors_ points to them
-  for (const fs::path& file : list.paths) folder.files_.push_back(SafetensorsFile::open(file));
+  folder.index_ = read_index(path);
+  std::set<std::string> listed, others;
+  for (const auto& [tensor, file] : folder.index_) {
+    if (fs::exists(path / file, error)) listed.insert(file);
+  }
+  for (const std::string& name : names_in(path)) {
+    if (name.starts_with("model") && name.ends_with(".safetensors") && !listed.contains(name))
+      others.insert(name);
+  }
+  folder.files_.reserve(listed.size() + others.size());  // entries must not move: tensors_ points to them
+  for (const std::string& name : listed) folder.add(path / name, 0);
+  const auto is_absent = [&](const auto& entry) { return !folder.has(entry.first); };
+  const bool stale = listed.empty() || std::ranges::any_of(folder.index_, is_absent);
+  for (const std::string& name : others) {
+    // "model-00002-of-00003.safetensors" belongs to what is listed if one of three files is.
+    const size_t count = std::min(name.rfind("-of-"), name.size());
+    const auto is_sibling = [&](const std::string& other) { return other.ends_with(name.substr(count)); };
+    if (stale || (count != name.size() && std::ranges::any_of(listed, is_sibling)))
+      folder.add(path / name, listed.size());
+  }
+  const auto absent = std::ranges::find_if(folder.index_, is_absent);
+  if (absent != folder.index_.end() && folder.log_ && !folder.files_.empty()) {
+    folder.log_(LogLevel::warning,
+                fmt::format("{}: weight_map: expected tensor {} in {}, got none",
+                            (path / kIndexName).string(), in_quotes(absent->first), absent->second));
+  }
+  if (!folder.files_.empty()) return folder;
+  if (folder.index_.empty()) throw FileError(path.string() + ": expected model*.safetensors, found none");
+  throw FileError((path / folder.index_.begin()->second).string() +
+                  ": expected it as the index says, found none");
+}
 
-  for (uint32_t i = 0; i < folder.files_.size(); ++i) {
-    for (const SafetensorsEntry& entry : folder.files_[i].tensors()) {
-      const auto [other, is_new] = folder.tensors_.emplace(entry.name, Location{i, &entry});
-      if (!is_new) {
-        folder.fail(entry.name, "expected it in one file, got it also in " + folder.files_[i].path());
-      }
-      if (!list.indexed) continue;
-      const auto mapped = list.weight_map.find(entry.name);
-      const std::string file_name = list.paths[i].filename().string();
-      if (mapped == list.weight_map.end() || mapped->second != file_name) {
-        throw FileError(fmt::format("{}: weight_map: expected tensor {} in {}, got {}",
-                                    (path / kIndexName).string(), in_quotes(entry.name), file_name,
-                                    mapped == list.weight_map.end() ? "none" : in_quotes(mapped->second)));
-      }
-    }
+/// Takes the tensors of a file, but those that files before `first_file` have too.
+void ModelFolder::add(const fs::path& file, size_t first_file) {
+  files_.push_back(SafetensorsFile::open(file));
+  for (const SafetensorsEntry& entry : files_.back().tensors()) {
+    const Location here{static_cast<uint32_t>(files_.size() - 1), &entry};
+    const auto [other, is_new] = tensors_.emplace(entry.name, here);
+    if (!is_new && other->second.file >= first_file)
+      fail(entry.name, "expected it in one file, got it also in " + files_.back().path());
   }
-  for (const auto& [name, file] : list.weight_map) {
-    if (!folder.has(name)) {
-      throw FileError(fmt::format("{}: tensor {}: expected it as the index says, got none",
-                                  (path / file).string(), in_quotes(name)));
-    }
-  }
-  return folder;
 }
 
 std::vector<std::string> ModelFolder::tensor_names() const {
@@ -186,10 +186,12 @@ ModelFolder::Totals ModelFolder::totals() const {
 
 const ModelFolder::Location& ModelFolder::locate(std::string_view name) const {
   const auto found = tensors_.find(name);
-  if (found == tensors_.end()) {
-    throw FileError(fmt::format("{}: tensor {}: expected it, got none", path_.string(), in_quotes(name)));
-  }
-  return found->second;
+  if (found != tensors_.end()) return found->second;
+  const auto said = index_.find(name);
+  const bool indexed = said != index_.end();
+  throw FileError(fmt::format("{}: tensor {}: expected it{}, got none",
+                              (indexed ? path_ / said->second : path_).string(), in_quotes(name),
+                              indexed ? " as the index says" : ""));
 }
 
 void ModelFolder::fail(std::string_view tensor, const std::string& what) const {
@@ -227,8 +229,9 @@ TensorSource ModelFolder::weight(std::string_view module, int64_t rows, int64_t 
 TensorSource ModelFolder::plain_weight(const std::string& name, std::string_view module,
                                        const Shape& shape) const {
   if (locate(name).entry->dtype == DType::u32) {
-    fail(name, fmt::format("expected codes in U32 to come with {}, got none",
-                           in_quotes(std::string(module) + ".scales")));
+    const std::string scales_name = std::string(module) + ".scales";
+    if (index_.contains(scales_name)) locate(scales_name);  // which says where it should be
+    fail(name, fmt::format("expected codes in U32 to come with {}, got none", in_quotes(scales_name)));
   }
   TensorSource source = tensor(name, shape);
   warn_if_config_disagrees(name, module, std::nullopt);
@@ -242,6 +245,7 @@ TensorSource ModelFolder::affine_weight(const std::string& name, std::string_vie
   const SafetensorsEntry& codes = *locate(name).entry;
   const SafetensorsEntry& scales = *locate(scales_name).entry;
   if (!has(biases_name)) {
+    if (index_.contains(biases_name)) locate(biases_name);
     fail(name, fmt::format("expected {} with {}, got scales in {} without biases", kSupported,
                            in_quotes(biases_name), scales.type_name));
   }

@@ -46,6 +46,9 @@ struct QuantizationConfig {
 /// Throws FileError when the block is malformed or of a method other than MLX's.
 QuantizationConfig parse_quantization(const Json& config);
 
+/// Whether a tensor of this name is a table that follows from the configuration, which older files store.
+bool is_derived(std::string_view tensor);
+
 class ModelFolder {
  public:
   struct Totals {
@@ -56,8 +59,9 @@ class ModelFolder {
     uint64_t bytes = 0;            ///< of all tensors
   };
 
-  /// Reads config.json and the headers of all files, and maps them. With model.safetensors.index.json its
-  /// files are taken and its map has to equal their content, else `model*.safetensors`. Throws FileError.
+  /// Reads config.json and the headers of all files, and maps them. With model.safetensors.index.json its files are
+  /// taken, else `model*.safetensors`; where the index is stale, what its files lack is looked for in those. A tensor
+  /// that is nowhere is an error of whoever asks for it. Throws FileError.
   static ModelFolder open(const std::filesystem::path& path, LogCallback log = {});
 
   ModelFolder(ModelFolder&&) = default;
@@ -103,6 +107,8 @@ class ModelFolder {
   void warn_if_config_disagrees(const std::string& name, std::string_view module,
                                 std::optional<AffineParameters> found) const;
 
+  void add(const std::filesystem::path& file, size_t first_file);
+
   std::filesystem::path path_;
   Json config_;
   LogCallback log_;
@@ -110,6 +116,7 @@ class ModelFolder {
   QuantizationConfig quantization_;
   std::vector<SafetensorsFile> files_;
   std::map<std::string_view, Location, std::less<>> tensors_;  // keys lie in files_
+  std::map<std::string, std::string, std::less<>> index_;      // tensors and the files that they should be in
 };
 
 }  // namespace refrain::format

@@ -103,30 +103,79 @@ TEST_F(ModelFolderTest, RefusesATensorInTwoFiles) {
   expect_error([&] { open(); }, {"\"a\"", "model-1.safetensors", "model-2.safetensors"});
 }
 
-TEST_F(ModelFolderTest, ComparesTheIndexWithTheFiles) {
-  write_tensors(folder_, "x.safetensors", {{"a", DType::f32, {2}}});
-  write_tensors(folder_, "y.safetensors", {{"b", DType::f32, {2}}});
-  write_tensors(folder_, "model.safetensors", {{"a", DType::f32, {2}}});  // not in the index: not read
-  const auto with_map = [&](std::string_view map) {
+class IndexTest : public ModelFolderTest {
+ protected:
+  void SetUp() override {
+    ModelFolderTest::SetUp();
+    write_tensors(folder_, "x.safetensors", {{"a", DType::f32, {2}}});
+    write_tensors(folder_, "y.safetensors", {{"b", DType::f32, {2}}});
+  }
+  ModelFolder open_with(std::string_view map) {
     folder_.write("model.safetensors.index.json",
                   R"({"metadata":{"total_size":16},"weight_map":)" + std::string(map) + "}");
-    return error_of([&] { open(); });
-  };
-  EXPECT_EQ(with_map(R"({"a":"x.safetensors","b":"y.safetensors"})"), "");
-  EXPECT_NE(with_map(R"({"a":"x.safetensors"})"), with_map(R"({"a":"x.safetensors","b":"x.safetensors"})"));
-  expect_error([&] { with_map(R"({"a":"x.safetensors","b":"x.safetensors"})"), open(); },
-               {"\"b\"", "got none"});
-  expect_error([&] { with_map(R"({"a":"x.safetensors","b":"y.safetensors","c":"y.safetensors"})"), open(); },
-               {"\"c\"", "got none"});
-  expect_error([&] { with_map(R"({"a":"y.safetensors","b":"y.safetensors"})"), open(); },
-               {"\"a\"", "got none"});
-  expect_error([&] { with_map(R"({"a":"y.safetensors","b":"x.safetensors"})"), open(); },
-               {"weight_map", "expected tensor"});
-  expect_error([&] { with_map(R"({"a":"none.safetensors"})"), open(); }, {"none.safetensors"});
-  expect_error([&] { with_map(R"({"a":"x.safetensors","a":"x.safetensors"})"), open(); }, {"twice"});
-  expect_error([&] { with_map("{}"), open(); }, {"found none"});
-  expect_error([&] { with_map(R"({"a":1})"), open(); }, {"expected a string"});
-  expect_error([&] { with_map("7"), open(); }, {"weight_map: expected an object"});
+    return open();
+  }
+  using Names = std::vector<std::string>;
+};
+
+TEST_F(IndexTest, ItsFilesAreTaken) {
+  write_tensors(folder_, "model.safetensors", {{"a", DType::f32, {3}}, {"c", DType::f32, {2}}});
+  const ModelFolder model = open_with(R"({"a":"x.safetensors","b":"y.safetensors"})");
+  EXPECT_EQ(model.tensor_names(), (Names{"a", "b"}));
+  EXPECT_EQ(model.find("a")->shape, (Shape{2}));
+}
+
+TEST_F(IndexTest, AStaleOneMakesNothingWrongThatIsThere) {
+  const Names both = {"a", "b"};
+  EXPECT_EQ(open_with(R"({"a":"y.safetensors","b":"x.safetensors"})").tensor_names(), both) << "turned round";
+  EXPECT_EQ(open_with(R"({"a":"none.safetensors","b":"y.safetensors"})").tensor_names(), (Names{"b"}));
+  write_tensors(folder_, "y.safetensors", {{"b", DType::f32, {2}}, {"new", DType::f32, {2}}});
+  EXPECT_EQ(open_with(R"({"a":"x.safetensors","b":"y.safetensors","lm_head.weight":"y.safetensors"})")
+                .tensor_names(),
+            (Names{"a", "b", "new"}))
+      << "one too many and one too few";
+  // Of files that it does not list, what it lacks.
+  write_tensors(folder_, "model.safetensors", {{"a", DType::f32, {3}}, {"c", DType::f32, {2}}});
+  const ModelFolder model = open_with(R"({"a":"x.safetensors","c":"old.safetensors"})");
+  EXPECT_EQ(model.tensor_names(), (Names{"a", "c"}));
+  EXPECT_EQ(model.find("a")->shape, (Shape{2}));
+  for (const char* map : {"{}", R"({"a":"old.safetensors"})"})
+    EXPECT_EQ(open_with(map).tensor_names(), (Names{"a", "c"})) << map;
+}
+
+TEST_F(IndexTest, AShardThatItLeavesOutIsTaken) {
+  for (const char* file : {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"})
+    write_tensors(folder_, file, {{std::string(1, file[10]), DType::f32, {2}}});
+  write_tensors(folder_, "model-00001-of-00003.safetensors", {{"other", DType::f32, {2}}});
+  EXPECT_EQ(open_with(R"({"1":"model-00001-of-00002.safetensors"})").tensor_names(), (Names{"1", "2"}));
+}
+
+TEST_F(IndexTest, NamesTheFileOfATensorThatIsWanted) {
+  const ModelFolder model = open_with(R"({"a":"x.safetensors","b":"none.safetensors"})");
+  ASSERT_EQ(log_.size(), 1u);
+  EXPECT_NE(log_[0].find("index.json: weight_map: expected tensor \"b\" in none.safetensors, got none"),
+            std::string::npos)
+      << log_[0];
+  expect_error([&] { model.tensor("b"); },
+               {"none.safetensors: tensor \"b\": expected it as the index says, got none"});
+  expect_error([&] { model.tensor("c"); }, {"tensor \"c\": expected it, got none"});
+  expect_error([&] { open_with(R"({"a":"none.safetensors"})"); }, {"none.safetensors", "as the index says"});
+  expect_error([&] { open_with("{}"); }, {"expected model*.safetensors, found none"});
+}
+
+TEST_F(IndexTest, HasToBeAMapOfFiles) {
+  expect_error([&] { open_with(R"({"a":"x.safetensors","a":"x.safetensors"})"); }, {"twice"});
+  expect_error([&] { open_with(R"({"a":1})"); }, {"expected a string"});
+  expect_error([&] { open_with("7"); }, {"weight_map: expected an object"});
+}
+
+TEST(IsDerived, TablesOfRope) {
+  for (const char* name : {"rotary_emb.inv_freq", "model.layers.0.self_attn.rotary_emb.inv_freq",
+                           "model.rotary_emb_local.inv_freq", "model.rotary_emb.sliding_attention_inv_freq",
+                           "model.layers.0.self_attn.rotary_emb.cos_cached"})
+    EXPECT_TRUE(is_derived(name)) << name;
+  for (const char* name : {"model.norm.weight", "rotary_emb.weight", "inv_freq"})
+    EXPECT_FALSE(is_derived(name)) << name;
 }
 
 TEST_F(ModelFolderTest, KeepsTheIndexInsideTheFolder) {

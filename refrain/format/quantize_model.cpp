@@ -26,7 +26,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kWeightSuffix = ".weight";
+constexpr std::string_view kHead = "lm_head.weight", kEmbedding = "model.embed_tokens.weight";
 constexpr std::array<std::string_view, 3> kParts = {kWeightSuffix, ".scales", ".biases"};
+constexpr std::array<const char*, 2> kBlocks = {"quantization", "quantization_config"};  // of config.json
 constexpr uint64_t kChunkBytes = uint64_t{32} << 20;  // quantized at a time, so that memory is bounded
 constexpr std::array<std::string_view, 5> kCopied = {"tokenizer.json", "tokenizer_config.json",
                                                      "generation_config.json", "special_tokens_map.json",
@@ -60,10 +62,9 @@ bool is_linear(const SafetensorsEntry& entry) {
   return module.substr(module.rfind('.') + 1).find("norm") == std::string_view::npos;
 }
 
-Fate fate_of(const SafetensorsEntry& entry, bool tied, AffineParameters affine) {
-  if (tied && entry.name == "lm_head.weight") return Fate::drop;
-  if (entry.name.find("rotary_emb.inv_freq") != std::string::npos)
-    return Fate::drop;  // follows from rope_theta
+Fate fate_of(const SafetensorsEntry& entry, bool drop_head, AffineParameters affine) {
+  if (drop_head && entry.name == kHead) return Fate::drop;
+  if (is_derived(entry.name)) return Fate::drop;
   const bool packs =
       is_linear(entry) && entry.shape.back() > 0 && entry.shape.back() % affine.group_size == 0;
   return packs ? Fate::pack : Fate::keep;
@@ -71,7 +72,7 @@ Fate fate_of(const SafetensorsEntry& entry, bool tied, AffineParameters affine) 
 
 void check_input(const ModelFolder& folder) {
   const Json& config = folder.config();
-  for (const char* key : {"quantization", "quantization_config"}) {
+  for (const char* key : kBlocks) {
     if (const auto block = config.find(key))
       block->fail("expected a model that is not quantized, got a quantized one");
   }
@@ -128,10 +129,20 @@ void parallel_for(size_t count, unsigned threads, const Work& work) {
   loop();
 }
 
+/// Whether there is a head that is the embedding once more. Throws FileError when it should be and is not.
+bool has_copied_head(const ModelFolder& folder) {
+  if (!folder.config().boolean_or("tie_word_embeddings", false)) return false;
+  if (!folder.has(kHead) || !folder.has(kEmbedding)) return false;
+  if (same_bytes(folder.tensor(kHead), folder.tensor(kEmbedding))) return true;
+  throw FileError(
+      fmt::format("{}: tensor {}: expected what {} holds, to which config.json ties it, got another",
+                  folder.path().string(), in_quotes(kHead), in_quotes(kEmbedding)));
+}
+
 class Quantizer {
  public:
   Quantizer(const ModelFolder& folder, const QuantizeOptions& options)
-      : folder_(folder), options_(options), tied_(folder.config().boolean_or("tie_word_embeddings", false)) {
+      : folder_(folder), options_(options), drop_head_(has_copied_head(folder)) {
     threads_ = options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
   }
 
@@ -145,7 +156,7 @@ class Quantizer {
     SafetensorsWriter writer(path, std::move(specs), {{"format", "mlx"}});
     for (const std::string& name : folder_.tensor_names()) {
       const SafetensorsEntry& entry = *folder_.find(name);
-      const Fate fate = fate_of(entry, tied_, options_.affine);
+      const Fate fate = fate_of(entry, drop_head_, options_.affine);
       if (fate == Fate::pack) {
         pack(entry, writer);
       } else if (fate == Fate::keep) {
@@ -163,7 +174,7 @@ class Quantizer {
   }
 
   void announce(const SafetensorsEntry& entry, std::vector<SafetensorsSpec>& specs) {
-    const Fate fate = fate_of(entry, tied_, options_.affine);
+    const Fate fate = fate_of(entry, drop_head_, options_.affine);
     if (fate == Fate::drop) {
       ++report_.dropped_tensors;
       if (options_.log) {
@@ -235,15 +246,45 @@ class Quantizer {
 
   const ModelFolder& folder_;
   const QuantizeOptions& options_;
-  bool tied_;
+  bool drop_head_;
   unsigned threads_ = 1;
   uint64_t done_bytes_ = 0;
   uint64_t all_bytes_ = 0;
   QuantizeReport report_;
 };
 
-/// The text of config.json with the two blocks added at its end, everything else untouched.
+/// `text`, a JSON object, without its member `key`, which is null.
+std::string without_null(std::string text, std::string_view key) {
+  constexpr const char* kSpace = " \t\r\n";
+  size_t depth = 0, before = 0;  // and the end of the member before
+  for (size_t at = 0; at < text.size(); ++at) {
+    const size_t start = at;
+    if (text[at] == '{' || text[at] == '[') ++depth;
+    if (text[at] == '}' || text[at] == ']') --depth;
+    if (depth == 1 && (text[at] == '{' || text[at] == ',')) before = at;
+    if (text[at] != '"') continue;
+    for (++at; text[at] != '"'; ++at) at += text[at] == '\\' ? 1 : 0;
+    const bool found = depth == 1 && std::string_view(text).substr(start + 1, at - start - 1) == key;
+    const size_t colon = text.find_first_not_of(kSpace, at + 1);
+    if (!found || text[colon] != ':') continue;
+    const size_t end = text.find_first_not_of(kSpace, text.find("null", colon) + 4);
+    // With the comma behind it, or else that before it.
+    if (text[end] == ',') return text.erase(start, text.find_first_not_of(kSpace, end + 1) - start);
+    if (text[before] == ',') return text.erase(before, text.find("null", colon) + 4 - before);
+    return text.erase(start, text.find("null", colon) + 4 - start);
+  }
+  return text;
+}
+
+/// The text of config.json, where the two blocks are null if they are there, with them added at its end, everything
+/// else untouched.
 std::string with_quantization(const Json& config, std::string text, AffineParameters affine) {
+  size_t members = config.size();
+  for (const char* key : kBlocks) {
+    if (std::ranges::find(config.keys(), key) == config.keys().end()) continue;
+    text = without_null(std::move(text), key);
+    --members;
+  }
   const size_t brace = text.find_last_of('}');
   const size_t last = text.find_last_not_of(" \t\r\n", brace - 1);
   // The indentation of the first member is that of the new ones.
@@ -251,8 +292,8 @@ std::string with_quantization(const Json& config, std::string text, AffineParame
   const size_t line = first_key == text.npos ? text.npos : text.rfind('\n', first_key);
   std::string indent = line == text.npos ? "  " : text.substr(line + 1, first_key - line - 1);
   if (indent.find_first_not_of(" \t") != indent.npos) indent = "  ";  // the object began on the same line
-  std::string added = config.size() == 0 ? "" : ",";
-  for (const char* key : {"quantization", "quantization_config"}) {
+  std::string added = members == 0 ? "" : ",";
+  for (const char* key : kBlocks) {
     added += fmt::format(
         "\n{0}\"{1}\": {{\n{0}{0}\"group_size\": {2},\n{0}{0}\"bits\": {3},\n{0}{0}\"mode\": "
         "\"affine\"\n{0}}},",

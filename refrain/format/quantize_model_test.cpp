@@ -141,6 +141,11 @@ TEST_F(QuantizeModelTest, AddsToTheConfigAndChangesNothingElse) {
   expect("{\"a\":1.0}", "{\"a\":1.0,", "  ", "}");
   expect("{}", "{", "  ", "}");
   expect(" {\n \n} \n", " {", "  ", "} \n");
+  // A block that is null makes room for itself.
+  expect("{\n \"a\": \"quantization\",\n \"quantization\": null,\n \"b\": {\"quantization\": null}\n}\n",
+         "{\n \"a\": \"quantization\",\n \"b\": {\"quantization\": null},", " ", "}\n");
+  expect("{\"a\":[1,2],\"quantization_config\" : null }", "{\"a\":[1,2],", "  ", "}");
+  expect("{\"quantization_config\":null,\"quantization\":null}", "{", "  ", "}");
 }
 
 TEST_F(QuantizeModelTest, DropsATiedHead) {
@@ -152,6 +157,19 @@ TEST_F(QuantizeModelTest, DropsATiedHead) {
   EXPECT_EQ(quantize_model(in_, out_, options).dropped_tensors, 1u);
   EXPECT_FALSE(ModelFolder::open(out_).has("lm_head.weight"));
   EXPECT_EQ(lines, std::vector<std::string>{"tensor \"lm_head.weight\" is dropped: it follows from others"});
+}
+
+TEST_F(QuantizeModelTest, RefusesATiedHeadOfItsOwnAndKeepsTheOnlyOne) {
+  const char* config = R"({"tie_word_embeddings":true})";
+  write_input({{"model.embed_tokens.weight", 7, 64}, {"lm_head.weight", 7, 64, 2.0f}}, config);
+  EXPECT_NE(error_of().find("\"lm_head.weight\": expected what \"model.embed_tokens.weight\" holds"),
+            std::string::npos)
+      << error_of();
+  write_input({{"lm_head.weight", 7, 64}, {"model.rotary_emb.inv_freq", 8, 0}}, config);
+  quantize_model(in_, out_, {});
+  const ModelFolder model = ModelFolder::open(out_);
+  EXPECT_TRUE(model.has("lm_head.weight"));
+  EXPECT_FALSE(model.has("model.rotary_emb.inv_freq"));
 }
 
 TEST_F(QuantizeModelTest, ProgressCountsWhatIsKeptAndEndsWithAll) {

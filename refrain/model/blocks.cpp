@@ -18,6 +18,8 @@ namespace refrain::model {
 namespace {
 
 constexpr auto kMatrix = {Use::matvec, Use::matmul};
+constexpr const char* kEmbedding = "model.embed_tokens";
+constexpr const char* kHead = "lm_head";
 
 Shape heads_of(const Value& x, uint32_t count) { return {x.temp().shape()[0], count, x.width() / count}; }
 
@@ -166,15 +168,16 @@ MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const Decod
 }
 
 Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes) {
-  return sizes.tied_embeddings
-             ? loader.matrix("model.embed_tokens", sizes.vocab, sizes.hidden,
-                             {Use::gather, Use::matvec, Use::matmul})
-             : loader.matrix("model.embed_tokens", sizes.vocab, sizes.hidden, {Use::gather});
+  if (!sizes.tied_embeddings) return loader.matrix(kEmbedding, sizes.vocab, sizes.hidden, {Use::gather});
+  // Some writers keep one name of a tensor that has two, and not always this one.
+  const std::string module = loader.has(kHead) && !loader.has(kEmbedding) ? kHead : kEmbedding;
+  return loader.matrix(module, sizes.vocab, sizes.hidden, {Use::gather, Use::matvec, Use::matmul});
 }
 
 Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& embedding) {
-  if (!sizes.tied_embeddings) return loader.matrix("lm_head", sizes.vocab, sizes.hidden, kMatrix);
-  loader.skip("lm_head");  // some files store the embedding a second time
+  if (!sizes.tied_embeddings) return loader.matrix(kHead, sizes.vocab, sizes.hidden, kMatrix);
+  // Some files store the embedding a second time.
+  if (loader.has(kEmbedding)) loader.skip_copy(kHead, kEmbedding, sizes.vocab, sizes.hidden);
   return embedding;
 }
 

@@ -105,7 +105,7 @@ enum class HeadNorms { none, weight, one_plus_weight };
 AttentionWeights load_attention(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
                                 HeadNorms norms = HeadNorms::none);
 MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes);
-/// `lm_head`, or the embedding where they are tied.
+/// `lm_head`, or the embedding where they are tied; then the file may have `lm_head` too, with the same bytes.
 Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& embedding);
 Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes);
 /// The norm `module` of the residual stream; what it scales by is `plus` more than is stored.

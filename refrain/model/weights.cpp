@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "refrain/core/error.h"
@@ -46,7 +47,7 @@ void WeightLoader::tell(uint64_t done_bytes) const {
 }
 
 Weight WeightLoader::matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses) {
-  skip(module);
+  take(module);
   return pack(source_.weight(module, rows, columns), uses);
 }
 
@@ -66,14 +67,28 @@ Weight WeightLoader::computed(const std::string& name, std::span<const float> va
   return device_.pack(format::plain_tensor(name, DType::f32, shape, std::as_bytes(values)), {Use::vector});
 }
 
-void WeightLoader::skip(const std::string& module) {
+bool WeightLoader::has(const std::string& module) const {
+  const std::vector<std::string> names = source_.tensor_names();
+  return std::ranges::find(names, module + ".weight") != names.end();
+}
+
+void WeightLoader::skip_copy(const std::string& copy, const std::string& module, uint32_t rows,
+                             uint32_t columns) {
+  take(copy);
+  if (!has(copy)) return;
+  if (format::same_bytes(source_.weight(copy, rows, columns), source_.weight(module, rows, columns))) return;
+  throw FileError(fmt::format(
+      "{}: tensor {}: expected what {} holds, to which config.json ties it, got another", source_.origin(),
+      format::in_quotes(copy + ".weight"), format::in_quotes(module + ".weight")));
+}
+
+void WeightLoader::take(const std::string& module) {
   for (const char* part : {".weight", ".scales", ".biases"}) taken_.insert(module + part);
 }
 
 void WeightLoader::expect_all_taken(const std::string& what) const {
   for (const std::string& name : source_.tensor_names()) {
-    // Older files store what follows from rope_theta.
-    if (taken_.contains(name) || name.ends_with(".rotary_emb.inv_freq")) continue;
+    if (taken_.contains(name) || format::is_derived(name)) continue;
     throw FileError(fmt::format("{}: tensor {}: expected tensors of {} only", source_.origin(),
                                 format::in_quotes(name), what));
   }

@@ -69,14 +69,18 @@ class WeightLoader {
   Weight vector(const std::string& name, uint32_t elements, float plus = 0);
   /// f32 values that are computed, not stored.
   Weight computed(const std::string& name, std::span<const float> values);
-  /// Leaves a tensor (and its scales and biases) out on purpose.
-  void skip(const std::string& module);
+  /// Whether the source has the matrix `module`.
+  bool has(const std::string& module) const;
+  /// Leaves out the matrix `copy`, where there is one, which has to equal the matrix `module`. Throws FileError.
+  void skip_copy(const std::string& copy, const std::string& module, uint32_t rows, uint32_t columns);
 
   const WeightTotals& totals() const { return totals_; }
   /// Throws FileError naming the first tensor of the source that nothing has taken.
   void expect_all_taken(const std::string& what) const;
 
  private:
+  /// Counts a matrix (and its scales and biases) among what was taken.
+  void take(const std::string& module);
   Weight pack(const TensorSource& source, Uses uses);
   /// Calls the callback; throws Cancelled when it says so.
   void tell(uint64_t done_bytes) const;
