@@ -53,7 +53,11 @@ Scaling read_scaling(const Json& block) {
 }
 
 RopeSettings read_block(const Json& block) {
-  block.expect(Json::Kind::object);
+  for (const std::string& key : block.expect(Json::Kind::object).keys()) {
+    if (const Json member = block.at(key); member.is_object()) {
+      member.fail("expected settings for all layers alike, got an object");
+    }
+  }
   expect_whole_rotation(block);
   RopeSettings rope;
   rope.scaling = read_scaling(block);
@@ -72,6 +76,12 @@ RopeSettings read_block(const Json& block) {
 }
 
 }  // namespace
+
+std::optional<Json> find_block(const Json& config, std::string_view key) {
+  auto block = config.find(key);
+  if (block && block->expect(Json::Kind::object).size() == 0) block.reset();
+  return block;
+}
 
 DecoderSizes::DecoderSizes(const Json& json, uint32_t default_head_dim, bool tied)
     : layers(json.u32("num_hidden_layers", 1, kMaxLayers)),
@@ -95,6 +105,15 @@ DecoderSizes::DecoderSizes(const Json& json, uint32_t default_head_dim, bool tie
   if (!(rms_norm_eps > 0 && rms_norm_eps < 1)) {
     json.at("rms_norm_eps").fail(fmt::format("expected a number in (0, 1), got {}", rms_norm_eps));
   }
+  // These change what any decoder computes.
+  for (const char* key : {"use_bidirectional_attention", "is_encoder_decoder"}) expect_off(json, key);
+  if (const auto causal = json.find("is_causal"); causal && !causal->as_bool()) {
+    causal->fail("expected true, got false");
+  }
+  if (const auto layers_differ = find_block(json, "per_layer_config")) {
+    layers_differ->fail("expected layers that are alike, got settings of some");
+  }
+  expect_whole_rotation(json);
 }
 
 Config DecoderSizes::config() const {
@@ -134,9 +153,20 @@ RopeSettings read_rope(std::initializer_list<std::optional<Json>> blocks, const 
 }
 
 RopeSettings read_rope(const Json& config) {
-  expect_whole_rotation(config);
-  return read_rope({config.find("rope_parameters"), config.find("rope_scaling")}, config.find("rope_theta"),
-                   10000.0);
+  const auto parameters = find_block(config, "rope_parameters"), scaling = find_block(config, "rope_scaling");
+  const RopeSettings rope = read_rope({parameters, scaling}, config.find("rope_theta"), 10000.0);
+  // transformers takes rope_scaling alone where both are there.
+  if (parameters && scaling && parameters->has("rope_theta") && !scaling->has("rope_theta") &&
+      !config.has("rope_theta")) {
+    scaling->fail("expected rope_theta as in rope_parameters, got none");
+  }
+  // Outside of the block it counts more there, but for nothing without this scaling.
+  const auto original = config.find("original_max_position_embeddings");
+  if (original && rope.scaling == Scaling::llama3 && original->as_u32() != rope.original_context_tokens) {
+    original->fail(fmt::format("expected {} as in the block on rope, got {}", rope.original_context_tokens,
+                               original->describe()));
+  }
+  return rope;
 }
 
 std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t head_dim) {
@@ -172,7 +202,7 @@ std::optional<std::vector<std::string>> read_layer_types(const Json& config, uin
 }
 
 void expect_off(const Json& config, std::string_view key) {
-  if (const auto field = config.find(key); field && field->as_bool()) field->fail("expected false");
+  if (const auto field = config.find(key); field && field->as_bool()) field->fail("expected false, got true");
 }
 
 void expect_absent(const Json& config, std::string_view key) {

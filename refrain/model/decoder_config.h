@@ -26,11 +26,15 @@ struct DecoderSizes {
   float rms_norm_eps = 0;
   bool tied_embeddings = false;  ///< the head is the embedding
 
-  /// Throws FileError. `head_dim` and `tied`: where the file says nothing; 0 stands for hidden / heads.
+  /// Throws FileError, also for what would make it another kind of decoder: attention to what follows, layers that
+  /// differ. `head_dim` and `tied`: where the file says nothing; 0 stands for hidden / heads.
   explicit DecoderSizes(const format::Json& config, uint32_t head_dim = 0, bool tied = false);
   /// The common part of a model of these sizes whose layers all have full attention.
   Config config() const;
 };
+
+/// The object `key`; nothing where it is absent, null or empty.
+std::optional<format::Json> find_block(const format::Json& config, std::string_view key);
 
 /// Rotary position embedding: how the angles grow with the position.
 struct RopeSettings {
@@ -46,7 +50,7 @@ struct RopeSettings {
 };
 
 /// From the blocks that are there, which have to agree, and `theta` beside them; theta is `fallback` where
-/// neither says it. Throws FileError for a scaling that is not provided.
+/// neither says it. Throws FileError for a scaling that is not provided, and for blocks within these.
 RopeSettings read_rope(std::initializer_list<std::optional<format::Json>> blocks,
                        const std::optional<format::Json>& theta, double fallback);
 /// From `rope_parameters`, `rope_scaling` and `rope_theta`.

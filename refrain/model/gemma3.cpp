@@ -13,7 +13,7 @@ namespace {
 struct Settings {
   explicit Settings(const format::Json& json) : sizes(json, 256, true), common(sizes.config()) {
     expect_string(json, "hidden_activation", "gelu_pytorch_tanh");
-    for (const char* key : {"attention_bias", "use_bidirectional_attention"}) expect_off(json, key);
+    expect_off(json, "attention_bias");
     for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) expect_absent(json, key);
     score_scale = static_cast<float>(1 / std::sqrt(json.u32_or("query_pre_attn_scalar", 256, 1)));
 
@@ -25,9 +25,14 @@ struct Settings {
       if (!full) std::get<KvState>(common.state[i]).window = window;
     }
     // A block for each type of layer; older files have base frequencies, and a scaling for full attention.
-    const auto blocks = json.find("rope_parameters");
-    const auto of = [&](const char* type) { return blocks ? std::optional(blocks->object(type)) : blocks; };
-    rope = read_rope({of("full_attention"), json.find("rope_scaling")}, json.find("rope_theta"), 1e6);
+    const auto blocks = find_block(json, "rope_parameters");
+    const auto of = [&](const char* type) { return blocks ? find_block(*blocks, type) : blocks; };
+    for (const std::string& key : blocks ? blocks->keys() : std::vector<std::string>()) {
+      const format::Json other = blocks->at(key);
+      if (key == "full_attention" || key == "sliding_attention" || other.is_null()) continue;
+      other.fail("expected \"full_attention\" and \"sliding_attention\" alone, got " + other.describe());
+    }
+    rope = read_rope({of("full_attention"), find_block(json, "rope_scaling")}, json.find("rope_theta"), 1e6);
     window_rope = read_rope({of("sliding_attention")}, json.find("rope_local_base_freq"), 1e4);
   }
 

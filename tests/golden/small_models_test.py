@@ -101,7 +101,8 @@ def make_model(folder, config, dtype=mx.float32):
         add(layer + "mlp.up_proj", inner, hidden, scale=0.1)
         add(layer + "mlp.down_proj", hidden, inner, scale=0.02)
     add_norm("model.norm", hidden)
-    add("lm_head", vocab, hidden, scale=0.2)
+    if not config.get("tie_word_embeddings", gemma):
+        add("lm_head", vocab, hidden, scale=0.2)
     mx.save_safetensors(str(folder / "model.safetensors"), tensors)
     return folder
 
@@ -145,11 +146,15 @@ def test_gemma_rounds_the_scale_of_its_embedding_as_the_weights(logits, tmp_path
     found_within("small models, logits, numpy", relative(logits(model, IDS, 70), judge(model).logits(IDS)), RELATIVE)
 
 
-def test_a_second_head_is_no_head_when_it_is_tied(logits, tmp_path, found_within, family):
+def test_a_tied_head(logits, fails, tmp_path, found_within, family):
     judge, config = family
     model = make_model(tmp_path / "model", config | {"tie_word_embeddings": True})
     found = logits(model, IDS, len(IDS))
     found_within("small models, logits, numpy", relative(found, judge(model).logits(IDS)), RELATIVE)
+    other = make_model(tmp_path / "other", config)  # whose head is another
+    (other / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": True}))
+    arguments = ["logits", other, "--ids", tmp_path / "ids.txt", "-o", tmp_path / "out.npy"]
+    fails(*arguments, says=[other, '"lm_head.weight"', '"model.embed_tokens.weight"'])
 
 
 # What transformers takes where a configuration says nothing.
@@ -170,6 +175,145 @@ def test_what_a_configuration_leaves_out(logits, tmp_path, found_within, name):
     for key in LEFT_OUT[name]:
         (model / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != key}))
         np.testing.assert_array_equal(logits(model, IDS, len(IDS)), found, err_msg=key)
+
+
+# The same configuration in other words.
+
+
+def one_of(rng, *choices):
+    return choices[rng.integers(len(choices))]
+
+
+def some(rng, fields):
+    """About half of them."""
+    return {key: one_of(rng, *values) for key, values in fields.items() if rng.random() < 0.5}
+
+
+def flat_rope(rng, block):
+    """The settings of llama and qwen3 in one of their spellings."""
+    kind = one_of(rng, "type", "rope_type")
+    scaling = {kind if key == "rope_type" else key: value for key, value in block.items() if key != "rope_theta"}
+    theta = {"rope_theta": block["rope_theta"]}
+    places = [
+        {"rope_parameters": scaling | theta},
+        {"rope_scaling": scaling | theta},
+        {"rope_scaling": scaling | theta, "rope_parameters": one_of(rng, None, {}, scaling | theta)},
+        {"rope_parameters": scaling, **theta},
+        {"rope_scaling": scaling, **theta},
+        {"rope_parameters": scaling | theta, "rope_scaling": one_of(rng, None, {}), **some(rng, {"rope_theta": [block["rope_theta"]]})},
+    ]
+    if list(block) == ["rope_theta"]:
+        places.append(theta | some(rng, {"rope_scaling": [None, {}], "rope_parameters": [None, {}]}))
+    return places[rng.integers(len(places))]
+
+
+def gemma_rope(rng, blocks):
+    full, sliding = blocks["full_attention"], blocks["sliding_attention"]
+    local = {"rope_local_base_freq": sliding["rope_theta"]}
+    scaling = {key: value for key, value in full.items() if key != "rope_theta"}
+    return one_of(
+        rng,
+        {"rope_parameters": blocks},
+        {"rope_parameters": {"full_attention": full, "sliding_attention": one_of(rng, None, {})}, **local},
+        {"rope_parameters": {"full_attention": scaling}, "rope_theta": full["rope_theta"], **local},
+        {"rope_scaling": scaling, "rope_theta": full["rope_theta"], **local},
+        {"rope_scaling": full, **local, **some(rng, {"rope_parameters": [None]})},
+    )
+
+
+HARMLESS = {
+    "attention_dropout": [0.0, 0.1],
+    "initializer_range": [0.02, 0.5],
+    "use_cache": [True, False],
+    "pad_token_id": [None, 3],
+    "bos_token_id": [None, 2],
+    "dtype": ["float32", "bfloat16"],
+    "torch_dtype": ["float16"],
+    "chunk_size_feed_forward": [0, 4],
+    "output_hidden_states": [True, False],
+    "return_dict": [True, False],
+    "quantization_config": [None],
+    "is_causal": [True],
+    "is_encoder_decoder": [False],
+    "per_layer_config": [None],
+    "attention_bias": [False],
+    "transformers_version": ["5.17.0"],
+    "unknown_limit": [10**30],
+}
+HARMLESS_OF = {
+    "llama": {"mlp_bias": [False], "pretraining_tp": [1, 2], "hidden_act": ["silu"]},
+    "qwen3": {
+        "hidden_act": ["silu"],
+        "use_sliding_window": [False],
+        "sliding_window": [None, 8],
+        "max_window_layers": [0, 28],
+        "layer_types": [None, ["full_attention"] * 2],
+    },
+    "gemma3_text": {
+        "hidden_activation": ["gelu_pytorch_tanh"],
+        "attn_logit_softcapping": [None],
+        "final_logit_softcapping": [None],
+        "use_bidirectional_attention": [False, None],
+        "_sliding_window_pattern": [6],
+    },
+}
+
+
+def variation(rng, config):
+    """The same configuration: other spellings, more or fewer fields, in another order."""
+    kind = config["model_type"]
+    fields = {key: value for key, value in config.items() if key not in ("rope_theta", "rope_parameters")}
+    if kind == "gemma3_text":
+        fields |= gemma_rope(rng, config["rope_parameters"])
+        if rng.random() < 0.5:
+            fields |= {"layer_types": None, "sliding_window_pattern": 2}
+    else:
+        fields |= flat_rope(rng, config.get("rope_parameters") or {"rope_theta": config["rope_theta"]})
+        if rng.random() < 0.5:
+            del fields["tie_word_embeddings"]
+    fields |= some(rng, HARMLESS) | some(rng, HARMLESS_OF[kind])
+    if "sliding_window_pattern" in fields and rng.random() < 0.5:
+        del fields["layer_types"]
+    keys = list(fields)
+    rng.shuffle(keys)
+    return {key: fields[key] for key in keys}
+
+
+def read_by_transformers(config):
+    """What decides about the logits, as transformers reads it; nothing where it is not installed."""
+    try:
+        from transformers import AutoConfig
+    except ImportError:
+        return None
+    fields = json.loads(json.dumps(config))
+    read = AutoConfig.for_model(fields.pop("model_type"), **fields)
+    keys = [*CONFIG, "query_pre_attn_scalar", "hidden_act", "hidden_activation", "rope_parameters"]
+    keys += ["layer_types", "is_causal"]
+    result = {key: getattr(read, key, None) for key in keys}
+    for block in [result["rope_parameters"], *result["rope_parameters"].values()]:
+        if isinstance(block, dict):
+            block.pop("type", None)
+    windows = result["layer_types"] or []
+    return result | {
+        "layer_types": windows if "sliding_attention" in windows else [],
+        "sliding_window": read.sliding_window if "sliding_attention" in windows else None,
+        "is_causal": result["is_causal"] is not False,
+    }
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_same_configuration_in_other_words(logits, tmp_path, name):
+    """Bit for bit the same, and the same to transformers, where it is installed."""
+    config = FAMILIES[name][1] | {"hidden_size": 84}
+    rng = np.random.default_rng(3)
+    model = make_model(tmp_path / "model", config)
+    ids = IDS[:48]  # more than the window
+    expected, meant = logits(model, ids, raw=True), read_by_transformers(config)
+    for _ in range(200):
+        other = variation(rng, config)
+        assert read_by_transformers(other) == meant, other
+        (model / "config.json").write_text(json.dumps(other))
+        assert logits(model, ids, raw=True) == expected, other
 
 
 def test_gemma_attends_to_everything_in_each_sixth_layer(logits, run, tmp_path, found_within):
