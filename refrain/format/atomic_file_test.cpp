@@ -14,6 +14,7 @@
 #include <fstream>
 #include <iterator>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "refrain/core/error.h"
@@ -180,6 +181,38 @@ TEST_F(AtomicFileTest, WhatIsInterruptedOrCutShortGoesOn) {
   folder_.write("out", "old");
   EXPECT_EQ(write_where("pwrite", 0, 0), path_.string() + ": cannot write: " + std::strerror(ENOSPC));
   expect_only("old");
+}
+
+TEST_F(AtomicFileTest, APipeGetsTheBytesAsTheyComeAndStaysOne) {
+  const std::filesystem::path pipe = folder_.path() / "pipe";
+  ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
+  const int reader = __real_open(pipe.c_str(), O_RDWR);
+  const auto part = [](std::string_view text) { return std::as_bytes(std::span(text)); };
+  AtomicFile file(pipe);
+  file.write(0, part("new "));
+  file.write(4, part("content"));
+  EXPECT_THROW(file.write(4, part("more")), InvalidArgument);
+  std::string seen(20, ' ');
+  seen.resize(static_cast<size_t>(::read(reader, seen.data(), seen.size())));
+  __real_close(reader);
+  EXPECT_EQ(seen, "new content");
+  calls.seen.clear();
+  file.commit();
+  EXPECT_EQ(calls.seen, std::vector<std::string>{"close file"});
+  EXPECT_TRUE(std::filesystem::is_fifo(pipe));
+}
+
+TEST_F(AtomicFileTest, ALinkStaysAndItsFileIsReplaced) {
+  std::filesystem::create_symlink("out", folder_.path() / "link");
+  std::filesystem::create_symlink("link", folder_.path() / "far");
+  const std::filesystem::path file = std::exchange(path_, folder_.path() / "far");
+  std::filesystem::permissions(file, std::filesystem::perms::owner_all);
+  EXPECT_EQ(write(), "");
+  EXPECT_TRUE(std::filesystem::is_symlink(path_) && std::filesystem::is_symlink(folder_.path() / "link"));
+  EXPECT_EQ(content_of(file), "new content");
+  EXPECT_EQ(std::filesystem::status(file).permissions(), std::filesystem::perms::owner_all);
+  std::filesystem::create_symlink("endless", path_ = folder_.path() / "endless");
+  EXPECT_THROW(AtomicFile{path_}, FileError);
 }
 
 TEST_F(AtomicFileTest, ADescriptorMayBeZero) {

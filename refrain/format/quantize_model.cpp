@@ -1,10 +1,15 @@
 #include "refrain/format/quantize_model.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <atomic>
+#include <cerrno>
+#include <map>
 #include <string>
 #include <string_view>
 #include <system_error>
@@ -34,16 +39,20 @@ constexpr std::array<std::string_view, 5> kCopied = {"tokenizer.json", "tokenize
                                                      "generation_config.json", "special_tokens_map.json",
                                                      "added_tokens.json"};
 
+constexpr std::string_view kConfig = "config.json", kQuantizedBy = "quantized_by", kRefrain = "refrain";
+constexpr std::string_view kStage = ".refrain-quantize.tmp";  // where a folder is made, in itself
+
 bool is_copied(std::string_view name) {
   return name.starts_with("chat_template.") || std::ranges::find(kCopied, name) != kCopied.end();
 }
 
 bool is_ours(std::string_view name) {
-  return name == "model.safetensors" || name == "config.json" || is_copied(name);
+  return name == "model.safetensors" || name == kConfig || is_copied(name);
 }
 
-/// Whether a run that was killed may have left it: the temporary name of one of our files.
+/// Whether a run that was killed may have left it: the temporary folder, or the temporary name of one of our files.
 bool is_leftover(std::string_view name) {
+  if (name == kStage) return true;
   constexpr std::string_view kEnd = ".tmp";
   if (!name.starts_with('.') || !name.ends_with(kEnd)) return false;
   const std::string_view inner = name.substr(1, name.size() - 1 - kEnd.size());
@@ -76,6 +85,9 @@ void check_input(const ModelFolder& folder) {
     if (const auto block = config.find(key))
       block->fail("expected a model that is not quantized, got a quantized one");
   }
+  // One of ours that has been decoded keeps saying so.
+  if (config.string_or(kQuantizedBy, std::string(kRefrain)) != kRefrain)
+    config.at(kQuantizedBy).fail("expected a model that is not quantized, got one of another program");
   for (const std::string& name : folder.tensor_names()) {
     const auto fail = [&](const char* what) {
       throw FileError(fmt::format("{}: tensor {}: {}", folder.path().string(), in_quotes(name), what));
@@ -86,29 +98,135 @@ void check_input(const ModelFolder& folder) {
   }
 }
 
-/// Makes sure that `out` is a folder which takes the result.
-void prepare_output(const fs::path& in, const fs::path& out, bool force) {
-  std::error_code error;
-  if (fs::equivalent(in, out, error))
-    throw FileError(out.string() + ": expected a folder other than the input");
-  const fs::file_status status = fs::status(out, error);
-  if (fs::exists(status) && !fs::is_directory(status))
-    throw FileError(out.string() + ": expected a folder, got a file");
-  fs::create_directories(out, error);
-  if (error) throw FileError(fmt::format("{}: cannot create the folder: {}", out.string(), error.message()));
-  for (const std::string& name : names_in(out)) {
-    if (!force)
-      throw FileError(fmt::format("{}: expected an empty folder, found {} (--force replaces)", out.string(),
-                                  in_quotes(name)));
-    if (is_leftover(name)) {
-      fs::remove(out / name, error);
-    } else if (!is_ours(name)) {
-      throw FileError(fmt::format("{}: expected only files that this command writes, found {}", out.string(),
-                                  in_quotes(name)));
-    }
-    if (error) throw FileError(fmt::format("{}: {}", (out / name).string(), error.message()));
-  }
+[[noreturn]] void fail(const fs::path& path, const std::string& what) {
+  throw FileError(path.string() + ": " + what);
 }
+
+void check(const fs::path& path, const std::error_code& error) {
+  if (error) fail(path, error.message());
+}
+
+struct Descriptor {
+  ~Descriptor() {
+    if (fd >= 0) ::close(fd);
+  }
+  int fd = -1;
+};
+
+/// Reads from files what is mapped of them. Where one has been cut meanwhile that is an error, while a touch of the mapping
+/// would end the process.
+class FileReader {
+ public:
+  /// From here on it is this file that is read, whatever comes to have its name.
+  void hold(const MappedFile& file) {
+    Descriptor& held = held_[&file];
+    if (held.fd < 0) held.fd = ::open(file.path().c_str(), O_RDONLY | O_CLOEXEC);
+    if (held.fd < 0) check(file.path(), std::error_code(errno, std::generic_category()));
+  }
+  /// A part of what a file maps; valid until the next call.
+  std::span<const std::byte> read(const MappedFile& file, std::span<const std::byte> part) {
+    bytes_.resize(part.size());
+    const size_t begin = static_cast<size_t>(part.data() - file.bytes().data());
+    for (size_t done = 0; done < part.size();) {
+      const ssize_t got = ::pread(held_.at(&file).fd, bytes_.data() + done, part.size() - done,
+                                  static_cast<off_t>(begin + done));
+      if (got < 0 && errno != EINTR) check(file.path(), std::error_code(errno, std::generic_category()));
+      if (got == 0)
+        fail(file.path(), fmt::format("expected {} bytes, got {}: it has been cut while it was read",
+                                      file.bytes().size(), begin + done));
+      done += got > 0 ? static_cast<size_t>(got) : 0;
+    }
+    return bytes_;
+  }
+
+ private:
+  std::map<const MappedFile*, Descriptor> held_;
+  std::vector<std::byte> bytes_;
+};
+
+/// Whether a folder's config.json says that it has been written here.
+bool is_our_result(const fs::path& folder) try {
+  const Json config = Json::load(folder / kConfig);
+  return config.has("quantization") && config.string_or(kQuantizedBy, "") == kRefrain;
+} catch (const FileError&) {
+  return false;
+}
+
+/// The folder `out` while it is made: files come into `stage()`, and `commit` puts them in the place of what was there.
+class OutputFolder {
+ public:
+  /// Makes sure that `out` takes the result, and holds it against other runs.
+  OutputFolder(const fs::path& in, const fs::path& out, bool force)
+      : path_(end_of_links(out)), stage_(path_ / kStage) {
+    std::error_code error;
+    if (fs::equivalent(in, path_, error)) fail(out, "expected a folder other than the input");
+    const fs::file_status status = fs::status(path_, error);
+    if (fs::exists(status) && !fs::is_directory(status)) fail(out, "expected a folder, got a file");
+    fs::create_directories(path_, error);
+    if (error) fail(out, "cannot create the folder: " + error.message());
+    lock_.fd = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (lock_.fd < 0) check(out, std::error_code(errno, std::generic_category()));
+    if (::flock(lock_.fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)  // else: there are no locks here
+      fail(out, "expected a folder of this run alone, another one writes it");
+
+    std::vector<std::string> left;
+    for (std::string& name : names_in(path_)) (is_leftover(name) ? left : old_).push_back(std::move(name));
+    // Killed while it replaced files: these are halves of our results.
+    const bool unfinished = fs::exists(stage_, error) && !fs::exists(path_ / kConfig, error);
+    if (!old_.empty() && !unfinished) {
+      const std::string found = in_quotes(old_.front());
+      if (!force)
+        fail(out, "expected an empty folder, found " + found +
+                      " (--force replaces what this command has written)");
+      if (!is_our_result(path_))
+        fail(out, "expected a folder that this command has written, found another's " + found);
+    }
+    for (const std::string& name : old_) {
+      if (!is_ours(name)) fail(out, "expected only files that this command writes, found " + in_quotes(name));
+    }
+    for (const std::string& name : left) {
+      fs::remove_all(path_ / name, error);
+      check(path_ / name, error);
+    }
+    fs::create_directory(stage_, error);
+    check(stage_, error);
+  }
+  ~OutputFolder() {
+    std::error_code ignored;
+    if (!commits_) fs::remove_all(stage_, ignored);
+  }
+  OutputFolder(const OutputFolder&) = delete;
+  OutputFolder& operator=(const OutputFolder&) = delete;
+
+  const fs::path& stage() const { return stage_; }
+
+  void commit() {
+    commits_ = true;  // from here on a later run goes by what lies there
+    std::vector<std::string> made = names_in(stage_);
+    // While config.json is away this is no model, so that nothing takes a mixture of old and new for one.
+    std::ranges::partition(old_, [](std::string_view name) { return name == kConfig; });
+    std::ranges::partition(made, [](std::string_view name) { return name != kConfig; });
+    std::error_code error;
+    for (const std::string& name : old_) {
+      fs::remove_all(path_ / name, error);
+      check(path_ / name, error);
+    }
+    for (const std::string& name : made) {
+      fs::rename(stage_ / name, path_ / name, error);
+      check(path_ / name, error);
+    }
+    fs::remove(stage_, error);
+    check(stage_, error);
+    if (::fsync(lock_.fd) != 0 && errno != EINVAL)
+      check(path_, std::error_code(errno, std::generic_category()));
+  }
+
+ private:
+  fs::path path_, stage_;
+  std::vector<std::string> old_;
+  Descriptor lock_;
+  bool commits_ = false;
+};
 
 /// Calls `work(i)` for each i below `count` on up to `threads` threads, the calling one included.
 template <class Work>
@@ -129,24 +247,14 @@ void parallel_for(size_t count, unsigned threads, const Work& work) {
   loop();
 }
 
-/// Whether there is a head that is the embedding once more. Throws FileError when it should be and is not.
-bool has_copied_head(const ModelFolder& folder) {
-  if (!folder.config().boolean_or("tie_word_embeddings", false)) return false;
-  if (!folder.has(kHead) || !folder.has(kEmbedding)) return false;
-  if (same_bytes(folder.tensor(kHead), folder.tensor(kEmbedding))) return true;
-  throw FileError(
-      fmt::format("{}: tensor {}: expected what {} holds, to which config.json ties it, got another",
-                  folder.path().string(), in_quotes(kHead), in_quotes(kEmbedding)));
-}
-
 class Quantizer {
  public:
-  Quantizer(const ModelFolder& folder, const QuantizeOptions& options)
-      : folder_(folder), options_(options), drop_head_(has_copied_head(folder)) {
+  Quantizer(const ModelFolder& folder, const QuantizeOptions& options) : folder_(folder), options_(options) {
     threads_ = options.threads != 0 ? options.threads : std::max(1u, std::thread::hardware_concurrency());
   }
 
   QuantizeReport write(const fs::path& path) {
+    drop_head_ = has_copied_head();
     std::vector<SafetensorsSpec> specs;
     for (const std::string& name : folder_.tensor_names()) announce(*folder_.find(name), specs);
     if (report_.packed_tensors == 0) {
@@ -173,6 +281,26 @@ class Quantizer {
     return entry.name.substr(0, entry.name.size() - kWeightSuffix.size()) + std::string(kParts[index]);
   }
 
+  /// Whether there is a head that is the embedding once more. Throws FileError when it should be and is not.
+  bool has_copied_head() {
+    if (!folder_.config().boolean_or("tie_word_embeddings", false)) return false;
+    if (!folder_.has(kHead) || !folder_.has(kEmbedding)) return false;
+    const TensorSource head = folder_.tensor(kHead), embedding = folder_.tensor(kEmbedding);
+    bool same = head.format == embedding.format && head.shape == embedding.shape;
+    FileReader other;  // each keeps what it has read last
+    reader_.hold(*head.file), other.hold(*embedding.file);
+    const std::span<const std::byte> bytes = head.segments[0].bytes, others = embedding.segments[0].bytes;
+    for (size_t done = 0; same && done < bytes.size(); done += kChunkBytes) {
+      const size_t size = std::min<size_t>(kChunkBytes, bytes.size() - done);
+      same = std::ranges::equal(reader_.read(*head.file, bytes.subspan(done, size)),
+                                other.read(*embedding.file, others.subspan(done, size)));
+    }
+    if (same) return true;
+    throw FileError(
+        fmt::format("{}: tensor {}: expected what {} holds, to which config.json ties it, got another",
+                    folder_.path().string(), in_quotes(kHead), in_quotes(kEmbedding)));
+  }
+
   void announce(const SafetensorsEntry& entry, std::vector<SafetensorsSpec>& specs) {
     const Fate fate = fate_of(entry, drop_head_, options_.affine);
     if (fate == Fate::drop) {
@@ -183,6 +311,7 @@ class Quantizer {
       }
       return;
     }
+    reader_.hold(*folder_.tensor(entry.name).file);
     all_bytes_ += entry.bytes.size();
     report_.input_bytes += entry.bytes.size();
     if (fate == Fate::keep) {
@@ -200,11 +329,17 @@ class Quantizer {
   }
 
   void keep(const SafetensorsEntry& entry, SafetensorsWriter& writer) {
-    writer.append(entry.name, entry.bytes);
-    advance(entry.bytes.size());
+    const TensorSource tensor = folder_.tensor(entry.name);
+    for (size_t done = 0; done < entry.bytes.size();) {
+      const size_t size = std::min<size_t>(kChunkBytes, entry.bytes.size() - done);
+      writer.append(entry.name, reader_.read(*tensor.file, entry.bytes.subspan(done, size)));
+      advance(size);
+      done += size;
+    }
   }
 
   void pack(const SafetensorsEntry& entry, SafetensorsWriter& writer) {
+    const TensorSource tensor = folder_.tensor(entry.name);
     const WeightFormat& from = plain(*entry.dtype);
     const WeightFormat& to = mlx_affine(options_.affine, *entry.dtype);
     const size_t rows = static_cast<size_t>(entry.shape[0]), columns = static_cast<size_t>(entry.shape[1]);
@@ -215,10 +350,12 @@ class Quantizer {
       parts[i].resize(chunk_rows * row_blocks * to.parts[i].block_bytes());
     for (size_t first = 0; first < rows; first += chunk_rows) {
       const size_t count = std::min(chunk_rows, rows - first);
+      const std::span<const std::byte> chunk =
+          reader_.read(*tensor.file, entry.bytes.subspan(first * row_bytes, count * row_bytes));
       std::atomic<bool> finite{true};
       parallel_for(count, threads_, [&](size_t row) {
         std::array<float, kMaxGroupSize> values;
-        const std::byte* source = entry.bytes.data() + (first + row) * row_bytes;
+        const std::byte* source = chunk.data() + row * row_bytes;
         for (size_t block = row * row_blocks; block < (row + 1) * row_blocks; ++block) {
           from.decode(from, &source, to.block_elements, values.data());
           source += to.block_elements * size_bytes(*entry.dtype);
@@ -246,61 +383,58 @@ class Quantizer {
 
   const ModelFolder& folder_;
   const QuantizeOptions& options_;
-  bool drop_head_;
+  bool drop_head_ = false;
   unsigned threads_ = 1;
   uint64_t done_bytes_ = 0;
   uint64_t all_bytes_ = 0;
   QuantizeReport report_;
+  FileReader reader_;
 };
 
-/// `text`, a JSON object, without its member `key`, which is null.
-std::string without_null(std::string text, std::string_view key) {
+/// Where the null of member `key` of `text`, a JSON object, lies; npos: there is no such member.
+size_t find_null(std::string_view text, std::string_view key) {
   constexpr const char* kSpace = " \t\r\n";
-  size_t depth = 0, before = 0;  // and the end of the member before
+  size_t depth = 0;
   for (size_t at = 0; at < text.size(); ++at) {
-    const size_t start = at;
     if (text[at] == '{' || text[at] == '[') ++depth;
     if (text[at] == '}' || text[at] == ']') --depth;
-    if (depth == 1 && (text[at] == '{' || text[at] == ',')) before = at;
     if (text[at] != '"') continue;
+    const size_t start = at + 1;
     for (++at; text[at] != '"'; ++at) at += text[at] == '\\' ? 1 : 0;
-    const bool found = depth == 1 && std::string_view(text).substr(start + 1, at - start - 1) == key;
     const size_t colon = text.find_first_not_of(kSpace, at + 1);
-    if (!found || text[colon] != ':') continue;
-    const size_t end = text.find_first_not_of(kSpace, text.find("null", colon) + 4);
-    // With the comma behind it, or else that before it.
-    if (text[end] == ',') return text.erase(start, text.find_first_not_of(kSpace, end + 1) - start);
-    if (text[before] == ',') return text.erase(before, text.find("null", colon) + 4 - before);
-    return text.erase(start, text.find("null", colon) + 4 - start);
+    if (depth == 1 && colon < text.size() && text[colon] == ':' && text.substr(start, at - start) == key)
+      return text.find_first_not_of(kSpace, colon + 1);
   }
-  return text;
+  return text.npos;
 }
 
-/// The text of config.json, where the two blocks are null if they are there, with them added at its end, everything
-/// else untouched.
+/// The text of config.json with the two blocks and who wrote them, each in place of its null or else at the end;
+/// everything else untouched.
 std::string with_quantization(const Json& config, std::string text, AffineParameters affine) {
-  size_t members = config.size();
-  for (const char* key : kBlocks) {
-    if (std::ranges::find(config.keys(), key) == config.keys().end()) continue;
-    text = without_null(std::move(text), key);
-    --members;
-  }
-  const size_t brace = text.find_last_of('}');
-  const size_t last = text.find_last_not_of(" \t\r\n", brace - 1);
   // The indentation of the first member is that of the new ones.
   const size_t first_key = text.find('"');
   const size_t line = first_key == text.npos ? text.npos : text.rfind('\n', first_key);
   std::string indent = line == text.npos ? "  " : text.substr(line + 1, first_key - line - 1);
   if (indent.find_first_not_of(" \t") != indent.npos) indent = "  ";  // the object began on the same line
-  std::string added = members == 0 ? "" : ",";
-  for (const char* key : kBlocks) {
-    added += fmt::format(
-        "\n{0}\"{1}\": {{\n{0}{0}\"group_size\": {2},\n{0}{0}\"bits\": {3},\n{0}{0}\"mode\": "
-        "\"affine\"\n{0}}},",
-        indent, key, affine.group_size, affine.bits);
-  }
-  added.back() = '\n';
-  return text.substr(0, last + 1) + added + text.substr(brace);
+  const std::string block =
+      fmt::format("{{\n{0}{0}\"group_size\": {1},\n{0}{0}\"bits\": {2},\n{0}{0}\"mode\": \"affine\"\n{0}}}",
+                  indent, affine.group_size, affine.bits);
+  std::string added;
+  const auto add = [&](std::string_view key, const std::string& value) {
+    if (config.has(key)) return;
+    if (const size_t null = find_null(text, key); null != text.npos) {
+      text.replace(null, std::string_view("null").size(), value);
+    } else {
+      added +=
+          fmt::format("{}\n{}\"{}\": {}", config.size() == 0 && added.empty() ? "" : ",", indent, key, value);
+    }
+  };
+  for (const char* key : kBlocks) add(key, block);
+  add(kQuantizedBy, in_quotes(kRefrain));
+  if (added.empty()) return text;
+  const size_t brace = text.find_last_of('}');
+  const size_t last = text.find_last_not_of(" \t\r\n", brace - 1);
+  return text.substr(0, last + 1) + added + '\n' + text.substr(brace);
 }
 
 void copy_companions(const fs::path& in, const fs::path& out) {
@@ -315,11 +449,12 @@ QuantizeReport quantize_model(const fs::path& in, const fs::path& out, const Qua
   mlx_affine(options.affine, DType::bf16);  // throws for parameters that MLX does not define
   const ModelFolder folder = ModelFolder::open(in, options.log);
   check_input(folder);
-  prepare_output(in, out, options.force);
-  const QuantizeReport report = Quantizer(folder, options).write(out / "model.safetensors");
-  copy_companions(in, out);
-  write_file(out / "config.json",
-             with_quantization(folder.config(), read_text_file(in / "config.json"), options.affine));
+  OutputFolder output(in, out, options.force);
+  const QuantizeReport report = Quantizer(folder, options).write(output.stage() / "model.safetensors");
+  copy_companions(in, output.stage());
+  write_file(output.stage() / kConfig,
+             with_quantization(folder.config(), read_text_file(in / kConfig), options.affine));
+  output.commit();
   return report;
 }
 

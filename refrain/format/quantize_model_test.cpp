@@ -123,7 +123,7 @@ TEST_F(QuantizeModelTest, AddsToTheConfigAndChangesNothingElse) {
   const std::string added =
       "\"quantization\": {X\"group_size\": 64,X\"bits\": 4,X\"mode\": \"affine\"Y},Z\"quantization_config\": "
       "{X\"group_size\": "
-      "64,X\"bits\": 4,X\"mode\": \"affine\"Y}";
+      "64,X\"bits\": 4,X\"mode\": \"affine\"Y},Z\"quantized_by\": \"refrain\"";
   const auto expect = [&](const std::string& config, const std::string& head, const std::string& indent,
                           const std::string& tail) {
     write_input({{"a.weight", 1, 64}}, config);
@@ -141,11 +141,32 @@ TEST_F(QuantizeModelTest, AddsToTheConfigAndChangesNothingElse) {
   expect("{\"a\":1.0}", "{\"a\":1.0,", "  ", "}");
   expect("{}", "{", "  ", "}");
   expect(" {\n \n} \n", " {", "  ", "} \n");
-  // A block that is null makes room for itself.
-  expect("{\n \"a\": \"quantization\",\n \"quantization\": null,\n \"b\": {\"quantization\": null}\n}\n",
-         "{\n \"a\": \"quantization\",\n \"b\": {\"quantization\": null},", " ", "}\n");
-  expect("{\"a\":[1,2],\"quantization_config\" : null }", "{\"a\":[1,2],", "  ", "}");
-  expect("{\"quantization_config\":null,\"quantization\":null}", "{", "  ", "}");
+}
+
+TEST_F(QuantizeModelTest, WhatIsNullInTheConfigIsWrittenInItsPlace) {
+  const auto written = [&](const std::string& config) {
+    write_input({{"a.weight", 1, 64}}, config);
+    QuantizeOptions options;
+    options.force = true;
+    quantize_model(in_, out_, options);
+    return read_text_file(out_ / "config.json");
+  };
+  const auto block = [](const std::string& indent) {
+    return "{\n" + indent + indent + "\"group_size\": 64,\n" + indent + indent + "\"bits\": 4,\n" + indent +
+           indent + "\"mode\": \"affine\"\n" + indent + "}";
+  };
+  EXPECT_EQ(
+      written(
+          "{\n \"a\": \"quantization\",\n \"quantization\": null,\n \"b\": {\"quantization\": null}\n}\n"),
+      "{\n \"a\": \"quantization\",\n \"quantization\": " + block(" ") +
+          ",\n \"b\": {\"quantization\": null},\n \"quantization_config\": " + block(" ") +
+          ",\n \"quantized_by\": \"refrain\"\n}\n");
+  EXPECT_EQ(written("{\"a\":[\"\\\"\",2],\"quantized_by\" : null }"),
+            "{\"a\":[\"\\\"\",2],\"quantized_by\" : \"refrain\",\n  \"quantization\": " + block("  ") +
+                ",\n  \"quantization_config\": " + block("  ") + "\n}");
+  EXPECT_EQ(written("{\"quantization_config\":null,\"quantized_by\":null,\"quantization\":null}"),
+            "{\"quantization_config\":" + block("  ") +
+                ",\"quantized_by\":\"refrain\",\"quantization\":" + block("  ") + "}");
 }
 
 TEST_F(QuantizeModelTest, DropsATiedHead) {
@@ -231,6 +252,8 @@ TEST_F(QuantizeModelTest, RefusesWithOneLine) {
   expect(error_of(), "config.json: quantization: expected a model that is not quantized");
   write_input({{"a.weight", 1, 64}, {"a.scales", 1, 1}});
   expect(error_of(), "got scales");
+  write_input({{"a.weight", 1, 64}}, R"({"quantized_by":"another"})");
+  expect(error_of(), "config.json: quantized_by: expected a model that is not quantized");
   write_input({{"model.layers.0.mlp.experts.0.up_proj.weight", 1, 64}});
   expect(error_of(), "without experts");
   write_input({{"a.weight", 1, 96}});
@@ -251,6 +274,24 @@ TEST_F(QuantizeModelTest, RefusesWithOneLine) {
   EXPECT_THROW(quantize_model(folder_.path() / "none", out_, {}), FileError);
 }
 
+TEST_F(QuantizeModelTest, WhatEndsTheWorkLeavesTheOldFolder) {
+  write_input({{"a.weight", 1, 64}, {"b.weight", 1, 64}});
+  QuantizeOptions options;
+  options.force = true;
+  const auto expect_stopped = [&] {
+    options.progress = [](uint64_t, uint64_t) { throw InvalidArgument("enough"); };
+    EXPECT_THROW(quantize_model(in_, out_, options), InvalidArgument);
+    options.progress = {};
+  };
+  expect_stopped();
+  EXPECT_TRUE(std::filesystem::is_empty(out_));
+  quantize_model(in_, out_, options);
+  const auto file = std::filesystem::last_write_time(out_ / "model.safetensors");
+  expect_stopped();
+  EXPECT_EQ(std::filesystem::last_write_time(out_ / "model.safetensors"), file);
+  EXPECT_EQ(names_in(out_), (std::vector<std::string>{"config.json", "model.safetensors"}));
+}
+
 TEST_F(QuantizeModelTest, ReplacesOnlyItsOwnResultAndOnlyWhenForced) {
   write_input({{"a.weight", 1, 64}});
   EXPECT_EQ(error_of(), "");
@@ -267,6 +308,9 @@ TEST_F(QuantizeModelTest, ReplacesOnlyItsOwnResultAndOnlyWhenForced) {
   std::filesystem::remove(out_ / ".mine.tmp");
   folder_.write("out/model-00001-of-00002.safetensors", "");
   EXPECT_NE(error_of(force).find("model-00001-of-00002.safetensors"), std::string::npos);
+  std::filesystem::remove(out_ / "model-00001-of-00002.safetensors");
+  folder_.write("out/config.json", R"({"quantization":{"bits":4,"group_size":64}})");
+  EXPECT_NE(error_of(force).find("expected a folder that this command has written"), std::string::npos);
 }
 
 }  // namespace

@@ -48,8 +48,8 @@ double seconds_since(std::chrono::steady_clock::time_point begin) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-bool cancelled(const GenerateOptions& options) {
-  return options.cancel != nullptr && options.cancel->load(std::memory_order_relaxed);
+bool is_set(const std::atomic<bool>* cancel) {
+  return cancel != nullptr && cancel->load(std::memory_order_relaxed);
 }
 
 /// Submits positions [begin, end) of `ids` in slot 0, with outputs from `first_output` on.
@@ -125,7 +125,7 @@ GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
   Point point;
   for (size_t at = 0; at < prompt.size();) {
     if (at != 0) runner.wait();
-    if (cancelled(options)) {
+    if (is_set(options.cancel)) {
       result.reason = StopReason::cancelled;
       return result;
     }
@@ -162,7 +162,7 @@ GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
       result.reason = StopReason::context;
       break;
     }
-    if (cancelled(options)) {
+    if (is_set(options.cancel)) {
       result.reason = StopReason::cancelled;
       break;
     }
@@ -174,11 +174,13 @@ GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
   return result;
 }
 
-void evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
-              const std::function<void(size_t, std::span<const float>)>& on_logits) {
+bool evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
+              const std::function<void(size_t, std::span<const float>)>& on_logits,
+              const std::atomic<bool>* cancel) {
   check_ids(runner, ids);
   runner.set_slot(0, {});
   for (size_t at = 0; at < ids.size();) {
+    if (is_set(cancel)) return false;
     const size_t outputs_end = std::max(at, first) + runner.max_outputs();
     const size_t end = std::min({ids.size(), at + runner.max_rows(), outputs_end});
     submit_chunk(runner, ids, at, end, first);
@@ -188,6 +190,7 @@ void evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
     }
     at = end;
   }
+  return true;
 }
 
 }  // namespace refrain::model

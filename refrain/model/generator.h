@@ -51,8 +51,10 @@ GenerateResult generate(ModelRunner& runner, std::span<const uint32_t> prompt,
                         const GenerateOptions& options);
 
 /// Computes `ids` in slot 0 from position 0, in chunks as large as the runner takes, and delivers
-/// the logits f32 [vocab] of every position from `first` on, in order. Throws as generate.
-void evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
-              const std::function<void(size_t position, std::span<const float> logits)>& on_logits);
+/// the logits f32 [vocab] of every position from `first` on, in order. Whether it came to the end: `cancel` is looked at
+/// before each chunk. Throws as generate.
+bool evaluate(ModelRunner& runner, std::span<const uint32_t> ids, size_t first,
+              const std::function<void(size_t position, std::span<const float> logits)>& on_logits,
+              const std::atomic<bool>* cancel = nullptr);
 
 }  // namespace refrain::model

@@ -212,7 +212,7 @@ def test_config_of_any_layout_stays_json(run, model, tmp_path, text):
     (folder / "config.json").write_text(text)
     run("quantize", folder, tmp_path / "out", "--bits", 8, "--group-size", 32)
     block = {"group_size": 32, "bits": 8, "mode": "affine"}
-    expected = json.loads(text) | {"quantization": block, "quantization_config": block}
+    expected = json.loads(text) | {"quantization": block, "quantization_config": block, "quantized_by": "refrain"}
     assert json.loads((tmp_path / "out" / "config.json").read_text()) == expected
 
 
@@ -240,6 +240,7 @@ def test_quantize_a_folder(run, model, tmp_path, bits):
     config = json.loads(text)
     block = {"group_size": 64, "bits": bits, "mode": "affine"}
     assert config.pop("quantization") == block and config.pop("quantization_config") == block
+    assert config.pop("quantized_by") == "refrain"
     assert list(config) == ["model_type", "zebra", "tie_word_embeddings", "apple"]
     assert text.startswith((folder / "config.json").read_text().rstrip().removesuffix("}").rstrip())
     assert sorted(p.name for p in out.iterdir()) == [
