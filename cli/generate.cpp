@@ -2,14 +2,15 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <csignal>
-#include <cstdio>
 #include <memory>
 #include <optional>
 
 #include "cli/commands.h"
+#include "cli/decimal.h"
+#include "cli/interrupts.h"
 #include "cli/model_options.h"
+#include "cli/streams.h"
 #include "refrain/core/error.h"
 #include "refrain/model/generator.h"
 #include "refrain/text/tokenizer.h"
@@ -20,6 +21,7 @@ namespace {
 struct GenerateCommand {
   ModelOptions model;
   std::string prompt;
+  std::filesystem::path file;
   std::filesystem::path ids;
   CLI::Option* ids_option = nullptr;
   std::string print = "text";
@@ -29,15 +31,6 @@ struct GenerateCommand {
   uint32_t tokens = 256;
   model::Sampling sampling;
 };
-
-// Ctrl-C asks the generation to stop after the token that it is at; a second one ends the process.
-std::atomic<bool> interrupted{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
-
-void on_interrupt(int) {
-  interrupted.store(true, std::memory_order_relaxed);
-  std::signal(SIGINT, SIG_DFL);
-}
 
 /// Bit i: the tokenizer has a spelling for id i.
 std::vector<uint32_t> spelled_ids(const text::Tokenizer& tokenizer, uint32_t vocab) {
@@ -121,27 +114,25 @@ void run(const GenerateCommand& command) {
     printer.put(id);
     return true;
   };
-  options.cancel = &interrupted;
-  std::signal(SIGINT, on_interrupt);
-  const model::GenerateResult result = model::generate(runner, prompt, options);
-  std::signal(SIGINT, SIG_DFL);
+  options.cancel = &Interrupts::seen();
+  const model::GenerateResult result = [&] {
+    const Interrupts stops_after_a_token({SIGINT});
+    return model::generate(runner, prompt, options);
+  }();
   printer.finish();
 
-  if (::isatty(STDOUT_FILENO) != 0 && !print_ids) fmt::print(stderr, "\n");
+  if (::isatty(STDOUT_FILENO) != 0 && !print_ids) say("\n");
   if (result.reason == model::StopReason::context) {
-    fmt::print(stderr, "refrain: note: stopped at the end of the context, {} tokens\n",
-               runner.context_tokens());
+    say("refrain: note: stopped at the end of the context, {} tokens\n", runner.context_tokens());
   }
   if (command.model.shows_progress()) {
-    fmt::print(
-        stderr,
-        "load {:.1f} ms; cache {} bytes of {}; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} "
+    say("load {:.1f} ms; cache {} bytes of {}; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} "
         "tok/s\n",
         load_ms, runner.cache().bytes(), name(runner.cache().dtype()), result.prompt_tokens,
         result.prompt_s > 0 ? result.prompt_tokens / result.prompt_s : 0.0, result.generated_tokens,
         result.generated_tokens > 1 ? (result.generated_tokens - 1) / result.decode_s : 0.0);
   }
-  if (result.reason == model::StopReason::cancelled) throw CLI::RuntimeError(128 + SIGINT);
+  if (result.reason == model::StopReason::cancelled) Interrupts::check();
 }
 
 }  // namespace
@@ -150,10 +141,14 @@ void add_generate(CLI::App& app) {
   auto command = std::make_shared<GenerateCommand>();
   CLI::App* sub = app.add_subcommand("generate", "Continue a prompt; only the continuation goes to stdout");
   command->model.add_to(*sub);
-  CLI::Option* prompt = sub->add_option("-p,--prompt", command->prompt, "Text to continue");
+  CLI::Option* prompt = sub->add_option("-p,--prompt", command->prompt, "Text to continue; -: stdin, whole");
+  CLI::Option* file =
+      sub->add_option("-f,--file", command->file, "File with the text to continue, instead of -p")
+          ->excludes(prompt);
   command->ids_option =
-      sub->add_option("--ids", command->ids, "File of token ids to continue, instead of -p");
-  command->ids_option->excludes(prompt);
+      sub->add_option("--ids", command->ids, "File of token ids to continue, instead of -p; -: stdin")
+          ->excludes(prompt)
+          ->excludes(file);
   sub->add_option("--print", command->print, "text or ids")
       ->check(CLI::IsMember({"text", "ids"}))
       ->capture_default_str();
@@ -162,22 +157,27 @@ void add_generate(CLI::App& app) {
                   "on: spellings of special tokens in the prompt become those tokens")
       ->check(CLI::IsMember({"on", "off"}))
       ->capture_default_str();
-  sub->add_option("-n,--tokens", command->tokens, "Most tokens to generate")->capture_default_str();
+  sub->add_option("-n,--tokens", command->tokens, "Most tokens to generate")
+      ->transform(decimal<uint32_t>())
+      ->capture_default_str();
   sub->add_flag("--ignore-eos", command->ignore_eos, "Go on past end-of-text tokens");
   sub->add_option("--temp", command->sampling.temperature, "Temperature; 0: the most probable token")
       ->capture_default_str();
   sub->add_option("--top-k", command->sampling.top_k, "Draw from the k most probable tokens; 0: off")
+      ->transform(decimal<uint32_t>())
       ->capture_default_str();
   sub->add_option("--top-p", command->sampling.top_p,
                   "Draw from the tokens that make up this probability; 1: off")
       ->capture_default_str();
   sub->add_option("--seed", command->sampling.seed, "Seed of the draws")
-      ->check(CLI::NonNegativeNumber)
+      ->transform(decimal<uint64_t>())
       ->capture_default_str();
-  sub->callback([command, prompt] {
-    if (prompt->count() == 0 && command->ids_option->count() == 0) {
-      throw InvalidArgument("generate: expected a prompt, -p TEXT or --ids FILE");
+  sub->callback([command, prompt, file] {
+    if (prompt->count() + file->count() + command->ids_option->count() == 0) {
+      throw InvalidArgument("generate: expected a prompt, -p TEXT, -f FILE or --ids FILE");
     }
+    if (command->prompt == "-") command->file = "-";
+    if (file->count() != 0 || command->file == "-") command->prompt = read_input(command->file);
     run(*command);
   });
 }

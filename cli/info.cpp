@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "cli/commands.h"
-#include "cli/model_options.h"
+#include "cli/streams.h"
 #include "refrain/format/model_folder.h"
 #include "refrain/model/config.h"
 #include "refrain/text/tokenizer.h"
@@ -23,9 +23,8 @@ void line(std::string& text, std::string_view title, fmt::format_string<Args...>
 }
 
 void run(const std::filesystem::path& path) {
-  const format::ModelFolder folder = format::ModelFolder::open(path, [](LogLevel, std::string_view message) {
-    fmt::print(stderr, "refrain: warning: {}\n", message);
-  });
+  const format::ModelFolder folder = format::ModelFolder::open(
+      path, [](LogLevel, std::string_view message) { say("refrain: warning: {}\n", message); });
   const model::Config c = model::read_config(path, folder.config());
   const format::ModelFolder::Totals totals = folder.totals();
   std::map<std::string_view, size_t> types;

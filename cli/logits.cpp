@@ -2,9 +2,13 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <csignal>
 #include <memory>
+#include <optional>
 
 #include "cli/commands.h"
+#include "cli/decimal.h"
+#include "cli/interrupts.h"
 #include "cli/model_options.h"
 #include "refrain/core/checked.h"
 #include "refrain/core/error.h"
@@ -47,6 +51,13 @@ void run(const LogitsCommand& command) {
   model::ModelRunner runner(model, options);
 
   const std::string header = npy_header(rows, model.config().vocab);
+  model::check_generate(runner, ids, {});  // before anything is written
+  // What is no file is written as it is: a signal finds nothing to clean up.
+  std::optional<Interrupts> interrupts;
+  std::error_code ignored;
+  const std::filesystem::file_status status = std::filesystem::status(command.output, ignored);
+  if (!std::filesystem::exists(status) || std::filesystem::is_regular_file(status))
+    interrupts.emplace({SIGHUP, SIGINT, SIGTERM});
   format::AtomicFile file(command.output);
   uint64_t at = 0;
   const auto append = [&](std::span<const std::byte> bytes) {
@@ -54,8 +65,8 @@ void run(const LogitsCommand& command) {
     at += bytes.size();
   };
   append(std::as_bytes(std::span(header)));
-  model::evaluate(runner, ids, ids.size() - rows,
-                  [&](size_t, std::span<const float> logits) { append(std::as_bytes(logits)); });
+  const auto write = [&](size_t, std::span<const float> logits) { append(std::as_bytes(logits)); };
+  if (!model::evaluate(runner, ids, ids.size() - rows, write, &Interrupts::seen())) Interrupts::check();
   file.commit();
 }
 
@@ -65,12 +76,14 @@ void add_logits(CLI::App& app) {
   auto command = std::make_shared<LogitsCommand>();
   CLI::App* sub = app.add_subcommand("logits", "Write the logits of the last positions of a sequence of ids");
   command->model.add_to(*sub);
-  sub->add_option("--ids", command->ids, "File of token ids in decimal, separated by white space")
+  sub->add_option("--ids", command->ids, "File of token ids in decimal, separated by white space; -: stdin")
       ->required();
   sub->add_option("--last", command->last, "Positions from the end")
+      ->transform(decimal<uint32_t>())
       ->check(CLI::Range(1u, UINT32_MAX))
       ->capture_default_str();
-  sub->add_option("-o,--output", command->output, "NumPy file: f32 [min(last, length), vocab_size]")
+  sub->add_option("-o,--output", command->output,
+                  "NumPy file, device or pipe: f32 [min(last, length), vocab_size]")
       ->required();
   sub->callback([command] { run(*command); });
 }

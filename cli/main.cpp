@@ -1,10 +1,11 @@
 // The program `refrain`: reads the command line, runs one subcommand and turns what it throws into one line
 // on stderr and exit code 1.
-#include <cstdio>
 #include <exception>
+#include <sstream>
 #include <string>
 
 #include "cli/commands.h"
+#include "cli/streams.h"
 
 #ifndef REFRAIN_VERSION
 #define REFRAIN_VERSION "0.0.0"
@@ -17,7 +18,7 @@ int report(const std::string& what) {
   for (char& c : line) {
     if (c == '\n' || c == '\r') c = ' ';
   }
-  std::fprintf(stderr, "refrain: error: %s\n", line.c_str());
+  refrain::cli::say("refrain: error: {}\n", line);
   return 1;
 }
 
@@ -28,6 +29,7 @@ bool is_subcommand(const CLI::App& app, const std::string& name) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  refrain::cli::open_missing_streams();
   try {
     CLI::App app{"Runs language models by recording their forward pass once and replaying it.", "refrain"};
     app.set_version_flag("--version", std::string("refrain " REFRAIN_VERSION));
@@ -44,7 +46,10 @@ int main(int argc, char** argv) {
     try {
       app.parse(argc, argv);
     } catch (const CLI::Success& asked) {  // --help, --version
-      return app.exit(asked);
+      std::ostringstream answer;
+      const int status = app.exit(asked, answer, answer);
+      refrain::cli::write_stdout(answer.str());
+      return status;
     } catch (const CLI::RuntimeError& status) {  // a command that has ended with an exit code of its own
       return status.get_exit_code();
     } catch (const CLI::ParseError& error) {

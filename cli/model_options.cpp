@@ -5,11 +5,11 @@
 
 #include <charconv>
 #include <chrono>
-#include <cstdio>
 #include <string_view>
 
+#include "cli/decimal.h"
+#include "cli/streams.h"
 #include "refrain/core/error.h"
-#include "refrain/core/mapped_file.h"
 
 namespace refrain::cli {
 
@@ -17,7 +17,9 @@ void ModelOptions::add_to(CLI::App& command) {
   command.add_option("MODEL", model, "Folder with config.json, model*.safetensors and tokenizer.json")
       ->required();
   command.add_option("--device", device, "auto, cpu or cuda:N")->capture_default_str();
-  command.add_option("--threads", threads, "Workers of a CPU device (0: one a core)")->capture_default_str();
+  command.add_option("--threads", threads, "Workers of a CPU device (0: one a core)")
+      ->transform(decimal<uint32_t>())
+      ->capture_default_str();
   CLI::Option* exact_flag = command.add_flag("--exact", exact, "f32 arithmetic, unless --fast is given");
   command
       .add_flag("--fast", fast, "Kernels that round what they multiply to 16 bits, where the device has such")
@@ -44,7 +46,7 @@ LoadedModel load_model(const ModelOptions& options) {
   }
   const bool progress = options.shows_progress();
   const LogCallback log = [](LogLevel level, std::string_view message) {
-    if (level == LogLevel::warning) fmt::print(stderr, "refrain: warning: {}\n", message);
+    if (level == LogLevel::warning) say("refrain: warning: {}\n", message);
   };
   DeviceOptions device;
   device.threads = options.threads;
@@ -62,7 +64,7 @@ LoadedModel load_model(const ModelOptions& options) {
       const uint64_t part = percent / (terminal ? 1 : 25);
       if (part == shown_part) return true;
       shown_part = part;
-      fmt::print(stderr, "{}loading {:3} %{}", terminal ? "\r" : "", percent, terminal ? "" : "\n");
+      say("{}loading {:3} %{}", terminal ? "\r" : "", percent, terminal ? "" : "\n");
       return true;
     };
   }
@@ -74,34 +76,32 @@ LoadedModel load_model(const ModelOptions& options) {
                     options.cache.empty() ? name(graph::types_of(load.mode).cache) : options.cache));
   model::Model model = model::Model::load(opened, options.model, load);
   const std::chrono::duration<double, std::milli> elapsed = std::chrono::steady_clock::now() - begin;
-  if (terminal && shown_part != 0) fmt::print(stderr, "\r\x1b[K");
+  if (terminal && shown_part != 0) say("\r\x1b[K");
   return {std::move(model), elapsed.count()};
 }
 
-std::vector<uint32_t> read_ids(const std::filesystem::path& path) {
+std::vector<uint32_t> parse_ids(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r\n\v\f";
-  const std::string text = read_text_file(path);
   std::vector<uint32_t> ids;
-  std::string_view rest = text;
   while (true) {
-    rest.remove_prefix(std::min(rest.find_first_not_of(kSpace), rest.size()));
-    if (rest.empty()) return ids;
-    const std::string_view word = rest.substr(0, rest.find_first_of(kSpace));
+    text.remove_prefix(std::min(text.find_first_not_of(kSpace), text.size()));
+    if (text.empty()) return ids;
+    const std::string_view word = text.substr(0, text.find_first_of(kSpace));
     uint32_t id = 0;
     const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
     if (error != std::errc() || end != word.data() + word.size()) {
-      throw FileError(fmt::format("{}: word {}: expected a token id in decimal, got \"{}\"", path.string(),
-                                  ids.size() + 1, word.substr(0, 40)));
+      throw InvalidArgument(fmt::format("word {}: expected a token id in decimal, got \"{}\"", ids.size() + 1,
+                                        word.substr(0, 40)));
     }
     ids.push_back(id);
-    rest.remove_prefix(word.size());
+    text.remove_prefix(word.size());
   }
 }
 
-void write_stdout(std::string_view text) {
-  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0) {
-    throw Error("stdout: cannot write");
-  }
+std::vector<uint32_t> read_ids(const std::filesystem::path& path) try {
+  return parse_ids(read_input(path));
+} catch (const InvalidArgument& error) {
+  throw FileError(fmt::format("{}: {}", path == "-" ? "stdin" : path.string(), error.what()));
 }
 
 }  // namespace refrain::cli

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "refrain/model/model.h"
@@ -39,10 +40,9 @@ struct LoadedModel {
 /// Opens the device and loads the model.
 LoadedModel load_model(const ModelOptions& options);
 
-/// Decimal ids separated by white space. Throws FileError naming what is not one.
+/// Decimal ids separated by white space. Throws InvalidArgument naming what is not one.
+std::vector<uint32_t> parse_ids(std::string_view text);
+/// Those of a file of any kind, or of stdin if `path` is "-". Throws FileError naming the file and what is not one.
 std::vector<uint32_t> read_ids(const std::filesystem::path& path);
-
-/// All of `text` to stdout, at once. Throws Error when it cannot be written.
-void write_stdout(std::string_view text);
 
 }  // namespace refrain::cli

@@ -1,9 +1,7 @@
 // `refrain tokenize`: lines of text on stdin to lines of ids on stdout, or with --decode the way back.
 #include <fmt/format.h>
 
-#include <charconv>
 #include <cstdint>
-#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <memory>
@@ -12,6 +10,8 @@
 #include <vector>
 
 #include "cli/commands.h"
+#include "cli/model_options.h"
+#include "cli/streams.h"
 #include "refrain/core/error.h"
 #include "refrain/text/tokenizer.h"
 
@@ -28,14 +28,19 @@ struct TokenizeOptions {
   std::string model;
   std::string special = "off";
   bool decode = false;
+  bool whole = false;
 };
 
-/// Calls `use` with each line of stdin, without its LF. A last line without one counts; bytes stay as they
-/// are.
-void for_each_input_line(const std::function<void(std::string_view)>& use) {
+/// Calls `use` with each line of stdin, without its LF, and `pause` before stdin is waited for. A last line without one
+/// counts; bytes stay as they are.
+void for_each_input_line(const std::function<void(std::string_view)>& use,
+                         const std::function<void()>& pause) {
   std::vector<char> buffer(kBufferBytes);
   std::string line;  // what has come of it
-  while (const size_t got = std::fread(buffer.data(), 1, buffer.size(), stdin)) {
+  while (true) {
+    if (stdin_pauses()) pause();
+    const size_t got = read_stdin(buffer);
+    if (got == 0) break;
     std::string_view rest(buffer.data(), got);
     for (size_t end = rest.find('\n'); end != std::string_view::npos; end = rest.find('\n')) {
       use(line.append(rest.substr(0, end)));
@@ -44,24 +49,7 @@ void for_each_input_line(const std::function<void(std::string_view)>& use) {
     }
     line.append(rest);
   }
-  if (std::ferror(stdin) != 0) throw Error("stdin: cannot read");
   if (!line.empty()) use(line);
-}
-
-std::vector<uint32_t> parse_ids(std::string_view line) {
-  static constexpr std::string_view kSpaces = " \t\r";
-  std::vector<uint32_t> ids;
-  for (size_t at = line.find_first_not_of(kSpaces); at != std::string_view::npos;) {
-    const std::string_view word = line.substr(at, line.find_first_of(kSpaces, at) - at);
-    uint32_t id = 0;
-    const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), id);
-    if (error != std::errc() || end != word.data() + word.size()) {
-      throw InvalidArgument(fmt::format("expected ids, decimal numbers below 2^32, at byte {}", at));
-    }
-    ids.push_back(id);
-    at = line.find_first_not_of(kSpaces, at + word.size());
-  }
-  return ids;
 }
 
 void append_json_string(std::string_view text, std::string& out) {
@@ -109,26 +97,34 @@ void run(const TokenizeOptions& options) {
   const Tokenizer tokenizer =
       std::filesystem::is_regular_file(model) ? Tokenizer::load(model) : Tokenizer::load_folder(model);
   const bool special = options.special == "on";
-  std::string out;
-  size_t number = 0;
-  for_each_input_line([&](std::string_view line) {
-    ++number;
+  std::string out;  // whole lines
+  const auto flush = [&out] {
+    write_stdout(out);
     out.clear();
+  };
+  const auto answer = [&](std::string_view input, const std::string& name) {
     try {
       if (options.decode) {
-        const std::string text =
-            tokenizer.decode(parse_ids(line), special ? DecodeSpecial::keep : DecodeSpecial::skip);
-        append_json_string(text, out);
+        append_json_string(
+            tokenizer.decode(parse_ids(input), special ? DecodeSpecial::keep : DecodeSpecial::skip), out);
       } else {
-        append_ids(tokenizer.encode(line, special ? SpecialTokens::on : SpecialTokens::off), out);
+        append_ids(tokenizer.encode(input, special ? SpecialTokens::on : SpecialTokens::off), out);
       }
     } catch (const InvalidArgument& error) {
-      throw InvalidArgument(fmt::format("stdin, line {}: {}", number, error.what()));
+      flush();
+      throw InvalidArgument(fmt::format("{}: {}", name, error.what()));
     }
     out.push_back('\n');
-    if (std::fwrite(out.data(), 1, out.size(), stdout) != out.size()) throw Error("stdout: cannot write");
-  });
-  if (std::fflush(stdout) != 0) throw Error("stdout: cannot write");
+    if (out.size() >= kBufferBytes) flush();
+  };
+  if (options.whole) {
+    answer(read_input("-"), "stdin");
+  } else {
+    size_t number = 0;
+    for_each_input_line([&](std::string_view line) { answer(line, fmt::format("stdin, line {}", ++number)); },
+                        flush);
+  }
+  flush();
 }
 
 }  // namespace
@@ -145,6 +141,7 @@ void add_tokenize(CLI::App& app) {
       ->capture_default_str();
   command->add_flag("--decode", options->decode,
                     "Read lines of ids and write each line's text as a JSON string");
+  command->add_flag("--whole", options->whole, "Take all of stdin, line ends included, as one line");
   command->callback([options] { run(*options); });
 }
 

@@ -6,11 +6,16 @@ models, which may be missing: then their tests skip and say so.
 
 import os
 import pathlib
+import signal
 import subprocess
 
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+for number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(number) is signal.SIG_IGN:  # the programs that tests start are to heed it all the same
+        signal.signal(number, lambda *_: None)
 
 
 @pytest.fixture(scope="session")

@@ -512,6 +512,11 @@ def test_portable_kernels(logits, tales):
         (("--top-k", "-1"), "top-k"),
         (("--seed", "-1"), "seed"),
         (("--seed", "x"), "seed"),
+        (("--seed", 2**64), ["seed", 2**64 - 1]),
+        (("-n", 2**32), ["tokens", 2**32 - 1]),
+        (("-n", "0x10"), "tokens"),
+        (("--top-k", 2**32), "top-k"),
+        (("--threads", 2**32), "threads"),
         (("--print", "json"), "print"),
         (("--special", "maybe"), "special"),
         (("--wrong",), "--wrong"),
@@ -520,6 +525,14 @@ def test_portable_kernels(logits, tales):
 )
 def test_options_out_of_range(fails, tales, options, says):
     fails("generate", tales, "-p", "a", "--echo", *options, says=says)
+
+
+def test_numbers_are_decimal(generate_ids, tell, tales, logits):
+    assert len(generate_ids(tales, [5], "-n", "010", "--ignore-eos")) == 10
+    sampled = ("-n", 10, "--temp", 1)
+    assert tell(*sampled, "--seed", "010") == tell(*sampled, "--seed", 10) != tell(*sampled, "--seed", 8)
+    assert tell(*sampled, "--top-k", "0100") == tell(*sampled, "--top-k", 100)
+    assert len(logits(tales, range(5, 30), "010")) == 10
 
 
 # The other commands

@@ -300,7 +300,7 @@ def test_command(base, tmp_path, run):
     "arguments, text, named",
     [
         ([], b"good\nbad \xc3(\n", "line 2: [encode] text: expected UTF-8, got an invalid sequence at byte 4"),
-        (["--decode"], b"1 2 x", "line 1: expected ids, decimal numbers below 2^32, at byte 4"),
+        (["--decode"], b"1 2 x", 'line 1: word 3: expected a token id in decimal, got "x"'),
         (["--decode"], b"4294967296", "line 1"),
         (["--decode"], b"-1", "line 1"),
         (["--special", "maybe"], b"", "--special"),
