@@ -15,7 +15,7 @@ void AddedTokens::Trie::insert(std::string_view content, uint32_t token) {
     if (added) ++nodes_;
     node = edge->second;
   }
-  ends_.emplace(node, token);
+  ends_[node] = token;
 }
 
 std::pair<size_t, uint32_t> AddedTokens::Trie::longest(std::string_view text, size_t position) const {
@@ -40,8 +40,9 @@ AddedTokens::AddedTokens(std::vector<AddedToken> tokens, const Normalizer* norma
     if (tokens_[i].special) special_.insert(tokens_[i].content);
     size_ = std::max(size_, tokens_[i].id + 1);
   }
-  for (const auto& [id, index] : by_id_) {
+  for (size_t index = 0; index < tokens_.size(); ++index) {
     AddedToken& token = tokens_[index];
+    if (by_id_[token.id] != index) continue;
     token.spelling =
         token.normalized && normalizer != nullptr ? normalizer->apply(token.content) : token.content;
     (token.normalized ? normalized_ : raw_).insert(token.spelling, static_cast<uint32_t>(index));
@@ -79,6 +80,7 @@ void AddedTokens::split(std::string_view text, bool normalized, bool parse_speci
       if (end < text.size() && is_word(next_code_point(text, after))) continue;
     }
     if (token.lstrip) {
+      begin = std::max(begin, done);  // one that a token before has taken in part, or whole
       while (begin > done && is_white_space(previous_code_point(text, begin))) {
         do {
           --begin;
@@ -89,7 +91,7 @@ void AddedTokens::split(std::string_view text, bool normalized, bool parse_speci
       for (size_t next = end; next < text.size() && is_white_space(next_code_point(text, next));) end = next;
     }
     if (done < begin) visit(text.substr(done, begin - done), std::nullopt);
-    visit({}, token.id);
+    if (begin < end) visit({}, token.id);
     done = end;
   }
   if (done < text.size()) visit(text.substr(done), std::nullopt);

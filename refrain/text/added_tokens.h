@@ -33,7 +33,7 @@ class AddedTokens {
   using Visitor = std::function<void(std::string_view text, std::optional<uint32_t> id)>;
 
   AddedTokens() = default;
-  /// `normalizer` may be null. Of tokens that share a content, or an id, the last counts.
+  /// `normalizer` may be null. Of tokens that share a content, an id, or what is looked for, the last counts.
   AddedTokens(std::vector<AddedToken> tokens, const Normalizer* normalizer);
 
   const AddedToken* find(uint32_t id) const;

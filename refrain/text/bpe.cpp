@@ -99,6 +99,10 @@ void Bpe::append_symbols(std::string_view piece, std::vector<Symbol>& symbols) c
       add(id);
     } else if (!unknown) {
       for (const char byte : character) add(options_.byte_ids[static_cast<uint8_t>(byte)]);
+    } else if (!options_.missing_unknown.empty()) {
+      throw InvalidArgument(fmt::format(
+          "[encode] text: expected characters of the vocabulary, which lacks unk_token {}, got U+{:04X}",
+          options_.missing_unknown, static_cast<uint32_t>(code_point)));
     } else if (options_.unknown && !(after_unknown && options_.fuse_unknown)) {
       add(*options_.unknown);
     } else {

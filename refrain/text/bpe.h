@@ -28,6 +28,8 @@ struct BpeOptions {
   bool ignore_merges = false;  ///< a piece that is a token needs no merges
   /// What a character outside the vocabulary becomes; without one it vanishes.
   std::optional<uint32_t> unknown{};
+  /// In quotes, one that is no token: a character outside the vocabulary is then an error. Empty: there is none such.
+  std::string missing_unknown{};
   bool fuse_unknown = false;  ///< neighbouring unknown characters become one token
   /// Of the 256 bytes, as which a character outside the vocabulary is then spelled. Empty: none.
   std::vector<uint32_t> byte_ids{};
@@ -43,6 +45,7 @@ class Bpe final : public Model {
   Bpe(Vocabulary vocabulary, std::span<const Merge> merges, const BpeOptions& options);
 
   const Vocabulary& vocabulary() const override { return vocabulary_; }
+  /// Throws InvalidArgument for a character outside the vocabulary where the unknown token is no token.
   void tokenize(std::span<const std::string_view> pieces, std::vector<uint32_t>& ids) const override;
 
  private:

@@ -252,6 +252,35 @@ TEST(Bpe, RefusesMergesOfWhatIsNoToken) {
   EXPECT_THROW(Bpe(Vocabulary(tokens), {}, {.unknown = 2}), InvalidArgument);
 }
 
+TEST(AddedTokens, OfWhiteSpaceThatTakeWhatFollows) {
+  // As the package `tokenizers` has it: matches do not overlap, what they take does.
+  const auto split = [](AddedToken token, std::string_view text) {
+    token.content = "\r\r";
+    std::string out;
+    AddedTokens({token}, nullptr)
+        .split(text, false, true,
+               [&](std::string_view part, std::optional<uint32_t> id) { out += id ? "<>" : part; });
+    return out;
+  };
+  EXPECT_EQ(split({.rstrip = true}, "\r\r\r"), "<>");
+  EXPECT_EQ(split({.rstrip = true}, "a\r\r\r\r\r\n a"), "a<><>a");
+  EXPECT_EQ(split({.lstrip = true}, "a\r\r\r\r\r\n a"), "a<><>\r\n a");
+  EXPECT_EQ(split({.lstrip = true, .rstrip = true}, "a \r\r\r\r\r\n a"), "a<>a");
+}
+
+TEST(AddedTokens, OfOneNormalFormTheLastCounts) {
+  const ReplaceNormalizer lower("A", "a");
+  for (const bool turned : {false, true}) {
+    std::vector<AddedToken> tokens{{.id = turned ? 9u : 1u, .content = "Ab", .normalized = true},
+                                   {.id = turned ? 1u : 9u, .content = "ab", .normalized = true}};
+    std::vector<std::optional<uint32_t>> ids;
+    AddedTokens(tokens, &lower).split("ab", true, true, [&](std::string_view, std::optional<uint32_t> id) {
+      ids.push_back(id);
+    });
+    EXPECT_EQ(ids, std::vector<std::optional<uint32_t>>{tokens[1].id});
+  }
+}
+
 TEST(AddedTokens, LeftmostThenLongest) {
   std::vector<AddedToken> tokens(4);
   tokens[0] = {.id = 0, .content = "ab"};

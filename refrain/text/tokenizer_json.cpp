@@ -286,8 +286,7 @@ std::unique_ptr<Model> read_model(const Value& part) {
   }
   if (const auto unknown = part.find("unk_token")) {
     options.unknown = vocabulary.id_of(unknown->string());
-    if (!options.unknown)
-      unknown->fail(fmt::format("expected a token, got {}", in_quotes(unknown->string())));
+    if (!options.unknown) options.missing_unknown = in_quotes(unknown->string());
   }
   const std::vector<Bpe::Merge> pairs = read_merges(merges);
   return merges.at_this_place([&]() -> std::unique_ptr<Model> {

@@ -13,6 +13,7 @@
 
 #include "refrain/core/error.h"
 #include "refrain/text/byte_level.h"
+#include "tests/refusal.h"
 
 namespace refrain::text {
 namespace {
@@ -215,6 +216,18 @@ TEST(Tokenizer, UnknownCharactersAreOneTokenWhereTheFileSaysSo) {
   EXPECT_EQ(source.tokenizer().encode("a中中b"), (Ids{'a', 300, 'b'}));
 }
 
+TEST(Tokenizer, AnUnknownTokenThatIsNoneIsAnErrorWhereItIsNeeded) {
+  Source source;
+  source.pre_tokenizer = "null";
+  source.merges = "[]";
+  source.model_more = R"(,"unk_token":"<\nunk>")";
+  const Tokenizer tokenizer = source.tokenizer();
+  EXPECT_EQ(tokenizer.encode("ab"), (Ids{'a', 'b'}));
+  EXPECT_EQ(
+      test::refusal<InvalidArgument>([&] { tokenizer.encode("a中b"); }),
+      R"([encode] text: expected characters of the vocabulary, which lacks unk_token "<\x0aunk>", got U+4E2D)");
+}
+
 TEST(Tokenizer, AddedTokensAreFoundBeforeAndAfterNormalizing) {
   for (const char* normalizer : {"null", R"({"type":"NFC"})"}) {
     Source source;
@@ -302,8 +315,6 @@ TEST(Tokenizer, RefusesAndNamesThePlace) {
                  "model.byte_fallback: expected a token for each byte, got no <0x00>");
   expect_refused({.model_more = R"(,"end_of_word_suffix":"</w>")"},
                  R"(model.end_of_word_suffix: "</w>" is not supported)");
-  expect_refused({.model_more = R"(,"unk_token":"<unk>")"},
-                 R"(model.unk_token: expected a token, got "<unk>")");
   expect_refused({.model_more = R"(,"vocab":{})"}, R"(model: "vocab" occurs twice)");
   expect_refused({.vocab_more = R"(,"x\n\"":-1)"},
                  R"(model.vocab."x\x0a\x22": expected an id, a whole number of at least 0)");

@@ -106,6 +106,8 @@ def with_added_tokens(config, normalized):
         ("a\u0300", {"lstrip": True}),
         ("<|im_", {"special": True}),
         (" the", {}),
+        ("\r\r", {"rstrip": True}),
+        ("\n\n", {"lstrip": True, "rstrip": True}),
     ]:
         config["added_tokens"].append(added(next_id, content, normalized=normalized, **flags))
         next_id += 1
