@@ -27,6 +27,16 @@ size_t blocks_of(const WeightFormat& format, const Shape& shape, std::string_vie
   return static_cast<size_t>(shape.elements()) / format.block_elements;
 }
 
+/// As many values as there is room for, from element `first` on: whole blocks.
+void decode_from(const TensorSource& source, size_t first, std::span<float> values) {
+  const WeightFormat& format = *source.format;
+  std::array<const std::byte*, WeightFormat::kMaxParts> parts{};
+  for (size_t i = 0; i < source.segments.size(); ++i)
+    parts[i] =
+        source.segments[i].bytes.data() + first / format.block_elements * format.parts[i].block_bytes();
+  format.decode(format, parts.data(), values.size() / format.block_elements, values.data());
+}
+
 }  // namespace
 
 TensorSource EncodedTensor::source(std::string name) const {
@@ -82,20 +92,27 @@ std::vector<float> decode(const TensorSource& source) {
   check_parts(source);
   if (source.format->decode == nullptr)
     fail(source.name, fmt::format("{}: expected a format of floating-point values", source.format->name));
-  std::array<const std::byte*, WeightFormat::kMaxParts> parts{};
-  for (size_t i = 0; i < source.segments.size(); ++i) parts[i] = source.segments[i].bytes.data();
   std::vector<float> values(static_cast<size_t>(source.shape.elements()));
-  source.format->decode(*source.format, parts.data(), values.size() / source.format->block_elements,
-                        values.data());
+  decode_from(source, 0, values);
   return values;
 }
 
-bool same_bytes(const TensorSource& a, const TensorSource& b) {
-  return a.format == b.format && a.shape == b.shape &&
-         std::ranges::equal(a.segments, b.segments, [](const TensorSegment& x, const TensorSegment& y) {
-           return x.bytes.size() == y.bytes.size() &&
-                  (x.bytes.empty() || std::memcmp(x.bytes.data(), y.bytes.data(), x.bytes.size()) == 0);
-         });
+bool same_values(const TensorSource& a, const TensorSource& b) {
+  check_parts(a), check_parts(b);
+  if (a.shape != b.shape) return false;
+  const auto same_bytes = [](const TensorSegment& x, const TensorSegment& y) {
+    return std::ranges::equal(x.bytes, y.bytes);
+  };
+  if (a.format == b.format && std::ranges::equal(a.segments, b.segments, same_bytes)) return true;
+  if (a.format->decode == nullptr || b.format->decode == nullptr) return false;
+  // Row by row: whole tensors may take much memory.
+  const size_t columns = a.shape.rank() == 0 ? 1 : static_cast<size_t>(a.shape.back());
+  std::vector<float> x(columns), y(columns);
+  for (size_t done = 0; done < static_cast<size_t>(a.shape.elements()); done += columns) {
+    decode_from(a, done, x), decode_from(b, done, y);
+    if (std::memcmp(x.data(), y.data(), columns * sizeof(float)) != 0) return false;
+  }
+  return true;
 }
 
 }  // namespace refrain::format

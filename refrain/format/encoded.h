@@ -34,7 +34,8 @@ EncodedTensor encode(const WeightFormat& format, const Shape& shape, std::span<c
 /// The values, row-major. Throws as check_parts(), and for a format without decode().
 std::vector<float> decode(const TensorSource& source);
 
-/// Whether two tensors have the same format, shape and bytes.
-bool same_bytes(const TensorSource& a, const TensorSource& b);
+/// Whether two tensors have the same shape and, to the bit of f32, the same values, however each is stored. Throws as
+/// check_parts(). Formats without decode() have to be the same one, and the bytes too.
+bool same_values(const TensorSource& a, const TensorSource& b);
 
 }  // namespace refrain::format

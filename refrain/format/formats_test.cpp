@@ -1,6 +1,7 @@
 // What all formats share, and GGML's blocks by hand; tests/golden compares the decoding bit for bit with MLX and gguf.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 #include <vector>
 
@@ -37,6 +38,34 @@ TEST(Formats, PlainElementsWiden) {
   EXPECT_EQ(decode(plain_tensor("w", DType::f16, {1, 2}, bytes)), (std::vector<float>{1.9375f, 1.5f}));
   EXPECT_EQ(error_of(plain_tensor("w", DType::i16, {2}, bytes)),
             "[format] w: i16: expected a format of floating-point values");
+}
+
+TEST(Formats, ValuesAreTheSameHoweverTheyAreStored) {
+  const auto bytes_of = [](const auto& values) { return std::as_bytes(std::span(values)); };
+  const float floats[] = {1.5f, 0.125f, -0.0f, 2.0f, 3.0f, 4.0f};
+  std::array<bf16, 6> halves, others;
+  for (size_t i = 0; i < 6; ++i) halves[i] = others[i] = bf16::from_float(floats[i]);
+  const auto of_floats = [&](const Shape& shape) {
+    return plain_tensor("w", DType::f32, shape, bytes_of(floats));
+  };
+  const auto of_halves = [&](const auto& values) {
+    return plain_tensor("w", DType::bf16, {3, 2}, bytes_of(values));
+  };
+  EXPECT_TRUE(same_values(of_floats({3, 2}), of_floats({3, 2})));
+  EXPECT_TRUE(same_values(of_floats({3, 2}), of_halves(halves)));
+  EXPECT_FALSE(same_values(of_floats({2, 3}), of_halves(halves)));
+  for (size_t i = 0; i < 6; ++i) {
+    others = halves;
+    others[i] = bf16::from_float(-floats[i]);
+    EXPECT_FALSE(same_values(of_floats({3, 2}), of_halves(others))) << i;
+    EXPECT_FALSE(same_values(of_halves(halves), of_halves(others))) << i;
+  }
+  const std::vector<float> whole(64, 3.0f);
+  const EncodedTensor coded = encode(mlx_affine({4, 32}, DType::f32), {1, 64}, whole);
+  EXPECT_TRUE(same_values(coded.source("w"), plain_tensor("w", DType::f32, {1, 64}, bytes_of(whole))));
+  const auto codes = plain_tensor("w", DType::u32, {3, 2}, bytes_of(floats));
+  EXPECT_TRUE(same_values(codes, codes));
+  EXPECT_FALSE(same_values(codes, of_floats({3, 2}))) << "which are no values";
 }
 
 TEST(Formats, Q4_0HasTheLowerHalvesFirst) {

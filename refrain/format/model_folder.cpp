@@ -126,15 +126,18 @@ ModelFolder ModelFolder::open(const fs::path& path, LogCallback log) {
       others.insert(name);
   }
   folder.files_.reserve(listed.size() + others.size());  // entries must not move: tensors_ points to them
-  for (const std::string& name : listed) folder.add(path / name, 0);
+  for (const std::string& name : listed) folder.add(SafetensorsFile::open(path / name), 0);
   const auto is_absent = [&](const auto& entry) { return !folder.has(entry.first); };
   const bool stale = listed.empty() || std::ranges::any_of(folder.index_, is_absent);
   for (const std::string& name : others) {
     // "model-00002-of-00003.safetensors" belongs to what is listed if one of three files is.
-    const size_t count = std::min(name.rfind("-of-"), name.size());
+    const size_t count = name.rfind("-of-");
     const auto is_sibling = [&](const std::string& other) { return other.ends_with(name.substr(count)); };
-    if (stale || (count != name.size() && std::ranges::any_of(listed, is_sibling)))
-      folder.add(path / name, listed.size());
+    if (stale || (count != name.npos && std::ranges::any_of(listed, is_sibling))) {
+      folder.add(SafetensorsFile::open(path / name), listed.size());
+    } else if (count == name.npos) {
+      folder.add_stray(path / name);
+    }
   }
   const auto absent = std::ranges::find_if(folder.index_, is_absent);
   if (absent != folder.index_.end() && folder.log_ && !folder.files_.empty()) {
@@ -149,14 +152,29 @@ ModelFolder ModelFolder::open(const fs::path& path, LogCallback log) {
 }
 
 /// Takes the tensors of a file, but those that files before `first_file` have too.
-void ModelFolder::add(const fs::path& file, size_t first_file) {
-  files_.push_back(SafetensorsFile::open(file));
+void ModelFolder::add(SafetensorsFile file, size_t first_file) {
+  files_.push_back(std::move(file));
   for (const SafetensorsEntry& entry : files_.back().tensors()) {
     const Location here{static_cast<uint32_t>(files_.size() - 1), &entry};
     const auto [other, is_new] = tensors_.emplace(entry.name, here);
     if (!is_new && other->second.file >= first_file)
       fail(entry.name, "expected it in one file, got it also in " + files_.back().path());
   }
+}
+
+/// Takes a file beside a complete index, unless it is of another model or another version of this one.
+void ModelFolder::add_stray(const fs::path& path) try {
+  SafetensorsFile file = SafetensorsFile::open(path);
+  for (const SafetensorsEntry& entry : file.tensors()) {
+    if (!has(entry.name)) continue;
+    throw FileError(fmt::format("{}: tensor {}: expected none that is also in {}", path.string(),
+                                in_quotes(entry.name), file_of(locate(entry.name))));
+  }
+  add(std::move(file), files_.size());
+} catch (const FileError& error) {
+  if (log_)
+    log_(LogLevel::warning,
+         fmt::format("{}; the file, which the index does not name, is not read", error.what()));
 }
 
 std::vector<std::string> ModelFolder::tensor_names() const {

@@ -60,8 +60,9 @@ class ModelFolder {
   };
 
   /// Reads config.json and the headers of all files, and maps them. With model.safetensors.index.json its files are
-  /// taken, else `model*.safetensors`; where the index is stale, what its files lack is looked for in those. A tensor
-  /// that is nowhere is an error of whoever asks for it. Throws FileError.
+  /// taken, else `model*.safetensors`; where the index is stale, what its files lack is looked for in those. One of those
+  /// that has only tensors that nothing else has is taken anyway. A tensor that is nowhere is an error of whoever asks
+  /// for it. Throws FileError.
   static ModelFolder open(const std::filesystem::path& path, LogCallback log = {});
 
   ModelFolder(ModelFolder&&) = default;
@@ -107,7 +108,8 @@ class ModelFolder {
   void warn_if_config_disagrees(const std::string& name, std::string_view module,
                                 std::optional<AffineParameters> found) const;
 
-  void add(const std::filesystem::path& file, size_t first_file);
+  void add(SafetensorsFile file, size_t first_file);
+  void add_stray(const std::filesystem::path& file);
 
   std::filesystem::path path_;
   Json config_;

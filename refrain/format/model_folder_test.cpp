@@ -150,6 +150,23 @@ TEST_F(IndexTest, AShardThatItLeavesOutIsTaken) {
   EXPECT_EQ(open_with(R"({"1":"model-00001-of-00002.safetensors"})").tensor_names(), (Names{"1", "2"}));
 }
 
+TEST_F(IndexTest, AFileThatItDoesNotNameFillsInOrIsSaidToBeUnread) {
+  const char* map = R"({"a":"x.safetensors","b":"y.safetensors"})";
+  write_tensors(folder_, "model-head.safetensors", {{"lm_head.weight", DType::f32, {2}}});
+  EXPECT_EQ(open_with(map).tensor_names(), (Names{"a", "b", "lm_head.weight"}));
+  EXPECT_EQ(log_, Names());
+  // Another version of what is there, and what cannot be read at all.
+  write_tensors(folder_, "model-old.safetensors", {{"c", DType::f32, {2}}, {"b", DType::f32, {3}}});
+  folder_.write("model-part.safetensors", "{");
+  EXPECT_EQ(open_with(map).tensor_names(), (Names{"a", "b", "lm_head.weight"}));
+  ASSERT_EQ(log_.size(), 2u);
+  const std::string old = (folder_.path() / "model-old.safetensors").string();
+  EXPECT_EQ(log_[0], old + ": tensor \"b\": expected none that is also in " +
+                         (folder_.path() / "y.safetensors").string() +
+                         "; the file, which the index does not name, is not read");
+  EXPECT_NE(log_[1].find("model-part.safetensors: "), std::string::npos) << log_[1];
+}
+
 TEST_F(IndexTest, NamesTheFileOfATensorThatIsWanted) {
   const ModelFolder model = open_with(R"({"a":"x.safetensors","b":"none.safetensors"})");
   ASSERT_EQ(log_.size(), 1u);

@@ -286,14 +286,20 @@ class Quantizer {
     if (!folder_.config().boolean_or("tie_word_embeddings", false)) return false;
     if (!folder_.has(kHead) || !folder_.has(kEmbedding)) return false;
     const TensorSource head = folder_.tensor(kHead), embedding = folder_.tensor(kEmbedding);
-    bool same = head.format == embedding.format && head.shape == embedding.shape;
     FileReader other;  // each keeps what it has read last
     reader_.hold(*head.file), other.hold(*embedding.file);
-    const std::span<const std::byte> bytes = head.segments[0].bytes, others = embedding.segments[0].bytes;
-    for (size_t done = 0; same && done < bytes.size(); done += kChunkBytes) {
-      const size_t size = std::min<size_t>(kChunkBytes, bytes.size() - done);
-      same = std::ranges::equal(reader_.read(*head.file, bytes.subspan(done, size)),
-                                other.read(*embedding.file, others.subspan(done, size)));
+    const auto part = [](FileReader& reader, const TensorSource& whole, size_t first, size_t count) {
+      const TensorSegment& segment = whole.segments[0];
+      const size_t bytes = size_bytes(segment.dtype);
+      return plain_tensor(whole.name, segment.dtype, Shape{static_cast<int64_t>(count)},
+                          reader.read(*whole.file, segment.bytes.subspan(first * bytes, count * bytes)));
+    };
+    bool same = head.shape == embedding.shape;
+    const size_t elements = static_cast<size_t>(head.shape.elements());
+    constexpr size_t kChunk = kChunkBytes / sizeof(double);  // elements
+    for (size_t done = 0; same && done < elements; done += kChunk) {
+      const size_t count = std::min(kChunk, elements - done);
+      same = same_values(part(reader_, head, done, count), part(other, embedding, done, count));
     }
     if (same) return true;
     throw FileError(

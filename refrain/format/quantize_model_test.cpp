@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "refrain/core/error.h"
+#include "refrain/core/half.h"
 #include "refrain/format/encoded.h"
 #include "refrain/format/mlx_affine.h"
 #include "refrain/format/model_folder.h"
@@ -191,6 +192,33 @@ TEST_F(QuantizeModelTest, RefusesATiedHeadOfItsOwnAndKeepsTheOnlyOne) {
   const ModelFolder model = ModelFolder::open(out_);
   EXPECT_TRUE(model.has("lm_head.weight"));
   EXPECT_FALSE(model.has("model.rotary_emb.inv_freq"));
+}
+
+TEST_F(QuantizeModelTest, DropsATiedHeadOfAnotherTypeIfItsValuesAreTheSame) {
+  // More than are compared at a time, so that the last is in a part of its own.
+  constexpr int64_t kRows = 65, kColumns = int64_t{1} << 16;
+  std::vector<float> values(kRows * kColumns);
+  std::vector<bf16> rounded(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    values[i] = static_cast<float>(i % 129);  // 8 bits hold it
+    rounded[i] = bf16::from_float(values[i]);
+  }
+  const auto write = [&] {
+    folder_.write("in/config.json", R"({"tie_word_embeddings":true})");
+    SafetensorsWriter writer(in_ / "model.safetensors",
+                             {{"lm_head.weight", DType::f32, {kRows, kColumns}},
+                              {"model.embed_tokens.weight", DType::bf16, {kRows, kColumns}}});
+    writer.append("lm_head.weight", std::as_bytes(std::span(values)));
+    writer.append("model.embed_tokens.weight", std::as_bytes(std::span(rounded)));
+    writer.commit();
+  };
+  write();
+  EXPECT_EQ(quantize_model(in_, out_, {}).dropped_tensors, 1u);
+  values.back() += 0.25f;
+  write();
+  QuantizeOptions force;
+  force.force = true;
+  EXPECT_NE(error_of(force).find("\"lm_head.weight\": expected what"), std::string::npos);
 }
 
 TEST_F(QuantizeModelTest, ProgressCountsWhatIsKeptAndEndsWithAll) {

@@ -21,10 +21,24 @@ constexpr uint32_t kMaxHeadDim = 4096;
 constexpr uint32_t kMaxVocab = 1u << 24;
 constexpr uint32_t kMaxContext = 1u << 28;
 
+constexpr std::string_view kOriginal = "original_max_position_embeddings";
+constexpr std::string_view kKvHeads = "num_key_value_heads";
+
 double read_positive(const Json& field) {
   const double value = field.as_f64();
   if (!(value > 0)) field.fail(fmt::format("expected a positive number, got {}", field.describe()));
   return value;
+}
+
+uint32_t read_kv_heads(const Json& json, uint32_t heads, uint32_t fallback) {
+  const bool absent = std::ranges::find(json.keys(), kKvHeads) == json.keys().end();
+  const uint32_t kv_heads = json.u32_or(kKvHeads, absent && fallback != 0 ? fallback : heads, 1, kMaxHeads);
+  if (heads % kv_heads != 0) {
+    const std::string got =
+        absent ? fmt::format("none, which stands for {}", kv_heads) : std::to_string(kv_heads);
+    json.fail(fmt::format("{}: expected a divisor of num_attention_heads {}, got {}", kKvHeads, heads, got));
+  }
+  return kv_heads;
 }
 
 void expect_whole_rotation(const Json& from) {
@@ -65,7 +79,7 @@ RopeSettings read_block(const Json& block) {
   if (rope.scaling == Scaling::llama3) {
     rope.low_freq_factor = read_positive(block.at("low_freq_factor"));
     rope.high_freq_factor = read_positive(block.at("high_freq_factor"));
-    rope.original_context_tokens = block.u32("original_max_position_embeddings", 1, kMaxContext);
+    rope.original_context_tokens = block.u32(kOriginal, 1, kMaxContext);
     if (rope.high_freq_factor <= rope.low_freq_factor) {
       block.at("high_freq_factor")
           .fail(fmt::format("expected more than low_freq_factor {}, got {}", rope.low_freq_factor,
@@ -83,22 +97,18 @@ std::optional<Json> find_block(const Json& config, std::string_view key) {
   return block;
 }
 
-DecoderSizes::DecoderSizes(const Json& json, uint32_t default_head_dim, bool tied)
+DecoderSizes::DecoderSizes(const Json& json, const DecoderDefaults& defaults)
     : layers(json.u32("num_hidden_layers", 1, kMaxLayers)),
       hidden(json.u32("hidden_size", 1, kMaxWidth)),
       heads(json.u32("num_attention_heads", 1, kMaxHeads)),
-      kv_heads(json.u32_or("num_key_value_heads", heads, 1, kMaxHeads)),
-      head_dim(
-          json.u32_or("head_dim", default_head_dim != 0 ? default_head_dim : hidden / heads, 1, kMaxHeadDim)),
+      kv_heads(read_kv_heads(json, heads, defaults.kv_heads)),
+      head_dim(json.u32_or("head_dim", defaults.head_dim != 0 ? defaults.head_dim : hidden / heads, 1,
+                           kMaxHeadDim)),
       intermediate(json.u32("intermediate_size", 1, kMaxWidth)),
       vocab(json.u32("vocab_size", 1, kMaxVocab)),
       context_tokens(json.u32("max_position_embeddings", 1, kMaxContext)),
       rms_norm_eps(static_cast<float>(json.f64("rms_norm_eps"))),
-      tied_embeddings(json.boolean_or("tie_word_embeddings", tied)) {
-  if (heads % kv_heads != 0) {
-    json.at("num_key_value_heads")
-        .fail(fmt::format("expected a divisor of num_attention_heads {}, got {}", heads, kv_heads));
-  }
+      tied_embeddings(json.boolean_or("tie_word_embeddings", defaults.tied)) {
   if (head_dim % 2 != 0 || head_dim == 0) {
     json.fail(fmt::format("head_dim: expected an even number, got {}", head_dim));
   }
@@ -160,8 +170,8 @@ RopeSettings read_rope(const Json& config) {
       !config.has("rope_theta")) {
     scaling->fail("expected rope_theta as in rope_parameters, got none");
   }
-  // Outside of the block it counts more there, but for nothing without this scaling.
-  const auto original = config.find("original_max_position_embeddings");
+  // It says nothing in place of one in the block, but is not to say another thing.
+  const auto original = config.find(kOriginal);
   if (original && rope.scaling == Scaling::llama3 && original->as_u32() != rope.original_context_tokens) {
     original->fail(fmt::format("expected {} as in the block on rope, got {}", rope.original_context_tokens,
                                original->describe()));

@@ -13,6 +13,13 @@
 
 namespace refrain::model {
 
+/// What a family takes where the file says nothing.
+struct DecoderDefaults {
+  uint32_t head_dim = 0;  ///< 0: hidden / heads
+  uint32_t kv_heads = 0;  ///< 0: as many as heads, which null stands for in any family
+  bool tied = false;
+};
+
 /// Of a decoder with grouped-query attention and a gated MLP.
 struct DecoderSizes {
   uint32_t layers = 0;
@@ -27,8 +34,8 @@ struct DecoderSizes {
   bool tied_embeddings = false;  ///< the head is the embedding
 
   /// Throws FileError, also for what would make it another kind of decoder: attention to what follows, layers that
-  /// differ. `head_dim` and `tied`: where the file says nothing; 0 stands for hidden / heads.
-  explicit DecoderSizes(const format::Json& config, uint32_t head_dim = 0, bool tied = false);
+  /// differ.
+  explicit DecoderSizes(const format::Json& config, const DecoderDefaults& defaults = {});
   /// The common part of a model of these sizes whose layers all have full attention.
   Config config() const;
 };

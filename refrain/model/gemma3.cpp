@@ -11,7 +11,8 @@ namespace refrain::model {
 namespace {
 
 struct Settings {
-  explicit Settings(const format::Json& json) : sizes(json, 256, true), common(sizes.config()) {
+  explicit Settings(const format::Json& json)
+      : sizes(json, {.head_dim = 256, .kv_heads = 4, .tied = true}), common(sizes.config()) {
     expect_string(json, "hidden_activation", "gelu_pytorch_tanh");
     expect_off(json, "attention_bias");
     for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) expect_absent(json, key);

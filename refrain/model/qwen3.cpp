@@ -9,7 +9,7 @@
 namespace refrain::model {
 namespace {
 
-constexpr uint32_t kHeadDim = 128;  // where the file says nothing
+constexpr DecoderDefaults kDefaults = {.head_dim = 128, .kv_heads = 32};
 
 struct Layer {
   Weight attention_norm, mlp_norm;  // [hidden]
@@ -20,7 +20,7 @@ struct Layer {
 class Qwen3 final : public Architecture {
  public:
   static Config read(const format::Json& json) {
-    const DecoderSizes sizes(json, kHeadDim);
+    const DecoderSizes sizes(json, kDefaults);
     expect_string(json, "hidden_act", "silu");
     expect_off(json, "attention_bias");
     expect_off(json, "use_sliding_window");
@@ -30,7 +30,7 @@ class Qwen3 final : public Architecture {
   }
 
   Qwen3(const format::Json& json, WeightLoader& loader)
-      : sizes_(json, kHeadDim),
+      : sizes_(json, kDefaults),
         embedding_(load_embedding(loader, sizes_)),
         frequencies_(load_rope(loader, read_rope(json), sizes_)) {
     for (uint32_t i = 0; i < sizes_.layers; ++i) {

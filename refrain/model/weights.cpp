@@ -76,7 +76,7 @@ void WeightLoader::skip_copy(const std::string& copy, const std::string& module,
                              uint32_t columns) {
   take(copy);
   if (!has(copy)) return;
-  if (format::same_bytes(source_.weight(copy, rows, columns), source_.weight(module, rows, columns))) return;
+  if (format::same_values(source_.weight(copy, rows, columns), source_.weight(module, rows, columns))) return;
   throw FileError(fmt::format(
       "{}: tensor {}: expected what {} holds, to which config.json ties it, got another", source_.origin(),
       format::in_quotes(copy + ".weight"), format::in_quotes(module + ".weight")));

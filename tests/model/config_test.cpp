@@ -145,6 +145,18 @@ TEST(Rope, BlocksThatSayDifferentThingsAreRefused) {
             "config.json: original_max_position_embeddings: expected 128 as in the block on rope, got 64");
 }
 
+TEST(Rope, Llama3NeedsTheContextBeforeIt) {
+  const std::string block = R"("rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1,
+    "high_freq_factor": 4)";
+  EXPECT_EQ(rope_refusal(block + "}"),
+            "config.json: rope_scaling: expected a member \"original_max_position_embeddings\", got none");
+  EXPECT_EQ(rope_refusal(block + R"(, "original_max_position_embeddings": null})"),
+            "config.json: rope_scaling.original_max_position_embeddings: expected an integer, got null");
+  EXPECT_EQ(rope_refusal(block + R"(}, "original_max_position_embeddings": 128)"),
+            "config.json: rope_scaling: expected a member \"original_max_position_embeddings\", got none")
+      << "transformers takes none beside the block";
+}
+
 TEST(Rope, BlocksForTypesOfLayersAreForFamiliesThatHaveThem) {
   const std::string block =
       R"(: {"full_attention": {"rope_theta": 7}, "sliding_attention": {"rope_theta": 8}})";
@@ -170,10 +182,40 @@ TEST(Rope, BlocksForTypesOfLayersAreForFamiliesThatHaveThem) {
             "\"yarn\"");
 }
 
+TEST(KvHeads, AreWhatTransformersTakesWhereTheFileSaysNothing) {
+  const auto read = [](const Family& family, const std::string& heads) {
+    std::string sizes = kSizes;
+    const std::string fields = R"("num_attention_heads": 4,
+  "num_key_value_heads": 2)";
+    sizes.replace(sizes.find(fields), fields.size(), heads);
+    return model::read_config(
+        Json::parse(std::string("{\"model_type\": \"") + family.type + "\", " + family.more + sizes + "}",
+                    "config.json"));
+  };
+  const auto kv_heads = [&](const Family& family, const std::string& heads) {
+    return states_of(read(family, heads))[0].kv_heads;
+  };
+  const auto& [llama, qwen3, gemma3] = kFamilies;
+  EXPECT_EQ(kv_heads(llama, R"("num_attention_heads": 64)"), 64u);
+  EXPECT_EQ(kv_heads(qwen3, R"("num_attention_heads": 64)"), 32u);
+  EXPECT_EQ(kv_heads(gemma3, R"("num_attention_heads": 64)"), 4u);
+  for (const Family& family : kFamilies)
+    EXPECT_EQ(kv_heads(family, R"("num_attention_heads": 6, "num_key_value_heads": null)"), 6u)
+        << family.type;
+  EXPECT_EQ(refusal<FileError>([&] { (void)read(qwen3, R"("num_attention_heads": 16)"); }),
+            "config.json: num_key_value_heads: expected a divisor of num_attention_heads 16, got none, which "
+            "stands "
+            "for 32");
+  EXPECT_EQ(
+      refusal<FileError>([&] { (void)read(llama, R"("num_attention_heads": 6, "num_key_value_heads": 4)"); }),
+      "config.json: num_key_value_heads: expected a divisor of num_attention_heads 6, got 4");
+}
+
 TEST(HeadDim, IsWhatTransformersTakesWhereTheFileSaysNothing) {
   const auto heads = [](const char* type) {
     const Json json =
         Json::parse(std::string(R"({"num_hidden_layers": 1, "hidden_size": 64, "num_attention_heads": 4,
+      "num_key_value_heads": 4,
       "intermediate_size": 96, "vocab_size": 100, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
       "sliding_window": 256, "model_type": ")") +
                         type + "\"}",
