@@ -25,6 +25,8 @@ void ModelOptions::add_to(CLI::App& command) {
       .add_flag("--fast", fast, "Kernels that round what they multiply to 16 bits, where the device has such")
       ->excludes(exact_flag);
   command.add_flag("--portable", portable, "Leave the CPU's vector extensions unused");
+  command.add_flag("--no-mmap", no_mmap,
+                   "Read the weights instead of mapping them, so that their files may change meanwhile");
   command
       .add_option(
           "--cache", cache,
@@ -55,6 +57,7 @@ LoadedModel load_model(const ModelOptions& options) {
   model::LoadOptions load;
   load.log = log;
   if (options.fast) load.mode = graph::Mode::fast;
+  if (options.no_mmap) load.files = FileAccess::read;
   const bool terminal = ::isatty(STDERR_FILENO) != 0;
   uint64_t shown_part = 0;
   if (progress) {

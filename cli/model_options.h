@@ -21,10 +21,11 @@ struct ModelOptions {
   bool exact = false;
   bool fast = false;
   bool portable = false;
+  bool no_mmap = false;
   std::string cache;  ///< empty: the mode's
   bool verbose = false;
 
-  /// MODEL, --device, --threads, --exact, --fast, --portable, --cache, -v
+  /// MODEL, --device, --threads, --exact, --fast, --portable, --no-mmap, --cache, -v
   void add_to(CLI::App& command);
   /// Of the cached keys and values, for RunnerOptions.
   std::optional<DType> cache_type() const;

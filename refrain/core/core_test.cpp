@@ -264,9 +264,19 @@ TEST_F(Files, MappingOutlivesTheName) {
   EXPECT_EQ(static_cast<char>(file->bytes()[0]), 't');
 }
 
+TEST_F(Files, WhatIsReadStaysWhateverTheFileBecomes) {
+  const std::string content(10'000, 'x');
+  const auto path = write("some", content);
+  const auto file = MappedFile::open(path, FileAccess::read);
+  std::filesystem::resize_file(path, 0);
+  ASSERT_EQ(file->bytes().size(), content.size());
+  EXPECT_EQ(std::memcmp(file->bytes().data(), content.data(), content.size()), 0);
+}
+
 TEST_F(Files, EmptyFileIsEmpty) {
   const auto path = write("empty", "");
   EXPECT_TRUE(MappedFile::open(path)->bytes().empty());
+  EXPECT_TRUE(MappedFile::open(path, FileAccess::read)->bytes().empty());
   EXPECT_EQ(read_text_file(path), "");
 }
 

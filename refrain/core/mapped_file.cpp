@@ -44,17 +44,38 @@ size_t regular_file_size(const Descriptor& file, const std::filesystem::path& pa
   return static_cast<size_t>(status.st_size);
 }
 
+/// Reads up to `size` bytes; how many there were.
+size_t read_up_to(const Descriptor& file, const std::filesystem::path& path, char* to, size_t size) {
+  size_t done = 0;
+  while (done < size) {
+    const ssize_t got = ::read(file.get(), to + done, size - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) fail(path, error_text());
+    if (got == 0) break;  // truncated since fstat
+    done += static_cast<size_t>(got);
+  }
+  return done;
+}
+
 }  // namespace
 
-std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path) {
+std::shared_ptr<const MappedFile> MappedFile::open(const std::filesystem::path& path, FileAccess access) {
   const Descriptor file(path);
   const size_t size = regular_file_size(file, path);
-  void* address = nullptr;
-  if (size != 0) {
-    address = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.get(), 0);
-    if (address == MAP_FAILED) fail(path, error_text());
+  if (size == 0) return std::shared_ptr<const MappedFile>(new MappedFile(path, nullptr, 0));
+  const bool maps = access == FileAccess::map;
+  void* const address = ::mmap(nullptr, size, maps ? PROT_READ : PROT_READ | PROT_WRITE,
+                               maps ? MAP_PRIVATE : MAP_PRIVATE | MAP_ANONYMOUS, maps ? file.get() : -1, 0);
+  if (address == MAP_FAILED) fail(path, error_text());
+  std::shared_ptr<const MappedFile> result(new MappedFile(path, address, size));
+  if (maps) return result;
+  const size_t got = read_up_to(file, path, static_cast<char*>(address), size);
+  if (got != size) {
+    fail(path, "expected " + std::to_string(size) + " bytes, got " + std::to_string(got) +
+                   ": it has been cut while it was read");
   }
-  return std::shared_ptr<const MappedFile>(new MappedFile(path, address, size));
+  ::mprotect(address, size, PROT_READ);
+  return result;
 }
 
 MappedFile::~MappedFile() {
@@ -68,15 +89,7 @@ std::string read_text_file(const std::filesystem::path& path, size_t limit_bytes
     fail(path, "expected at most " + std::to_string(limit_bytes) + " bytes, got " + std::to_string(size));
   }
   std::string text(size, '\0');
-  size_t done = 0;
-  while (done < size) {
-    const ssize_t got = ::read(file.get(), text.data() + done, size - done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail(path, error_text());
-    if (got == 0) break;  // truncated since fstat
-    done += static_cast<size_t>(got);
-  }
-  text.resize(done);
+  text.resize(read_up_to(file, path, text.data(), size));
   return text;
 }
 

@@ -1,4 +1,4 @@
-// A file mapped read-only into memory for as long as somebody holds it.
+// A file read-only in memory for as long as somebody holds it: mapped, or read.
 #pragma once
 
 #include <cstddef>
@@ -10,12 +10,18 @@
 
 namespace refrain {
 
-/// Whoever keeps a span of `bytes()` keeps the shared_ptr too. The file must not be truncated meanwhile;
-/// replacing it by rename is safe.
+enum class FileAccess {
+  map,  ///< pages come from the file as they are touched; one that was cut off meanwhile ends the process by SIGBUS
+  read,  ///< all of it into memory at once, after which the file is no matter
+};
+
+/// Whoever keeps a span of `bytes()` keeps the shared_ptr too. A mapped file must not be truncated meanwhile, nor
+/// written to; replacing it by rename is safe.
 class MappedFile {
  public:
   /// Throws FileError when `path` is not a regular file that can be read. An empty file gives an empty span.
-  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
+  static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path,
+                                                FileAccess access = FileAccess::map);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;
   MappedFile& operator=(const MappedFile&) = delete;

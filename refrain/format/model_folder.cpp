@@ -105,7 +105,7 @@ bool is_derived(std::string_view tensor) {
          (tensor.ends_with("inv_freq") || tensor.ends_with("cos_cached") || tensor.ends_with("sin_cached"));
 }
 
-ModelFolder ModelFolder::open(const fs::path& path, LogCallback log) {
+ModelFolder ModelFolder::open(const fs::path& path, LogCallback log, FileAccess access) {
   std::error_code error;
   if (!fs::is_directory(path, error))
     throw FileError(path.string() + ": expected a model folder, found none");
@@ -126,7 +126,7 @@ ModelFolder ModelFolder::open(const fs::path& path, LogCallback log) {
       others.insert(name);
   }
   folder.files_.reserve(listed.size() + others.size());  // entries must not move: tensors_ points to them
-  for (const std::string& name : listed) folder.add(SafetensorsFile::open(path / name), 0);
+  for (const std::string& name : listed) folder.add(SafetensorsFile::open(path / name, access), 0);
   const auto is_absent = [&](const auto& entry) { return !folder.has(entry.first); };
   const bool stale = listed.empty() || std::ranges::any_of(folder.index_, is_absent);
   for (const std::string& name : others) {
@@ -134,9 +134,9 @@ ModelFolder ModelFolder::open(const fs::path& path, LogCallback log) {
     const size_t count = name.rfind("-of-");
     const auto is_sibling = [&](const std::string& other) { return other.ends_with(name.substr(count)); };
     if (stale || (count != name.npos && std::ranges::any_of(listed, is_sibling))) {
-      folder.add(SafetensorsFile::open(path / name), listed.size());
+      folder.add(SafetensorsFile::open(path / name, access), listed.size());
     } else if (count == name.npos) {
-      folder.add_stray(path / name);
+      folder.add_stray(path / name, access);
     }
   }
   const auto absent = std::ranges::find_if(folder.index_, is_absent);
@@ -163,8 +163,8 @@ void ModelFolder::add(SafetensorsFile file, size_t first_file) {
 }
 
 /// Takes a file beside a complete index, unless it is of another model or another version of this one.
-void ModelFolder::add_stray(const fs::path& path) try {
-  SafetensorsFile file = SafetensorsFile::open(path);
+void ModelFolder::add_stray(const fs::path& path, FileAccess access) try {
+  SafetensorsFile file = SafetensorsFile::open(path, access);
   for (const SafetensorsEntry& entry : file.tensors()) {
     if (!has(entry.name)) continue;
     throw FileError(fmt::format("{}: tensor {}: expected none that is also in {}", path.string(),

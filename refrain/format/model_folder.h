@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "refrain/core/log.h"
+#include "refrain/core/mapped_file.h"
 #include "refrain/core/tensor_source.h"
 #include "refrain/format/json.h"
 #include "refrain/format/mlx_affine.h"
@@ -59,11 +60,12 @@ class ModelFolder {
     uint64_t bytes = 0;            ///< of all tensors
   };
 
-  /// Reads config.json and the headers of all files, and maps them. With model.safetensors.index.json its files are
+  /// Reads config.json and the headers of all files, and maps or reads them. With model.safetensors.index.json its files are
   /// taken, else `model*.safetensors`; where the index is stale, what its files lack is looked for in those. One of those
   /// that has only tensors that nothing else has is taken anyway. A tensor that is nowhere is an error of whoever asks
   /// for it. Throws FileError.
-  static ModelFolder open(const std::filesystem::path& path, LogCallback log = {});
+  static ModelFolder open(const std::filesystem::path& path, LogCallback log = {},
+                          FileAccess access = FileAccess::map);
 
   ModelFolder(ModelFolder&&) = default;
   ModelFolder& operator=(ModelFolder&&) = default;
@@ -109,7 +111,7 @@ class ModelFolder {
                                 std::optional<AffineParameters> found) const;
 
   void add(SafetensorsFile file, size_t first_file);
-  void add_stray(const std::filesystem::path& file);
+  void add_stray(const std::filesystem::path& file, FileAccess access);
 
   std::filesystem::path path_;
   Json config_;

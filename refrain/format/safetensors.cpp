@@ -259,8 +259,8 @@ class HeaderReader {
 
 }  // namespace
 
-SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
-  std::shared_ptr<const MappedFile> file = MappedFile::open(path);
+SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path, FileAccess access) {
+  std::shared_ptr<const MappedFile> file = MappedFile::open(path, access);
   SafetensorsFile result = parse(file->bytes(), path.string());
   result.file_ = std::move(file);
   return result;

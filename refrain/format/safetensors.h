@@ -40,8 +40,8 @@ struct SafetensorsEntry {
 /// without hole or overlap. Immutable; copies of its spans need the file kept alive.
 class SafetensorsFile {
  public:
-  /// Maps and checks a file. Throws FileError naming file, tensor, what was expected and what was found.
-  static SafetensorsFile open(const std::filesystem::path& path);
+  /// Maps or reads a file and checks it. Throws FileError naming file, tensor, what was expected and what was found.
+  static SafetensorsFile open(const std::filesystem::path& path, FileAccess access = FileAccess::map);
   /// Checks bytes that the caller keeps alive; `name` stands for the path in messages.
   static SafetensorsFile parse(std::span<const std::byte> bytes, std::string name);
 
@@ -54,7 +54,7 @@ class SafetensorsFile {
   TensorSegment segment(std::string_view name) const;
   TensorSegment segment(const SafetensorsEntry& entry) const;
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
-  /// The mapping; null after `parse`.
+  /// Its memory; null after `parse`.
   const std::shared_ptr<const MappedFile>& file() const { return file_; }
 
  private:

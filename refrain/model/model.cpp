@@ -5,7 +5,7 @@
 namespace refrain::model {
 
 Model Model::load(const Device& device, const std::filesystem::path& path, const LoadOptions& options) {
-  const format::ModelFolder folder = format::ModelFolder::open(path, options.log);
+  const format::ModelFolder folder = format::ModelFolder::open(path, options.log, options.files);
   return make(device, read_config(path, folder.config()), folder.config(), FolderWeights(folder), options);
 }
 

@@ -15,6 +15,7 @@ struct LoadOptions {
   graph::Mode mode = graph::Mode::exact;  ///< of all programs of the model
   ProgressCallback progress;
   LogCallback log;
+  FileAccess files = FileAccess::map;  ///< read: files may change once the model is loaded; takes more memory
 };
 
 /// Immutable once loaded; copies share it.

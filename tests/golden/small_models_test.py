@@ -4,6 +4,9 @@ A head of its own, an eps that shows in every norm, another theta, widths that d
 """
 
 import json
+import os
+import select
+import subprocess
 
 import mlx.core as mx
 import numpy as np
@@ -343,3 +346,21 @@ def test_data_may_lie_at_any_address(logits, tmp_path, family):
         write_raw(weights, header, data)
         results.append(logits(model, IDS, len(IDS), raw=True))
     assert results[1:] == results[:1] * 3
+
+
+def test_weights_that_are_read_need_no_file_afterwards(refrain, run, logits, tmp_path):
+    """Which is cut while the program waits for its reader, with the last rows ahead."""
+    model = make_model(tmp_path / "model", FAMILIES["llama"][1] | {"hidden_size": 84})
+    weights = model / "model.safetensors"
+    tensors = read_tensors(weights)
+    header = json.dumps(header_of(tensors)).encode()
+    write_raw(weights, header + b" " * (-len(header) % 8), b"".join(part for _, _, part in tensors.values()))
+    assert " 21 tensors usable where they lie, 0 to be copied\n" in run("info", model).stdout
+    expected = logits(model, IDS, len(IDS), "--no-mmap", raw=True)
+    assert expected == logits(model, IDS, len(IDS), raw=True)
+    command = [refrain, "logits", model, "--ids", tmp_path / "ids.txt", "--last", str(len(IDS)), "-o", "/dev/stdout"]
+    with subprocess.Popen([*command, "--no-mmap"], stdout=subprocess.PIPE, pipesize=4096) as process:
+        select.select([process.stdout], [], [], 60)  # the first of 64 rows, which do not fit
+        os.truncate(weights, 0)
+        found = process.stdout.read()
+    assert (process.returncode, found) == (0, expected)
