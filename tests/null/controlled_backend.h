@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <functional>
@@ -107,7 +108,7 @@ class ControlledBackend : public backend::Backend {
   }
   backend::Point submit(const backend::Submission& submission) override {
     if (at_submit) at_submit(static_cast<const Counted*>(submission.program)->queue);
-    if (std::exchange(refuse_submit_, false)) throw DeviceError("controlled: refused");
+    if (refuse_submit_.exchange(false)) throw DeviceError("controlled: refused");
     const std::lock_guard lock(mutex_);
     if (lost_) throw DeviceLost("controlled: lost");
     for (const backend::UpdateData& update : submission.updates) {
@@ -195,7 +196,7 @@ class ControlledBackend : public backend::Backend {
   }
 
   const bool host_memory_;
-  bool refuse_submit_ = false;
+  std::atomic<bool> refuse_submit_ = false;  // several threads submit
   bool refuse_write_ = false;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
