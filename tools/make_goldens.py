@@ -6,13 +6,11 @@ the program itself. Prompts and stories are the lines of prompts.txt and stories
 the file was made with are in its entry `versions`. Another machine gives the same up to the last bits of float32.
 """
 
-import io
 import json
 import os
 import pathlib
 import platform
 import sys
-import zipfile
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # one order of the sums, whatever the machine
 
@@ -25,21 +23,11 @@ DATA = ROOT / "tests/golden/data"
 MODEL = ROOT / "models/tales-qwen3-4bit"
 sys.path.insert(0, str(ROOT / "tests/golden"))
 
+from model_files import write_npz  # noqa: E402
 from models_numpy import Qwen3, token_losses  # noqa: E402
 
 LAST_POSITIONS = 4
 GREEDY_TOKENS = 64
-
-
-def write_npz(path, arrays):
-    """As numpy.savez_compressed, but with fixed times, so that the same arrays give the same bytes."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
-        for name, array in arrays.items():
-            npy = io.BytesIO()
-            np.lib.format.write_array(npy, np.asarray(array), allow_pickle=False)
-            entry = zipfile.ZipInfo(name + ".npy")
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            file.writestr(entry, npy.getvalue())
 
 
 def greedy(model, prompt):

@@ -124,13 +124,19 @@ Value rope(const Value& x, const Weight& frequencies) {
 Value attention(const Value& x, const AttentionWeights& w, const AttentionOptions& options) {
   const KvState& state = x.pass().forward().cache.state(options.layer);
   Value q = linear(x, w.q), k = linear(x, w.k), v = linear(x, w.v);
-  q = q.heads(q.width() / state.head_dim);
-  k = k.heads(state.kv_heads);
+  const auto heads_of = [&](const Value& value, const Weight& weight) {
+    const uint32_t count = value.width() / state.head_dim;
+    if (!weight) return value.heads(count);
+    if (weight.shape()[0] == value.width()) return norm(value, weight).heads(count);
+    return norm(value.heads(count), weight);
+  };
+  q = heads_of(q, w.q_norm);
+  k = heads_of(k, w.k_norm);
   v = v.heads(state.kv_heads);
-  if (w.q_norm) q = norm(q, w.q_norm);
-  if (w.k_norm) k = norm(k, w.k_norm);
-  q = rope(q, options.frequencies);
-  k = rope(k, options.frequencies);
+  if (options.frequencies) {
+    q = rope(q, options.frequencies);
+    k = rope(k, options.frequencies);
+  }
   const Value mixed = x.pass().attend(options.layer, q, k, v, options.scale);
   return linear(mixed.rows(), w.o);
 }
@@ -149,15 +155,16 @@ Value mlp(const Value& x, const MlpWeights& w, Activation activation) {
 AttentionWeights load_attention(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
                                 HeadNorms norms) {
   const uint32_t q_width = sizes.heads * sizes.head_dim, kv_width = sizes.kv_heads * sizes.head_dim;
-  const auto head_norm = [&](const char* name) {
+  const auto head_norm = [&](const char* name, uint32_t width) {
     if (norms == HeadNorms::none) return Weight();
-    return loader.vector(prefix + name, sizes.head_dim, norms == HeadNorms::one_plus_weight ? 1.0f : 0.0f);
+    return loader.vector(prefix + name, norms == HeadNorms::all_heads ? width : sizes.head_dim,
+                         norms == HeadNorms::one_plus_weight ? 1.0f : 0.0f);
   };
   return {.q = loader.matrix(prefix + "q_proj", q_width, sizes.hidden, kMatrix),
           .k = loader.matrix(prefix + "k_proj", kv_width, sizes.hidden, kMatrix),
           .v = loader.matrix(prefix + "v_proj", kv_width, sizes.hidden, kMatrix),
-          .q_norm = head_norm("q_norm.weight"),
-          .k_norm = head_norm("k_norm.weight"),
+          .q_norm = head_norm("q_norm.weight", q_width),
+          .k_norm = head_norm("k_norm.weight", kv_width),
           .o = loader.matrix(prefix + "o_proj", sizes.hidden, q_width, kMatrix)};
 }
 

@@ -77,17 +77,17 @@ Value rope(const Value& x, const Weight& frequencies);
 
 struct AttentionWeights {
   Weight q, k, v;         ///< [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
-  Weight q_norm, k_norm;  ///< [head_dim], or none
+  Weight q_norm, k_norm;  ///< [head_dim], or of all heads at once, or none
   Weight o;               ///< [hidden, heads * head_dim]
 };
 
 struct AttentionOptions {
   uint32_t layer = 0;
-  const Weight& frequencies;  ///< of rope
+  const Weight& frequencies;  ///< of rope, or none
   float scale = 1;            ///< of scores
 };
 
-/// Projections, norms of heads where there are weights for them, rope, attention, projection.
+/// Projections, norms of queries and keys where there are weights for them, rope, attention, projection.
 Value attention(const Value& x, const AttentionWeights& weights, const AttentionOptions& options);
 
 struct MlpWeights {
@@ -99,8 +99,8 @@ enum class Activation { silu, gelu_tanh };
 /// down(activation(gate(x)) * up(x))
 Value mlp(const Value& x, const MlpWeights& weights, Activation activation = Activation::silu);
 
-/// Norms of heads that attention has, and what they scale by.
-enum class HeadNorms { none, weight, one_plus_weight };
+/// Norms of queries and keys: of each head, scaled by a weight or one more, or of all heads at once.
+enum class HeadNorms { none, weight, one_plus_weight, all_heads };
 /// Weights by the names that they have in nearly all families. `prefix` ends with a dot.
 AttentionWeights load_attention(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
                                 HeadNorms norms = HeadNorms::none);

@@ -3,9 +3,13 @@
 Reads and writes safetensors by hand, since the tests need files that no library would write.
 """
 
+import io
 import json
 import pathlib
 import struct
+import zipfile
+
+import numpy as np
 
 
 def read_tensors(path):
@@ -40,6 +44,17 @@ def write_raw(path, header, data, length=None):
 
 def write_tensors(path, tensors):
     write_raw(path, header_of(tensors), b"".join(data for _, _, data in tensors.values()))
+
+
+def write_npz(path, arrays):
+    """As numpy.savez_compressed, but with fixed times, so that the same arrays give the same bytes."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+        for name, array in arrays.items():
+            npy = io.BytesIO()
+            np.lib.format.write_array(npy, np.asarray(array), allow_pickle=False)
+            entry = zipfile.ZipInfo(name + ".npy")
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            file.writestr(entry, npy.getvalue())
 
 
 class ModelCopy:

@@ -29,25 +29,40 @@ constexpr const char* kSizes = R"(
   "intermediate_size": 96, "vocab_size": 1500, "max_position_embeddings": 256, "rms_norm_eps": 1e-6,
   "tie_word_embeddings": true, )";
 
+enum class HeadNorms { none, each, all };
+
 struct Tiny {
   const char* name;
   const char* config;              ///< beside kSizes
-  std::vector<const char*> norms;  ///< of a layer, beside its first
-  bool head_norms;
+  std::vector<const char*> norms;  ///< of a layer
+  HeadNorms head_norms = HeadNorms::none;
+  const char* gate = "rms_norm+matmul*2+silu_mul";  ///< what is fused
 };
 
 const Tiny kFamilies[] = {
-    {"qwen3", R"("model_type": "qwen3")", {"post_attention_layernorm"}, true},
+    {"qwen3", R"("model_type": "qwen3")", {"input_layernorm", "post_attention_layernorm"}, HeadNorms::each},
     {"llama",
      R"("model_type": "llama", "rope_parameters": {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
         "high_freq_factor": 4.0, "original_max_position_embeddings": 32})",
-     {"post_attention_layernorm"},
-     false},
+     {"input_layernorm", "post_attention_layernorm"}},
     {"gemma3",
      R"("model_type": "gemma3_text", "sliding_window": 10, "query_pre_attn_scalar": 24,
         "layer_types": ["sliding_attention", "full_attention", "sliding_attention"])",
-     {"post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm"},
-     true},
+     {"input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm",
+      "post_feedforward_layernorm"},
+     HeadNorms::each,
+     "rms_norm+matmul*2+gelu_mul"},
+    {"mistral",
+     R"("model_type": "mistral", "sliding_window": 10)",
+     {"input_layernorm", "post_attention_layernorm"}},
+    {"olmo2",
+     R"("model_type": "olmo2")",
+     {"post_attention_layernorm", "post_feedforward_layernorm"},
+     HeadNorms::all,
+     "matmul*2+silu_mul"},
+    {"smollm3",
+     R"("model_type": "smollm3", "no_rope_layer_interval": 2)",
+     {"input_layernorm", "post_attention_layernorm"}},
 };
 
 std::string config_of(const Tiny& tiny) { return std::string("{") + kSizes + tiny.config + "}"; }
@@ -64,13 +79,14 @@ void write(const format::TestFolder& files, const Tiny& tiny) {
   add("model.norm", {c.hidden});
   for (uint32_t i = 0; i < c.layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".", attention = layer + "self_attn.";
-    add(layer + "input_layernorm", {c.hidden});
     for (const char* norm : tiny.norms) add(layer + norm, {c.hidden});
     add(attention + "q_proj", {c.heads * c.head_dim, c.hidden});
     for (const char* name : {"k_proj", "v_proj"}) add(attention + name, {c.kv_heads * c.head_dim, c.hidden});
     add(attention + "o_proj", {c.hidden, c.heads * c.head_dim});
-    if (tiny.head_norms) {
-      for (const char* name : {"q_norm", "k_norm"}) add(attention + name, {c.head_dim});
+    if (tiny.head_norms != HeadNorms::none) {
+      const bool all = tiny.head_norms == HeadNorms::all;
+      add(attention + "q_norm", {all ? c.heads * c.head_dim : c.head_dim});
+      add(attention + "k_norm", {all ? c.kv_heads * c.head_dim : c.head_dim});
     }
     for (const char* name : {"mlp.gate_proj", "mlp.up_proj"}) add(layer + name, {c.intermediate, c.hidden});
     add(layer + "mlp.down_proj", {c.hidden, c.intermediate});
@@ -133,8 +149,7 @@ TEST_P(Families, TheGateIsFusedWithItsProducts) {
   if (!device.composes) GTEST_SKIP() << "kernels are not composed there";
   options.capacities = {device.most_fused_rows, device.most_fused_rows + 1};
   const ModelRunner runner(model, options);
-  const std::string gate = GetParam().name == std::string("gemma3") ? "gelu_mul" : "silu_mul";
-  const std::string wanted = "rms_norm+matmul*2+" + gate;
+  const std::string wanted = GetParam().gate;
   std::string titles;
   const auto fused = [&](size_t member) {
     const backend::PlanData& plan = runner.program(member).plan().data();

@@ -1,0 +1,118 @@
+"""Tiny models of every family, of numbers from a seed, whose configurations hit what their families do in special cases.
+
+Shared by the tests and by tools/make_family_goldens.py, which asks transformers what they answer.
+"""
+
+import json
+
+import numpy as np
+from model_files import write_tensors
+
+VOCAB = 211
+PROMPT = [int(id) for id in np.random.default_rng(7).integers(0, VOCAB, 300)]
+PROMPTS = [1, 2, 63, 64, 65, 300]  # ids of PROMPT, a page of the cache being 64
+GREEDY_TOKENS = 256
+
+SIZES = {
+    "num_hidden_layers": 4,
+    "hidden_size": 84,
+    "intermediate_size": 150,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 22,
+    "vocab_size": VOCAB,
+    "max_position_embeddings": 640,
+    "rms_norm_eps": 1e-3,
+    "tie_word_embeddings": False,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+THETA = {"rope_parameters": {"rope_type": "default", "rope_theta": 300.0}}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 300.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+GEMMA3 = {
+    "hidden_activation": "gelu_pytorch_tanh",
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 40,
+    "query_pre_attn_scalar": 30,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 300.0},
+        "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 3000.0},
+    },
+}
+ODD_LAYERS = ["full_attention", "sliding_attention"] * 2
+MODELS = {
+    "llama": {"model_type": "llama"} | THETA,
+    "llama-tied-scaled": {"model_type": "llama", "tie_word_embeddings": True, "rope_parameters": LLAMA3},
+    "qwen3": {"model_type": "qwen3"} | THETA,
+    "gemma3": {"model_type": "gemma3_text", "tie_word_embeddings": True} | GEMMA3,
+    "mistral-window": {"model_type": "mistral", "sliding_window": 40} | THETA,
+    "mistral": {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": 6, "head_dim": 18} | THETA,
+    "olmo2": {"model_type": "olmo2"} | THETA,
+    "olmo2-one-head": {"model_type": "olmo2", "num_attention_heads": 1, "num_key_value_heads": 1} | THETA,
+    "smollm3": {"model_type": "smollm3", "no_rope_layer_interval": 2} | THETA,
+    "smollm3-window": {
+        "model_type": "smollm3",
+        "no_rope_layers": [1, 0, 1, 0, 1],
+        "use_sliding_window": True,
+        "sliding_window": 40,
+        "layer_types": ODD_LAYERS,
+        "tie_word_embeddings": True,
+    }
+    | THETA,
+}
+
+
+def config_of(name):
+    return SIZES | MODELS[name]
+
+
+def write_model(folder, name, seed):
+    """A folder with the model's config.json and float32 weights."""
+    config, rng, tensors = config_of(name), np.random.default_rng(seed), {}
+    family = config["model_type"]
+    hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
+    queries = config["num_attention_heads"] * config["head_dim"]
+    keys = config["num_key_value_heads"] * config["head_dim"]
+
+    def add(tensor, *shape, scale, around=0.0):
+        values = (around + scale * rng.standard_normal(shape)).astype("<f4")
+        tensors[tensor + ".weight"] = ("F32", list(shape), values.tobytes())
+
+    def norm(tensor, size):
+        add(tensor, size, scale=0.2, around=0.0 if family == "gemma3_text" else 1.0)  # Gemma's add 1 themselves
+
+    norms = ["post_attention_layernorm"]
+    norms += [] if family == "olmo2" else ["input_layernorm"]
+    norms += ["post_feedforward_layernorm"] if family in ("olmo2", "gemma3_text") else []
+    norms += ["pre_feedforward_layernorm"] if family == "gemma3_text" else []
+    add("model.embed_tokens", vocab, hidden, scale=0.2 / (hidden**0.5 if family == "gemma3_text" else 1))
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}."
+        for each in norms:
+            norm(layer + each, hidden)
+        if family in ("qwen3", "gemma3_text", "olmo2"):
+            whole = family == "olmo2"
+            norm(layer + "self_attn.q_norm", queries if whole else config["head_dim"])
+            norm(layer + "self_attn.k_norm", keys if whole else config["head_dim"])
+        add(layer + "self_attn.q_proj", queries, hidden, scale=0.2)
+        add(layer + "self_attn.k_proj", keys, hidden, scale=0.2)
+        add(layer + "self_attn.v_proj", keys, hidden, scale=0.1)
+        add(layer + "self_attn.o_proj", hidden, queries, scale=0.1)
+        add(layer + "mlp.gate_proj", inner, hidden, scale=0.1)
+        add(layer + "mlp.up_proj", inner, hidden, scale=0.1)
+        add(layer + "mlp.down_proj", hidden, inner, scale=0.1)
+    norm("model.norm", hidden)
+    if not config["tie_word_embeddings"]:
+        add("lm_head", vocab, hidden, scale=0.2)
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_tensors(folder / "model.safetensors", tensors)
+    return folder
