@@ -211,6 +211,14 @@ std::optional<std::vector<std::string>> read_layer_types(const Json& config, uin
   return types;
 }
 
+void expect_full_attention(const Json& json, const DecoderSizes& sizes) {
+  if (read_layer_types(json, sizes.layers, {"full_attention"})) return;
+  // transformers' cache then keeps so many positions of each layer and no more.
+  for (const char* key : {"sliding_window", "attention_chunk_size"}) {
+    if (json.u32_or(key, sizes.context_tokens) < sizes.context_tokens) expect_absent(json, key);
+  }
+}
+
 void expect_off(const Json& config, std::string_view key) {
   if (const auto field = config.find(key); field && field->as_bool()) field->fail("expected false, got true");
 }

@@ -69,6 +69,8 @@ std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t head_dim)
 /// The type of each layer, one of `known`. Nothing when the field is absent. Throws FileError.
 std::optional<std::vector<std::string>> read_layer_types(const format::Json& config, uint32_t layers,
                                                          std::initializer_list<std::string_view> known);
+/// Refuses layers of another kind, and windows below the context that would be those of all layers.
+void expect_full_attention(const format::Json& config, const DecoderSizes& sizes);
 /// Refuses a field whose value would change the arithmetic in a way that is not provided. Absent is fine.
 void expect_off(const format::Json& config, std::string_view key);
 void expect_absent(const format::Json& config, std::string_view key);

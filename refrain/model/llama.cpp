@@ -22,12 +22,7 @@ class Llama final : public Architecture {
     expect_string(json, "hidden_act", "silu");
     expect_off(json, "attention_bias");
     expect_off(json, "mlp_bias");
-    if (!read_layer_types(json, sizes.layers, {"full_attention"})) {
-      // transformers' cache then keeps so many positions of each layer and no more.
-      for (const char* key : {"sliding_window", "attention_chunk_size"}) {
-        if (json.u32_or(key, sizes.context_tokens) < sizes.context_tokens) expect_absent(json, key);
-      }
-    }
+    expect_full_attention(json, sizes);
     read_rope(json);
     return sizes.config();
   }

@@ -28,6 +28,7 @@ class Mistral final : public Architecture {
     // Later releases say null, which is no window; the first ones' is that of a file without a word.
     const bool said = std::ranges::find(json.keys(), "sliding_window") != json.keys().end();
     const uint32_t window = json.u32_or("sliding_window", said ? 0 : 4096, 1);
+    read_layer_types(json, sizes.layers, {window != 0 ? "sliding_attention" : "full_attention"});
     for (LayerState& state : config.state) std::get<KvState>(state).window = window;
     return config;
   }

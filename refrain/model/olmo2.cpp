@@ -21,6 +21,7 @@ class Olmo2 final : public Architecture {
     const DecoderSizes sizes(json);
     expect_string(json, "hidden_act", "silu");
     expect_off(json, "attention_bias");
+    expect_full_attention(json, sizes);
     read_rope(json);
     return sizes.config();
   }
