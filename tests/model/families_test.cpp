@@ -226,6 +226,37 @@ TEST(LayerStates, AWindowIsAGroupOfItsOwn) {
   EXPECT_EQ(groups[1].layers, (std::vector<uint32_t>{1}));
 }
 
+TEST(LayerStates, WindowsAreThoseThatTransformersTakes) {
+  const auto config_with = [](const std::string& fields) {
+    return model::read_config(format::Json::parse(std::string("{") + kSizes + fields + "}", "config.json"));
+  };
+  const auto windows = [&](const std::string& fields) {
+    std::vector<uint32_t> found;
+    for (const LayerState& state : config_with(fields).state)
+      found.push_back(std::get<KvState>(state).window);
+    return found;
+  };
+  using Windows = std::vector<uint32_t>;
+  const std::string mistral = R"("model_type": "mistral")", smollm3 = R"("model_type": "smollm3")";
+  EXPECT_EQ(windows(mistral), Windows(3, 4096));
+  EXPECT_EQ(windows(mistral + R"(, "sliding_window": null)"), Windows(3, 0));
+  EXPECT_EQ(windows(mistral + R"(, "sliding_window": 7)"), Windows(3, 7));
+  EXPECT_NE(refusal<FileError>([&] {
+              (void)config_with(mistral +
+                                R"(, "layer_types": ["full_attention", "full_attention", "full_attention"])");
+            }).find("layer_types"),
+            std::string::npos);
+  EXPECT_EQ(windows(smollm3 + R"(, "sliding_window": 7)"), Windows(3, 0)) << "it is not used";
+  const std::string used = smollm3 + R"(, "sliding_window": 7, "use_sliding_window": true)";
+  EXPECT_EQ(windows(used + R"(, "no_rope_layer_interval": 2)"), (Windows{0, 7, 0}));
+  EXPECT_EQ(windows(used + R"(, "no_rope_layers": [0, 1, 1])"), (Windows{7, 0, 0}));
+  EXPECT_EQ(windows(smollm3 + R"(, "sliding_window": 7,
+                    "layer_types": ["full_attention", "full_attention", "sliding_attention"])"),
+            (Windows{0, 0, 7}));
+  EXPECT_EQ(refusal<FileError>([&] { (void)config_with(smollm3 + R"(, "no_rope_layers": [0, 1])"); }),
+            "config.json: no_rope_layers: expected 3 or more, got 2");
+}
+
 TEST(LayerStates, AWindowNeedsNoMorePagesThanARingOfThem) {
   const format::TestFolder files;
   write(files, kFamilies[2]);
