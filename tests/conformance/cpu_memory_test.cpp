@@ -3,12 +3,12 @@
 #include <gtest/gtest.h>
 
 #include <chrono>
-#include <thread>
 
 #include "refrain/backend/cpu/cpu_backend.h"
 #include "refrain/core/error.h"
 #include "tests/conformance/test_kernels.h"
 #include "tests/counted_new.h"
+#include "tests/eventually.h"
 
 namespace refrain::backend::testing {
 namespace {
@@ -43,8 +43,8 @@ TEST(CpuMemory, AFailureThatCannotBeSaidIsAFailure) {
     const uint64_t number = test::heap_allocations + k;
     test::heap_refusal = number;
     device->signal_host(1);
-    while (device->completed(1) < after.value || device->completed(0) < later.value)
-      std::this_thread::yield();
+    test::eventually(
+        [&] { return device->completed(1) >= after.value && device->completed(0) >= later.value; });
     test::heap_refusal = 0;
     const bool all = test::heap_allocations < number;  // nothing was left to refuse
     const bool said = failure(*device, point).find("no memory to say why") == std::string::npos;

@@ -15,6 +15,7 @@
 #include "refrain/core/error.h"
 #include "tests/conformance/devices.h"
 #include "tests/conformance/test_kernels.h"
+#include "tests/eventually.h"
 
 namespace refrain::backend::testing {
 namespace {
@@ -283,9 +284,8 @@ class Sequence {
   ~Sequence() {
     // What is in flight has to end before its memory goes; a host point that it may wait for is signalled.
     device_.signal_host(1);
-    for (const Point& point : points_) {
-      while (device_.completed(point.queue) < point.value) std::this_thread::sleep_for(milliseconds(1));
-    }
+    for (const Point& point : points_)
+      test::eventually([&] { return device_.completed(point.queue) >= point.value; });
     programs_.clear();
     for (const Allocation* allocation : allocations_) device_.release(allocation);
   }

@@ -11,6 +11,7 @@
 #include "refrain/device/executor.h"
 #include "refrain/device/pool.h"
 #include "refrain/device/session.h"
+#include "tests/eventually.h"
 #include "tests/null/controlled_backend.h"
 #include "tests/null/random_graph.h"
 #include "tests/refusal.h"
@@ -76,9 +77,10 @@ class Failure : public testing::Test {
   }
   void end() {
     device_.signal(host_);
-    while (device_.counters().failures == 0) {  // heard of by whoever looks
+    test::eventually([&] {  // heard of by whoever looks
       (void)refusal<DeviceError>([&] { device_.synchronize(b_, 10s); });
-    }
+      return device_.counters().failures != 0;
+    });
   }
   std::string error(const Point& point) {
     return refusal<DeviceError>([&] { device_.wait(point, 10s); });
@@ -150,7 +152,7 @@ TEST_F(Failure, CallbacksAndSessionsHearIt) {
     });
     called = true;
   });
-  while (!called) std::this_thread::yield();
+  test::eventually([&] { return called.load(); });
   const std::string said = "[submission] 'stage', 1 of queue 1: reads what a failure left undefined: " + kBad;
   EXPECT_EQ(heard, said);
   EXPECT_EQ(refusal<DeviceError>([&] { session.wait(10s); }), "[session] stage 'stage' failed: " + said);

@@ -229,17 +229,17 @@ TEST_F(InFlight, QueuesAreSubmittedToApart) {
     backend_->at_submit = [&](uint32_t queue) {
       if (queue != 0) return;
       inside = true;
-      while (!go) std::this_thread::yield();
+      test::eventually([&] { return go.load(); });
       if (refused) throw DeviceError("controlled: too late");
     };
-    std::thread first([&] {
+    std::jthread first([&] {
       EXPECT_EQ(refusal<DeviceError>([&] { device.submit(slow); }),
                 refused ? "controlled: too late" : "nothing was thrown");
     });
-    while (!inside) std::this_thread::yield();
+    test::eventually([&] { return inside.load(); });
     EXPECT_EQ(device.submit(apart).value, 1u) << "while the other is being submitted";
     EXPECT_NE(refusal([&] { (void)b.span<uint32_t>(); }), "nothing was thrown") << "it may run already";
-    std::thread second([&] {
+    std::jthread second([&] {
       device.submit(follows);
       followed = true;
     });

@@ -557,7 +557,7 @@ TEST_P(SessionTest, SessionsOfManyThreadsOnAllQueues) {
 
 INSTANTIATE_TEST_SUITE_P(Threads, SessionTest, testing::Values(1u, 2u));
 
-// The last handle of a device goes while a stage waits for the host: it goes ahead, on memory that is held.
+// The last handle of a device goes while a stage waits for the host: it fails, on memory that is held.
 TEST(SessionDrop, AHostPointThatNobodySignalsHangsNobody) {
   Buffer output;
   {
