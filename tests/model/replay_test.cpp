@@ -235,6 +235,49 @@ TEST(Replay, WhatAStepThatGoesOnMetIsRaisedAtTheWait) {
   EXPECT_EQ(raised(), "");
 }
 
+// A slot at the end of the cache has stopped: to go on from there, or from behind it, computes and writes nothing.
+TEST(Replay, AStepThatGoesOnPastTheCacheIsIdle) {
+  const model::Model model = open_tales(2);
+  ModelRunner runner(model, small());
+  submit_tokens(runner, 0, some_ids(3));
+  submit_ahead(runner);
+  runner.wait();
+  const auto cached = [&] {
+    std::vector<std::byte> bytes;
+    for (uint32_t i = 0; i < model.config().state.size(); ++i) {
+      const Buffer& layer = runner.cache().layer(i);
+      bytes.resize(bytes.size() + layer.bytes());
+      runner.device().read(layer, std::span(bytes).last(layer.bytes()));
+    }
+    return bytes;
+  };
+  const auto results = [&] {
+    std::vector<model::StepResult> told;
+    for (model::StepResult result; runner.next(result);) told.push_back(result);
+    return told;
+  };
+  results();
+
+  runner.set_slot(0, {.length = 255, .last_token = 7});
+  const std::vector<std::byte> before = cached();
+  runner.submit_next();
+  runner.wait();
+  const std::vector<model::StepResult> last = results();
+  ASSERT_EQ(last.size(), 1u);
+  EXPECT_EQ(last[0].length, 256u);
+  EXPECT_EQ(last[0].bits, uint32_t{ops::kStopLimit});
+  const std::vector<std::byte> full = cached();
+  EXPECT_NE(full, before) << "the last place";
+  runner.submit_next();
+  for (const uint32_t length : {256u, 257u, 1024u, 0xFFFFFFFFu}) {
+    runner.set_slot(0, {.length = length, .last_token = 7});
+    runner.submit_next();
+    EXPECT_NO_THROW(runner.wait()) << length;
+    EXPECT_TRUE(results().empty()) << length;
+    EXPECT_EQ(cached(), full) << length;
+  }
+}
+
 TEST(Replay, BatchesThatDoNotFitAreRefused) {
   const model::Model model = open_tales(1);
   RunnerOptions options = small();
