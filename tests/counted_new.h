@@ -1,6 +1,6 @@
-// Replaces operator new of the program that includes it, once, by one that counts and that fails when told. The
-// sanitizers bring an operator new of their own; under them nothing is replaced, kCountsHeap is false, and tests
-// that count are skipped.
+// Replaces operator new and delete of the program that includes it, once, by ones that count, and of which new fails
+// when told. The sanitizers bring their own; under them nothing is replaced, kCountsHeap is false, and tests that
+// count are skipped.
 #pragma once
 
 #include <atomic>
@@ -15,8 +15,9 @@
 #endif
 
 namespace refrain::test {
-inline std::atomic<uint64_t> heap_allocations{0};
-inline std::atomic<uint64_t> heap_refusal{0};  ///< the number of the allocation that fails; 0: none does
+inline std::atomic<uint64_t> heap_allocations{0};  ///< refused ones included
+inline std::atomic<int64_t> heap_blocks{0};        ///< that live: allocated and not freed
+inline std::atomic<uint64_t> heap_refusal{0};      ///< the number of the allocation that fails; 0: none does
 
 /// While it lives, the n-th allocation from now on fails, on whichever thread.
 class RefuseNth {
@@ -48,8 +49,16 @@ inline void* counted(size_t bytes, size_t alignment) noexcept {
   const uint64_t number = heap_allocations.fetch_add(1, std::memory_order_relaxed) + 1;
   if (number == heap_refusal.load(std::memory_order_relaxed)) return nullptr;
   if (bytes == 0) bytes = 1;
-  if (alignment == 0) return std::malloc(bytes);
-  return std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  void* memory = alignment == 0
+                     ? std::malloc(bytes)
+                     : std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+  if (memory != nullptr) heap_blocks.fetch_add(1, std::memory_order_relaxed);
+  return memory;
+}
+
+inline void uncounted(void* memory) noexcept {
+  if (memory != nullptr) heap_blocks.fetch_sub(1, std::memory_order_relaxed);
+  std::free(memory);
 }
 
 inline void* counted_or_throw(size_t bytes, size_t alignment) {
@@ -74,17 +83,27 @@ REFRAIN_NOINLINE void* operator new(size_t bytes, std::align_val_t alignment) {
 REFRAIN_NOINLINE void* operator new[](size_t bytes, std::align_val_t alignment) {
   return refrain::test::counted_or_throw(bytes, static_cast<size_t>(alignment));
 }
-REFRAIN_NOINLINE void operator delete(void* memory) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete[](void* memory) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete(void* memory, size_t) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete(void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete[](void* memory, const std::nothrow_t&) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-REFRAIN_NOINLINE void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::free(memory); }
+REFRAIN_NOINLINE void operator delete(void* memory) noexcept { refrain::test::uncounted(memory); }
+REFRAIN_NOINLINE void operator delete[](void* memory) noexcept { refrain::test::uncounted(memory); }
+REFRAIN_NOINLINE void operator delete(void* memory, size_t) noexcept { refrain::test::uncounted(memory); }
+REFRAIN_NOINLINE void operator delete[](void* memory, size_t) noexcept { refrain::test::uncounted(memory); }
+REFRAIN_NOINLINE void operator delete(void* memory, const std::nothrow_t&) noexcept {
+  refrain::test::uncounted(memory);
+}
+REFRAIN_NOINLINE void operator delete[](void* memory, const std::nothrow_t&) noexcept {
+  refrain::test::uncounted(memory);
+}
+REFRAIN_NOINLINE void operator delete(void* memory, std::align_val_t) noexcept {
+  refrain::test::uncounted(memory);
+}
+REFRAIN_NOINLINE void operator delete[](void* memory, std::align_val_t) noexcept {
+  refrain::test::uncounted(memory);
+}
+REFRAIN_NOINLINE void operator delete(void* memory, size_t, std::align_val_t) noexcept {
+  refrain::test::uncounted(memory);
+}
 REFRAIN_NOINLINE void operator delete[](void* memory, size_t, std::align_val_t) noexcept {
-  std::free(memory);
+  refrain::test::uncounted(memory);
 }
 #undef REFRAIN_NOINLINE
 #endif
