@@ -2,15 +2,15 @@
 """Mutation tests: plants small bugs one at a time, in copies of the tree, and reports those that no test notices.
 
 Usage: mutants.py [--seconds N] [--count N] [--jobs N] [--seed N] [--base REV] [--test-seconds N] [--replay FILE] [PATH ...]
-Mutates the sources below the paths (files or folders); without paths those that changed since REV, which is the merge
-base with `main`, or HEAD~ on `main` itself. Which tests guard a folder says tools/mutants_tests.txt; mutants that change
-nothing, and why, tools/mutants_equivalent.txt. Needs the packages of tools/mutants_requirements.txt.
+Mutates the sources and headers below the paths (files or folders); without paths the sources that changed since REV, which
+is the merge base with `main`, or HEAD~ on `main` itself. Which tests guard a folder says tools/mutants_tests.txt; mutants
+that change nothing, and why, tools/mutants_equivalent.txt. Needs the packages of tools/mutants_requirements.txt.
 
 Every worker has a copy of the tree in build/mutants, with a build of its own: the library is a shared one, so that a
-mutant costs one object, one link and the tests. One that does not compile, or gives the same programs, does not count.
-A test that takes much longer than on the unchanged tree has noticed. The same seed gives the same mutants. --test-seconds
-leaves out the tests that take longer on the unchanged tree; --replay tries those again that a report names, wherever their
-lines are now: what survived the quick tests, with all of them, or with a new one.
+mutant costs one object (of a header all that include it), one link and the tests. One that does not compile, or gives the
+same programs, does not count. A test that takes much longer than on the unchanged tree has noticed. The same seed gives the
+same mutants. --test-seconds leaves out the tests that take longer on the unchanged tree; --replay tries those again that a
+report names, wherever their lines are now: what survived the quick tests, with all of them, or with a new one.
 
 Prints a line for each survivor, `file:line: before -> after`, and a score for each folder, and writes both to
 build/mutants/report.txt, every mutant that was tried to build/mutants/tried.txt. Exit status 1: the unchanged tree does not
@@ -39,6 +39,7 @@ import mutants_cpp
 from source_files import source_files
 
 ROOTS = ("refrain", "cli")
+OF_TESTS = re.compile("^test_|^testing$|^benching$|_test$|_bench$")  # names of what is no part of the library
 FLAGS = [
     "-DCMAKE_BUILD_TYPE=Release",
     "-DCMAKE_CXX_FLAGS_RELEASE=-O1 -DNDEBUG",
@@ -49,7 +50,7 @@ FLAGS = [
     "-DREFRAIN_EXAMPLES=OFF",
     "-DREFRAIN_INSTALL=OFF",
 ]
-BUILD_SECONDS = 900  # then a mutant counts as one that does not compile
+BUILD_SECONDS = 1800  # then a mutant counts as one that does not compile
 WAIT_SECONDS = 0.5
 GIB = 1 << 30
 LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: GIB, resource.RLIMIT_DATA: 6 * GIB}
@@ -187,14 +188,12 @@ def changed_files(root, base):
 
 
 def sources_to_mutate(root, paths, base):
-    """A header costs all that includes it, so it is mutated only where it is named itself."""
-    files = [
-        path for path in source_files(root, {".cpp", ".h"}) if path.parts[0] in ROOTS and not path.stem.endswith("_test")
-    ]
+    """Those below the paths, headers too. Of what has changed no headers: each costs all that includes it."""
+    files = [path for path in source_files(root, {".cpp", ".h"}) if path.parts[0] in ROOTS and not OF_TESTS.search(path.stem)]
     wanted = {pathlib.PurePosixPath(os.path.relpath(root / path, root)) for path in paths}
     if not paths:
         wanted = {path for path in changed_files(root, base) if path.suffix == ".cpp"}
-    return [path for path in files if path in wanted or path.suffix == ".cpp" and wanted.intersection(path.parents)]
+    return [path for path in files if path in wanted or wanted.intersection(path.parents)]
 
 
 def named_by(report):

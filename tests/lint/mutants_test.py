@@ -44,17 +44,20 @@ int refuses(int a) {
   if (a < 0x0) throw std::to_string(a + 1);
   return a;
 }
+#include "inline.h"
+bool below(int a) { return low(a); }
 """
+HEADER = "inline bool low(int a) { return a < 0xff; }\n"
 OTHER = "int other(int a) { return a + 0x3; }\n"
 TEST = """#include <string>
 int caught(int), hangs(int), same_code(int), equivalent(int, int), refuses(int), other(int);
-bool survives(int);
+bool survives(int), below(int);
 std::string does_not_compile(std::string);
 bool refused(int a) try { return refuses(a) != a; } catch (const std::string&) { return true; }
 int main() {
   const bool right = caught(1) == 17 && survives(1) && !survives(1000) && hangs(2) == 2 && hangs(5) == 3 && same_code(3) == 3 &&
     does_not_compile("3 + ") == "3 + 1 < 2" && equivalent(1, 2) == 2 && equivalent(2, 1) == 2 && other(1) == 4 &&
-    refused(-1) && !refused(0) && !refused(1);
+    refused(-1) && !refused(0) && !refused(1) && below(1) && !below(1000);
   return right ? 0 : 1;
 }
 """
@@ -66,6 +69,8 @@ after: if (a > b) return a;
 why: of two equal ones either may be returned
 """
 SURVIVORS = [
+    "refrain/text/inline.h:1: inline bool low(int a) { return a < 0xff; } -> inline bool low(int a) { return a < (0xff + 1); }",
+    "refrain/text/inline.h:1: inline bool low(int a) { return a < 0xff; } -> inline bool low(int a) { return a <= 0xff; }",
     "refrain/text/toy.cpp:4: bool survives(int a) { return a < 0xff; } -> bool survives(int a) { return a < (0xff + 1); }",
     "refrain/text/toy.cpp:4: bool survives(int a) { return a < 0xff; } -> bool survives(int a) { return a <= 0xff; }",
 ]
@@ -77,6 +82,8 @@ def toy(tmp_path):
     files = {
         "CMakeLists.txt": CMAKE,
         "refrain/text/toy.cpp": SOURCE,
+        "refrain/text/inline.h": HEADER,
+        "refrain/text/test_toy.h": HEADER,  # of tests
         "refrain/text/other.cpp": OTHER,
         "toy_test.cpp": TEST,
         "tools/mutants_tests.txt": "refrain/text: toy_test\n",
@@ -109,20 +116,20 @@ def test_all_kinds(toy):
     assert report[:-1] == SURVIVORS
     assert sorted(done.stdout.splitlines()) == sorted(report)
     noticed, counted, by_time, no_compile, same_code, listed = counts(report[-1])
-    assert counted == noticed + 2
+    assert counted == noticed + len(SURVIVORS)
     assert by_time >= 1  # `i -= 1` deleted
     assert (no_compile, same_code, listed) == (1, 1, 1)
     assert {path: path.read_bytes() for path in sources} == sources
 
-    # A new test kills both, though their line has moved; without tests they survive.
+    # A new test kills all, though lines have moved; without tests they survive.
     saved = toy / "saved.txt"
     saved.write_text("\n".join(report) + "\n")
     (toy / "refrain/text/toy.cpp").write_text("\n" + SOURCE)
-    (toy / "toy_test.cpp").write_text(TEST.replace("survives(1000)", "survives(255)"))
+    (toy / "toy_test.cpp").write_text(TEST.replace("1000", "255"))
     done = mutants(toy, "--replay", saved)
-    assert done.stderr.startswith("2 mutants of 1 files") and counts(done.stdout)[:2] == [2, 2]
+    assert done.stderr.startswith("4 mutants of 2 files") and counts(done.stdout)[:2] == [4, 4]
     done = mutants(toy, "--replay", saved, "--test-seconds", "0")
-    assert counts(done.stdout.splitlines()[-1])[:2] == [0, 2]
+    assert counts(done.stdout.splitlines()[-1])[:2] == [0, 4]
 
 
 @pytest.mark.slow
