@@ -15,9 +15,11 @@ pytestmark = pytest.mark.asan
 BOUND = {
     "rms_norm": 3 * 3.2e-7,
     "silu_mul": 10 * 4.4e-8,
-    "gelu_mul": 10 * 6e-8,
+    "gelu_mul": 10 * 4.7e-8,
     "softcap": 10 * 3.8e-8,
 }
+# Of what all roundings of a product could add up to; found are 0.011 to 0.033 of it, by the weight format.
+PRODUCT = 0.1
 DTYPES = {"f32": mx.float32, "bf16": mx.bfloat16, "f16": mx.float16}
 
 
@@ -44,7 +46,7 @@ def relative(a, b):
     return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
-def check_products(results, name, columns, tensors, weight, terms, *arguments):
+def check_products(results, found_within, name, columns, tensors, weight, terms, *arguments):
     """Products of 1 to 17 rows with `weight` (as others decode it), in double, against every kernel.
 
     Eight lanes or more add ceil(K / 8) products each with one rounding each, then come 4 sums of lanes and the rounding
@@ -59,7 +61,7 @@ def check_products(results, name, columns, tensors, weight, terms, *arguments):
         bound = np.abs(x.astype(np.float64)) @ ((columns / 8 + 6) * np.abs(weight) + terms).T * 2.0**-24
         outputs = results("matmul", {"x": mx.array(x), **tensors}, *arguments)
         for kernel, y in outputs.items():
-            assert (np.abs(y - expected) <= bound).all(), f"{name}: {kernel}, {rows} rows"
+            found_within(f"{kernel}, {name}, of the worst case", (np.abs(y - expected) / bound).max(), PRODUCT)
 
 
 # Tiles are 180 outputs of 384 columns for up to 16 rows and 96 for 17: 193 straddle both.
@@ -69,7 +71,7 @@ OUTPUTS = 193
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
-def test_matmul_of_mlx_affine_weights(results, bits, group, dtype):
+def test_matmul_of_mlx_affine_weights(results, found_within, bits, group, dtype):
     rng = np.random.default_rng(bits * group)
     w = mx.array(rng.standard_normal((OUTPUTS, 384)).astype(np.float32) * 0.05).astype(DTYPES[dtype])
     codes, scales, biases = mx.quantize(w, group_size=group, bits=bits)
@@ -79,24 +81,24 @@ def test_matmul_of_mlx_affine_weights(results, bits, group, dtype):
     step = np.abs(weight - np.repeat(np.array(wide[1]), group, axis=1))
     terms = 2 * np.abs(weight) + step * 1.001 if dtype == "f32" else np.zeros_like(weight)
     tensors = {"w": codes, "scales": scales, "biases": biases}
-    check_products(results, f"{bits} bits", 384, tensors, weight, terms, "affine", bits, group)
+    check_products(results, found_within, f"{bits} bits", 384, tensors, weight, terms, "affine", bits, group)
 
 
 @pytest.mark.parametrize("name", ["Q8_0", "Q4_0"])
-def test_matmul_of_ggml_blocks(results, name):
+def test_matmul_of_ggml_blocks(results, found_within, name):
     kind = gguf.GGMLQuantizationType[name]
     w = np.random.default_rng(7).standard_normal((OUTPUTS, 416)).astype(np.float32) * 0.05
     blocks = gguf.quants.quantize(w, kind)
     weight = gguf.quants.dequantize(blocks, kind)
-    check_products(results, name, 416, {"w": mx.array(blocks)}, weight, 0, name.lower())
+    check_products(results, found_within, name, 416, {"w": mx.array(blocks)}, weight, 0, name.lower())
 
 
 @pytest.mark.parametrize("columns", [203, 384])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_matmul_of_plain_weights(results, dtype, columns):
+def test_matmul_of_plain_weights(results, found_within, dtype, columns):
     w = np.random.default_rng(columns).standard_normal((OUTPUTS, columns)).astype(np.float32)
     w = mx.array(w).astype(DTYPES[dtype])
-    check_products(results, dtype, columns, {"w": w}, np.array(w.astype(mx.float32)), 0)
+    check_products(results, found_within, dtype, columns, {"w": w}, np.array(w.astype(mx.float32)), 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
