@@ -327,8 +327,9 @@ Point Submissions::submit(const std::shared_ptr<Program::State>& program, std::s
     entry.value = last(program->queue) + 1;
     entry.place = place() + 1;
     entry.submitting = true;
-    if (queue.nothing != nullptr) entry.doom = doom(entry);
-    if (entry.doom != nullptr) submission = {queue.nothing.get(), {}, {}, {}};
+    entry.doomed = queue.nothing != nullptr && doomed(entry);
+    // In its place in the order, so that its verdict finds those of all that it comes after.
+    if (entry.doomed) submission = {queue.nothing.get(), {}, {}, after.all()};
     const uint64_t place = entry.place;
     // Held before it runs: nothing may fail between the two.
     queue.entries.push_back(std::move(entry));

@@ -79,7 +79,7 @@ class Submissions {
     std::vector<Touch> update_ranges;
     std::array<Awaited, 4>
         awaited{};            // the latest of each timeline, of the first few: to explain a full queue
-    Undefined::Failure doom;  // it reads what this one left undefined, and so does not run
+    bool doomed = false;      // it reads what is undefined, and so does not run
     bool submitting = false;  // the backend has not accepted it yet
     bool settled = false;
   };
@@ -109,7 +109,7 @@ class Submissions {
   template <class Each>
   static void each_read(const InFlight& entry, const Each& each);
   bool may_be_written(const Touch& range) const;
-  Undefined::Failure doom(const InFlight& entry) const;
+  bool doomed(const InFlight& entry) const;
   bool all_settled() const;
   InFlight* next_to_settle(uint32_t& queue);
   void settle(InFlight& entry, uint32_t queue, std::vector<std::string>& news, std::string& loss);

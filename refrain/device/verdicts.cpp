@@ -67,14 +67,14 @@ bool Submissions::may_be_written(const Touch& range) const {
   return false;
 }
 
-// Why a submission that is about to be made fails in any case; null when that is not known. With the mutex held.
-Undefined::Failure Submissions::doom(const InFlight& entry) const {
-  Undefined::First first;
+// True when a submission that is about to be made reads undefined bytes in any case. With the mutex held.
+bool Submissions::doomed(const InFlight& entry) const {
+  bool doomed = false;
   each_read(entry, [&](const Touch& read) {
-    const Undefined::First found = device_.undefined->find(read, entry.place);
-    if (found.place < first.place && !may_be_written(read)) first = found;
+    doomed =
+        doomed || (device_.undefined->find(read, entry.place).failure != nullptr && !may_be_written(read));
   });
-  return first.failure;
+  return doomed;
 }
 
 bool Submissions::all_settled() const {
@@ -103,20 +103,19 @@ void Submissions::settle(InFlight& entry, uint32_t queue, std::vector<std::strin
   const Point point{backend_.id, queue, entry.value};
   Undefined& undefined = *device_.undefined;
   std::string what;
-  Undefined::First first{entry.doom, 0};
+  Undefined::First first;
   try {
     (void)backend_.wait(point, std::chrono::nanoseconds(0));
-    if (first.failure == nullptr && undefined.any()) {
+    if (undefined.any()) {
       each_read(entry, [&](const Touch& read) {
-        if (const auto found = undefined.find(read, entry.place);
-            found.failure != nullptr && (first.failure == nullptr || found.place < first.place))
-          first = found;
+        if (const auto found = undefined.find(read, entry.place); found.place < first.place) first = found;
       });
     }
     if (first.failure != nullptr) what = "reads what a failure left undefined: " + *first.failure;
   } catch (const DeviceLost& error) {
     what = loss = error.what();
   } catch (const DeviceError& error) {
+    // By itself, and so ahead of what it reads: behind a failure of its queue it has waited for nothing.
     what = error.what();
   }
   if (!what.empty()) {

@@ -1,43 +1,13 @@
-// Random streams through all passes, against the checker, the definition of order and a computed oracle. Goes
-// on for REFRAIN_FUZZ_SECONDS, and for a moment without that variable. REFRAIN_FUZZ_SEED, a number below 400,
-// asks for other streams, so that several campaigns can run side by side.
+// Random streams through all passes, against the checker, the definition of order and a computed oracle.
 #include <gtest/gtest.h>
 
-#include <chrono>
-#include <cstdio>
-#include <cstdlib>
 #include <string>
 
 #include "tests/fuzz/random_graphs.h"
+#include "tests/fuzz/repeat.h"
 
 namespace refrain::null_tests {
 namespace {
-
-using std::chrono::steady_clock;
-
-bool campaign() { return std::getenv("REFRAIN_FUZZ_SECONDS") != nullptr; }
-
-/// The first of ten million seeds.
-uint32_t first_seed() {
-  const char* number = std::getenv("REFRAIN_FUZZ_SEED");
-  return number != nullptr ? 10'000'000 * static_cast<uint32_t>(std::strtoul(number, nullptr, 10)) : 0;
-}
-
-/// Calls `step` with a new number, `times` times or in a campaign until its share of the time is over.
-template <class Step>
-void repeat(double share, uint32_t times, const Step& step) {
-  uint32_t i = 0;
-  if (campaign()) {
-    const std::chrono::duration<double> time(share *
-                                             std::strtod(std::getenv("REFRAIN_FUZZ_SECONDS"), nullptr));
-    const auto begin = steady_clock::now();
-    while (steady_clock::now() - begin < time && !testing::Test::HasFatalFailure()) step(i++);
-  } else {
-    while (i < times && !testing::Test::HasFatalFailure()) step(i++);
-  }
-  testing::Test::RecordProperty("cases", std::to_string(i));
-  if (campaign()) std::printf("cases %u\n", i);
-}
 
 TEST(RandomGraphs, OrderAgreesWithTheDefinition) {
   std::mt19937 rng(99 + first_seed());
@@ -96,10 +66,7 @@ TEST(RandomGraphs, AnyOrderOnTheCpuKeepsTheBits) {
       {"shared_tiles", tally.shared_tiles},
       {"misses", tally.misses},
   };
-  for (const auto& [name, value] : figures) {
-    RecordProperty(name, std::to_string(value));
-    if (campaign()) std::printf("%s %llu\n", name, static_cast<unsigned long long>(value));
-  }
+  report(figures);
 }
 
 }  // namespace
