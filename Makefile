@@ -27,7 +27,7 @@ CXX_FILES = $(wildcard $(shell git ls-files --cached --others --exclude-standard
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-.PHONY: all setup setup-test setup-ci build demo test asan tsan clang cuda cuda-carry test-cuda lint tidy ops-page format fuzz mutants bench-dispatch clean install
+.PHONY: all setup setup-test setup-ci build demo test asan tsan cuda cuda-carry test-cuda lint tidy ops-page format fuzz mutants bench-dispatch clean install
 all: build
 
 setup:
@@ -63,15 +63,11 @@ test: setup-test $(MUTANTS_VENV)
 	@cmake --build $(RELEASE) -j $(JOBS)
 	@tools/run_tests.sh $(RELEASE)
 
+# Clang is the second compiler; asan builds everything, warnings as errors.
 asan tsan: setup-ci setup-test
 	@cmake --preset $@ $(TEST_FLAGS)
 	@cmake --build build/$@ -j $(JOBS)
 	@tools/run_tests.sh build/$@ -L '^$@$$'
-
-# The second compiler, warnings as errors; nothing is run.
-clang: setup-ci
-	@cmake --preset clang -DREFRAIN_TESTS=ON
-	@cmake --build build/clang -j $(JOBS)
 
 # Builds for every GPU and runs on none: nvcc is enough.
 cuda: setup
@@ -138,7 +134,7 @@ bench-dispatch: setup
 
 # Keeps the virtual environment, which depends on tests/requirements.txt only.
 clean:
-	@rm -rf build/release build/debug build/asan build/tsan build/clang
+	@rm -rf build/release build/debug build/asan build/tsan
 
 # The library and the program only. Installs no packages: what is missing, CMake names.
 install:
