@@ -17,22 +17,18 @@ Shape::Shape(std::span<const int64_t> dims) {
     if (dim < 0) throw InvalidArgument("[shape] dimension: expected >= 0, got " + std::to_string(dim));
     dims_[rank_++] = dim;
   }
-}
-
-std::optional<int64_t> Shape::elements_checked() const {
-  if (std::ranges::find(dims(), 0) != dims().end()) return 0;
-  std::optional<int64_t> product = 1;
-  for (const int64_t dim : dims()) {
-    product = checked_mul(*product, dim);
-    if (!product) return std::nullopt;
+  if (std::ranges::find(dims, 0) != dims.end()) {
+    elements_ = 0;
+    return;
   }
-  return product;
+  for (const int64_t dim : dims) {
+    elements_ = checked_mul(elements_, dim).value_or(kTooMany);
+    if (elements_ == kTooMany) return;
+  }
 }
 
-int64_t Shape::elements() const {
-  const std::optional<int64_t> count = elements_checked();
-  if (!count) throw InvalidArgument("[shape] " + to_string(*this) + ": the number of elements overflows");
-  return *count;
+void Shape::refuse_elements() const {
+  throw InvalidArgument("[shape] " + to_string(*this) + ": the number of elements overflows");
 }
 
 bool Shape::operator==(const Shape& other) const { return std::ranges::equal(dims(), other.dims()); }

@@ -26,14 +26,24 @@ class Shape {
   std::span<const int64_t> dims() const { return {dims_.data(), rank_}; }
 
   /// The product of the dimensions, or nothing when it exceeds int64_t.
-  std::optional<int64_t> elements_checked() const;
+  std::optional<int64_t> elements_checked() const {
+    return elements_ == kTooMany ? std::nullopt : std::optional(elements_);
+  }
   /// The product of the dimensions. Throws InvalidArgument when it exceeds int64_t.
-  int64_t elements() const;
+  int64_t elements() const {
+    if (elements_ == kTooMany) refuse_elements();
+    return elements_;
+  }
 
   bool operator==(const Shape& other) const;
 
  private:
+  static constexpr int64_t kTooMany = -1;
+
+  [[noreturn]] void refuse_elements() const;
+
   std::array<int64_t, kMaxRank> dims_{};
+  int64_t elements_ = 1;
   uint8_t rank_ = 0;
 };
 

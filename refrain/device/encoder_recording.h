@@ -35,7 +35,7 @@ struct CommandEncoder::Recording {
   ComputeGraph graph;
   std::vector<uint8_t> temp_written;                                  // of each temp, true or false
   std::array<backend::ArgumentInfo, backend::kMaxArguments> infos{};  // of the dispatch being recorded
-  std::array<uint32_t, 64>
+  std::array<uint32_t, 256>
       recent_infos{};  // into graph.infos: recently added, so that most repeats are shared
   std::vector<const void*> kept = std::vector<const void*>(64);  // set of graph.resources: open addressing
   uint32_t label = 0;
@@ -64,7 +64,7 @@ struct CommandEncoder::Recording {
     uint64_t hash = reinterpret_cast<uintptr_t>(weight) / 16 + static_cast<uint64_t>(dtype);
     for (size_t axis = 0; axis < shape.rank(); ++axis)
       hash = mixed(hash) + static_cast<uint64_t>(shape[axis]);
-    uint32_t& recent = recent_infos[mixed(hash) >> 58];
+    uint32_t& recent = recent_infos[mixed(hash) >> 56];
     const backend::ArgumentInfo& old = graph.infos[recent];
     if (!old.bound || old.dtype != dtype || old.weight != weight || old.layout != layout ||
         !same_dims(old.shape, shape)) {

@@ -38,21 +38,23 @@ std::string types_text(std::span<const ArgumentInfo> types) {
 
 }  // namespace
 
-bool NumericsBook::same_types(const Entry& entry, const backend::OpCall& call) const {
-  return entry.op == call.op &&
-         std::ranges::equal(entry.types, call.args, [](const ArgumentInfo& a, const ArgumentInfo& b) {
-           return a.bound == b.bound && a.dtype == b.dtype && format_of(a) == format_of(b);
-         });
+bool NumericsBook::same_types(const Entry& entry, const backend::OpCall& call) {
+  return std::ranges::equal(entry.types, call.args, [](const ArgumentInfo& a, const ArgumentInfo& b) {
+    return a.bound == b.bound && a.dtype == b.dtype && format_of(a) == format_of(b);
+  });
 }
 
 void NumericsBook::add(const backend::OpCall& call, std::string_view kernel, std::string_view numerics,
                        uint32_t recorded, bool elided) {
+  // Layers repeat what those before them have called, mostly in the same order.
+  const size_t count = entries_.size();
   uint32_t found = kNone;
-  for (uint32_t i = 0; i < entries_.size() && found == kNone; ++i) {
-    const Entry& entry = entries_[i];
-    if (entry.elided != elided || !same_types(entry, call)) continue;
+  for (size_t i = 0; i < count && found == kNone; ++i) {
+    const size_t at = next_ + i < count ? next_ + i : next_ + i - count;
+    const Entry& entry = entries_[at];
+    if (entry.op != call.op || entry.elided != elided || !same_types(entry, call)) continue;
     if (entry.numerics == numerics) {
-      found = i;
+      found = static_cast<uint32_t>(at);
     } else if (!elided) {
       refuse("a plan", call.op->name, types_text(call.args), entry.kernel, entry.numerics, kernel, numerics);
     }
@@ -61,6 +63,7 @@ void NumericsBook::add(const backend::OpCall& call, std::string_view kernel, std
     found = static_cast<uint32_t>(entries_.size());
     entries_.push_back({call.op, {call.args.begin(), call.args.end()}, numerics, kernel, elided});
   }
+  next_ = found + 1 < entries_.size() ? found + 1 : 0;
   if (recorded == kNone) return;
   if (of_.size() <= recorded) of_.resize(size_t{recorded} + 1, kNone);
   of_[recorded] = found;

@@ -28,9 +28,10 @@ class NumericsBook {
     std::string_view numerics, kernel;
     bool elided = false;
   };
-  bool same_types(const Entry& entry, const backend::OpCall& call) const;
+  static bool same_types(const Entry& entry, const backend::OpCall& call);
 
   std::vector<Entry> entries_;
+  size_t next_ = 0;           // entry behind the last one met
   std::vector<uint32_t> of_;  // as PlanReport::numerics_of
 };
 
