@@ -40,7 +40,7 @@ struct ProductParameters {
   uint32_t chunks = 0;
   uint32_t chunk_inverse = 0;    ///< 2^31 / chunks + 1
   uint32_t tiles_per_block = 0;  ///< of a gate: of each of the two weights
-  uint32_t depth = 0;            ///< units in flight, of a warp of product_ring; a power of two
+  uint32_t depth = 0;            ///< units in flight, of a warp of product_ring
   uint32_t items = 0;            ///< of product_many: what its blocks take one after another
   uint32_t splits = 1;           ///< of the columns, among items
 };
@@ -73,22 +73,11 @@ struct BlockWork {
   __device__ static uint32_t chunk_of(const ProductParameters& p, uint32_t unit) {
     return unit - tile_of(p, unit) * p.chunks;
   }
-  __device__ const std::byte* unit(const ProductParameters& p, uint32_t unit) const {
-    if constexpr (kEnding == Ending::gate) {
-      const bool up = 2 * unit >= units;
-      return (up ? p.weights[1] : p.weights[0]) +
-             size_t{first * p.chunks + unit - (up ? units / 2 : 0)} * kTileBytes;
-    }
-    const uint32_t i = tile_of(p, unit);
-    const Tile at = tile(p, i);
-    return p.weights[at.weight] + size_t{at.index * p.chunks + unit - i * p.chunks} * kTileBytes;
-  }
-
   /// The sum of a row of a tile, chunks ascending. `sums`: [unit][row].
   __device__ static float total(const ProductParameters& p, const float* sums, uint32_t tile, uint32_t row) {
     const float* parts = sums + tile * p.chunks * kTileRows + row;
     float sum = parts[0];
-#pragma unroll 2
+#pragma unroll 4
     for (uint32_t chunk = 1; chunk < p.chunks; ++chunk) sum += parts[chunk * kTileRows];
     return sum;
   }
@@ -112,6 +101,37 @@ struct BlockWork {
   }
 };
 
+/// Where a block's units are: one after another within a weight.
+template <Ending kEnding>
+struct UnitPlaces {
+  static constexpr uint32_t kWeights = kEnding == Ending::add    ? 1
+                                       : kEnding == Ending::gate ? 2
+                                                                 : kMostWeights;
+  const std::byte* from[kWeights];  ///< of each weight, as if the block's first unit were there
+  uint32_t end[kWeights];           ///< unit with which the next weight begins
+
+  __device__ UnitPlaces(const ProductParameters& p, const BlockWork<kEnding>& work) {
+#pragma unroll
+    for (uint32_t w = 0; w < kWeights; ++w) {
+      int64_t first = int64_t{work.first} * p.chunks;
+      if constexpr (kEnding == Ending::gate) {
+        first -= w == 0 ? 0 : work.units / 2;
+        end[w] = work.units / 2 * (w + 1);
+      } else {
+        first -= w == 0 ? 0 : int64_t{p.tiles[w - 1]} * p.chunks;
+        end[w] = p.tiles[w] < work.first ? 0 : (p.tiles[w] - work.first) * p.chunks;
+      }
+      from[w] = p.weights[w] + first * int64_t{kTileBytes};
+    }
+  }
+  __device__ const std::byte* of(uint32_t unit) const {
+    const std::byte* base = from[kWeights - 1];
+#pragma unroll
+    for (uint32_t w = kWeights - 1; w-- > 0;) base = unit < end[w] ? from[w] : base;
+    return base + size_t{unit} * kTileBytes;
+  }
+};
+
 /// Dynamic shared memory of a block, in this order.
 struct ProductShape {
   size_t ring_bytes, planes_bytes, squares_bytes, sums_bytes;
@@ -129,10 +149,10 @@ struct ProductShape {
   size_t bytes() const { return ring_bytes + planes_bytes + squares_bytes + sums_bytes; }
 };
 
-/// One row, whose products are so small that each warp holds all its units in registers before the row is there.
-/// The block's threads hold the row and what it is padded with: 1,024 chunks <= 4 threads kLoads.
-template <Ending kEnding, uint32_t kLoads, uint32_t kUnits>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 2)
+/// Rows one after another, whose products are so small that each warp holds all its units in registers before the first is
+/// there; kSeveral: more than one. The block's threads hold a row and what it is padded with: 1,024 chunks <= 4 threads kLoads.
+template <Ending kEnding, uint32_t kLoads, uint32_t kUnits, bool kSeveral>
+__global__ void __launch_bounds__(kMostWarps* kWarp, kSeveral ? 1 : 2)
     product_once(const __grid_constant__ ProductParameters p) {
 #if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
   extern __shared__ __align__(128) std::byte memory[];
@@ -143,6 +163,7 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
   const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   const float* gain = kEnding == Ending::add ? nullptr : p.gain;
 
+  const UnitPlaces<kEnding> places(p, work);
   Unit units[kUnits];
   uint32_t chunks[kUnits];
 #pragma unroll
@@ -154,85 +175,77 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 2)
   const auto prefetch = [&] {
 #pragma unroll
     for (uint32_t i = 0; i < kUnits; ++i) {
-      if (warp + i * warps < work.units) units[i] = load_unit(work.unit(p, warp + i * warps));
+      if (warp + i * warps < work.units) units[i] = load_unit(places.of(warp + i * warps));
     }
     if (gain != nullptr) gains.template load<true>(gain, 0, p.columns);
   };
   const Running run(p.state, prefetch, trigger_of(kEnding));
   // Asked for before the count of rows is looked at: a plan has memory for one at least.
   row.load(p.input, 0, p.columns);
-  const float residual = work.residual(p, threadIdx.x, 0);
-  if (run.rows == 0) return;
+  float residual = work.residual(p, threadIdx.x, 0);
   const uint32_t padded = p.chunks * kTileColumns;
-  if (gain != nullptr) {
-    sum_squares(row, 0, padded, squares);
+#pragma unroll 1
+  for (uint32_t r = 0; r < (kSeveral ? run.rows : min(run.rows, 1u)); ++r) {
+    if (kSeveral && r != 0) {
+      row.load(p.input + size_t{r} * p.columns, 0, p.columns);
+      residual = work.residual(p, threadIdx.x, r);
+      __syncthreads();  // others may read the last row's activations
+    }
+    if (gain != nullptr) {
+      sum_squares(row, 0, padded, squares);
+      __syncthreads();
+      normalize(row, norm_factor(squares, p.chunks, p.norm), gains);
+    }
+    quantize(planes, row, 0, padded);
     __syncthreads();
-    normalize(row, norm_factor(squares, p.chunks, p.norm), gains);
-  }
-  quantize(planes, row, 0, padded);
-  __syncthreads();
 #pragma unroll
-  for (uint32_t i = 0; i < kUnits; ++i) {
-    const uint32_t unit = warp + i * warps;
-    if (unit >= work.units) break;  // by whole warps
-    const float sum = dot(units[i], planes, chunks[i], lane);
-    if (lane >= kSumLane) sums[unit * kTileRows + row_of_lane(lane)] = sum;
+    for (uint32_t i = 0; i < kUnits; ++i) {
+      const uint32_t unit = warp + i * warps;
+      if (unit >= work.units) break;  // by whole warps
+      const float sum = dot(units[i], planes, chunks[i], lane);
+      if (lane >= kSumLane) sums[unit * kTileRows + row_of_lane(lane)] = sum;
+    }
+    __syncthreads();
+    if (threadIdx.x < work.own * kTileRows) work.finish(p, sums, threadIdx.x, r, residual);
   }
-  __syncthreads();
-  if (threadIdx.x < work.own * kTileRows) work.finish(p, sums, threadIdx.x, 0, residual);
 #endif
 }
 
-/// Any rows, one after another; units come through a ring of each warp, as many as it has room for before the first row is
-/// there.
+/// One row; units come through a ring of each warp, as many as it has room for before the row is there.
 template <Ending kEnding, uint32_t kLoads>
-__global__ void __launch_bounds__(kMostWarps* kWarp, 1)
+__global__ void __launch_bounds__(kMostWarps* kWarp, 2)
     product_ring(const __grid_constant__ ProductParameters p) {
 #if __CUDA_ARCH__ >= 900  // its kernels need kFeatureHopper
   extern __shared__ __align__(128) std::byte memory[];
   __shared__ uint64_t barriers[kMostWarps * kMostDepth];
-  const uint32_t lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  const uint32_t warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   std::byte* behind_ring = memory + size_t{warps} * p.depth * kTileBytes;
   const Planes planes(behind_ring, p.chunks);
   auto* squares = reinterpret_cast<float*>(behind_ring + Planes::bytes(p.chunks));
   float* sums = squares + ProductShape::squares_bytes_of(p) / sizeof(float);
   const BlockWork<kEnding> work(p);
+  const UnitPlaces<kEnding> places(p, work);
   const float* gain = kEnding == Ending::add ? nullptr : p.gain;
 
-  const UnitRing ring(memory + size_t{warp} * p.depth * kTileBytes, barriers + warp * kMostDepth, p.depth);
-  const uint32_t mine = work.units > warp ? (work.units - warp + warps - 1) / warps : 0;  // of a row
-  uint32_t started = 0, next = warp;
-  const auto start = [&] {
-    ring.start(started++, work.unit(p, next));
-    next += warps;
-    if (next >= work.units) next = warp;  // of the next row
-  };
-  const uint32_t early = min(mine, p.depth);
+  UnitRing ring(memory + size_t{warp} * p.depth * kTileBytes, barriers + warp * kMostDepth, p.depth);
   RowPart<kLoads> row, gains;
   const auto prefetch = [&] {
-    while (started < early) start();
+#pragma unroll 1
+    for (uint32_t i = 0; i < p.depth; ++i) {
+      const uint32_t unit = warp + i * warps;
+      if (unit < work.units) ring.start(i, places.of(unit));
+    }
     if (gain != nullptr) gains.template load<true>(gain, 0, p.columns);
   };
   const Running run(p.state, prefetch, trigger_of(kEnding));
   row.load(p.input, 0, p.columns);
-  float residual = work.residual(p, threadIdx.x, 0);
-  // What has been started ends before the block does.
-  if (run.rows == 0) {
-    for (uint32_t n = 0; n < early; ++n) ring.wait(n);
-    return;
-  }
+  const float residual = work.residual(p, threadIdx.x, 0);
   const uint32_t padded = p.chunks * kTileColumns, parts = row.parts(padded);
-  for (uint32_t r = 0, n = 0; r < run.rows; ++r) {
-    const float* input = p.input + size_t{r} * p.columns;
-    if (r != 0) {
-      row.load(input, 0, p.columns);
-      residual = work.residual(p, threadIdx.x, r);
-      if (gain != nullptr && parts > 1) gains.template load<true>(gain, 0, p.columns);
-    }
+  if (run.rows != 0) {
     float factor = 1;
     if (gain != nullptr) {
       for (uint32_t part = parts; part-- > 0;) {
-        if (parts > 1) row.load(input, part, p.columns);
+        if (parts > 1) row.load(p.input, part, p.columns);
         sum_squares(row, part, padded, squares);
       }
       __syncthreads();
@@ -240,24 +253,32 @@ __global__ void __launch_bounds__(kMostWarps* kWarp, 1)
     }
     for (uint32_t part = 0; part < parts; ++part) {
       if (part != 0) {
-        row.load(input, part, p.columns);
+        row.load(p.input, part, p.columns);
         if (gain != nullptr) gains.template load<true>(gain, part, p.columns);
       }
       if (gain != nullptr) normalize(row, factor, gains);
       quantize(planes, row, part, padded);
     }
-    __syncthreads();
-    for (uint32_t unit = warp; unit < work.units; unit += warps, ++n) {
-      const Unit part = unit_at(ring.wait(n));
-      if (started < run.rows * mine) start();
-      const float sum = dot(part, planes, work.chunk_of(p, unit), lane);
-      if (lane >= kSumLane) sums[unit * kTileRows + row_of_lane(lane)] = sum;
-    }
-    __syncthreads();
-    for (uint32_t i = threadIdx.x; i < work.own * kTileRows; i += blockDim.x)
-      work.finish(p, sums, i, r, i == threadIdx.x ? residual : work.residual(p, i, r));
-    if (r + 1 < run.rows) __syncthreads();  // before the next row's activations
   }
+  __syncthreads();
+  const uint32_t lane = threadIdx.x % kWarp;
+  const uint32_t ahead = p.depth * warps, on = work.chunk_of(p, warps);
+  uint32_t chunk = work.chunk_of(p, warp);
+#pragma unroll 1
+  for (uint32_t unit = warp; unit < work.units; unit += warps) {
+    const Unit part = unit_at(ring.wait());
+    if (unit + ahead < work.units) ring.start(ring.place(), places.of(unit + ahead));
+    ring.advance();
+    const float sum = dot(part, planes, chunk, lane);
+    if (lane >= kSumLane) sums[unit * kTileRows + row_of_lane(lane)] = sum;
+    chunk += on;
+    if (chunk >= p.chunks) chunk -= p.chunks;
+  }
+  __syncthreads();
+  // Of no row the weights were read in vain: what has been started ends before the block does.
+  if (run.rows == 0) return;
+  for (uint32_t i = threadIdx.x; i < work.own * kTileRows; i += blockDim.x)
+    work.finish(p, sums, i, 0, i == threadIdx.x ? residual : work.residual(p, i, 0));
 #endif
 }
 

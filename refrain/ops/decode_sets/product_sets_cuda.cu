@@ -102,16 +102,23 @@ void set_norm(ProductParameters& p, const BoundMember& norm) {
 // Of the 227 KB that a block may have, the kernel's own left out.
 constexpr size_t kMostSharedBytes = size_t{220} << 10;
 
-/// Whether rows are multiplied one after another, through a ring, in place of quantizing them by a kernel of their own for the
-/// tensor cores. `units`: of a block and row. A rule of thumb: a row more is taken as 1 us and 45 ns a unit, the tensor cores'
-/// road as 4 us; bench_decode_step --sequences 2 shows what it does.
-constexpr bool in_ring(uint32_t rows, uint32_t units) { return rows <= 1 || (rows - 1) * (22 + units) <= 88; }
+/// Whether rows are multiplied one after another, weights being held in registers, in place of quantizing them by a kernel of
+/// their own for the tensor cores. `units`: of a block and row. A rule of thumb: a row more is taken as 1 us and 45 ns a unit,
+/// the tensor cores' road as 4 us; bench_decode_step --sequences 2 shows what it does.
+constexpr bool one_by_one(uint32_t rows, uint32_t chunks, uint32_t units) {
+  const bool held = units <= 2 * kMostWarps && chunks * kTileColumns <= kMostLoads * 4 * kMostWarps * kWarp;
+  return rows <= 1 || (held && (rows - 1) * (22 + units) <= 88);
+}
+
+/// Of a thread of product_ring, a power of two. Where gains are held beside the row there are registers for fewer.
+constexpr uint32_t most_ring_loads(Ending ending) { return ending == Ending::add ? 8 : kMostLoads; }
 
 /// How a command of few rows is launched.
 struct Division {
   uint32_t warps = 0;
   uint32_t loads = 0;  ///< of a thread, in which it takes its part of a row
   uint32_t units = 0;  ///< of a warp, in registers; 0: through a ring
+  bool several = false;  ///< rows
 };
 
 /// Where tiles end; how many there are to divide among blocks.
@@ -135,7 +142,7 @@ Division divide(ProductParameters& p, Ending ending) {
   p.chunk_inverse = (1u << 31) / p.chunks + 1;
   const uint32_t units = units_of(tiles, p.columns, ending, p.state.walkers);
   Division division;
-  division.units = p.state.rows > 1 ? 0 : units <= kMostWarps ? 1 : units <= 2 * kMostWarps ? 2 : 0;
+  division.units = units <= kMostWarps ? 1 : units <= 2 * kMostWarps ? 2 : 0;
   const uint32_t wanted = division.units == 0 ? units : (units + division.units - 1) / division.units;
   division.warps = std::clamp(wanted, 8u, kMostWarps);
   // Of whole chunks: what lies past the columns is zero, and has to be said so.
@@ -143,23 +150,32 @@ Division divide(ProductParameters& p, Ending ending) {
     return (p.chunks * kTileColumns + 4 * division.warps * kWarp - 1) / (4 * division.warps * kWarp);
   };
   if (division.units != 0 && loads() > kMostLoads) division.warps = kMostWarps;
+  division.several = p.state.rows > 1;
   if (loads() > kMostLoads) division.units = 0;
-  division.loads = std::min(loads(), kMostLoads);
+  division.loads = loads();
   if (division.units != 0) return division;
-  p.depth = std::min(std::bit_ceil((units + division.warps - 1) / division.warps), kMostDepth);
-  while (p.depth > 1 && ProductShape(p, division.warps, ending).bytes() > kMostSharedBytes) p.depth /= 2;
+  division.loads = std::min(std::bit_ceil(division.loads), most_ring_loads(ending));
+  p.depth = std::min((units + division.warps - 1) / division.warps, kMostDepth);
+  while (p.depth > 1 && ProductShape(p, division.warps, ending).bytes() > kMostSharedBytes) --p.depth;
   return division;
 }
 
 template <Ending kEnding>
 const void* function_of(const Division& division) {
-  static constexpr auto kFunctions = []<uint32_t... kLess>(std::integer_sequence<uint32_t, kLess...>) {
-    return std::array<std::array<void (*)(ProductParameters), kMostLoads>, 3>{
-        {{product_ring<kEnding, kLess + 1>...},
-         {product_once<kEnding, kLess + 1, 1>...},
-         {product_once<kEnding, kLess + 1, 2>...}}};
+  using Function = void (*)(ProductParameters);
+  if (division.units == 0) {
+    static constexpr auto kRings = []<uint32_t... kLog>(std::integer_sequence<uint32_t, kLog...>) {
+      return std::array<Function, sizeof...(kLog)>{product_ring<kEnding, 1u << kLog>...};
+    }(std::make_integer_sequence<uint32_t, std::bit_width(most_ring_loads(kEnding))>());
+    return reinterpret_cast<const void*>(kRings[std::bit_width(division.loads) - 1]);
+  }
+  static constexpr auto kOnce = []<uint32_t... kLess>(std::integer_sequence<uint32_t, kLess...>) {
+    return std::array<std::array<Function, kMostLoads>, 4>{{{product_once<kEnding, kLess + 1, 1, false>...},
+                                                            {product_once<kEnding, kLess + 1, 2, false>...},
+                                                            {product_once<kEnding, kLess + 1, 1, true>...},
+                                                            {product_once<kEnding, kLess + 1, 2, true>...}}};
   }(std::make_integer_sequence<uint32_t, kMostLoads>());
-  return reinterpret_cast<const void*>(kFunctions[division.units][division.loads - 1]);
+  return reinterpret_cast<const void*>(kOnce[division.units - 1 + division.several * 2][division.loads - 1]);
 }
 
 ProductParameters product(const BoundCommand& command) {
@@ -223,7 +239,7 @@ struct ManyDivision {
 
 backend::Launch launch_of(uint32_t rows, uint32_t columns, uint32_t tiles, Ending ending, uint32_t units) {
   backend::Launch launch{.rows = rows, .walkers = units};
-  if (in_ring(rows, units_of(tiles, columns, ending, units))) return launch;
+  if (one_by_one(rows, tile_chunks(columns), units_of(tiles, columns, ending, units))) return launch;
   const ManyDivision division(rows, columns, tiles, ending, units);
   launch.workspace_bytes = octets_bytes(rows, columns) + division.partial_bytes(columns);
   launch.ticket_bytes = division.splits == 1 ? 0 : division.blocks * sizeof(uint32_t);
@@ -246,7 +262,7 @@ template <Ending kEnding, ProductParameters (*kDescribe)(const BoundCommand&)>
 struct ProductEntry {
   static bool many(ProductParameters& p) {
     const uint32_t tiles = set_tiles(p, kEnding);
-    return !in_ring(p.state.rows, units_of(tiles, p.columns, kEnding, p.state.walkers));
+    return !one_by_one(p.state.rows, p.chunks, units_of(tiles, p.columns, kEnding, p.state.walkers));
   }
   static ManyDivision divide_many(ProductParameters& p) {
     const uint32_t tiles = set_tiles(p, kEnding);
