@@ -13,6 +13,7 @@
 #include "refrain/ops/rms_norm/rms_norm.h"
 #include "refrain/ops/rope/rope.h"
 #include "refrain/ops/silu_mul/silu_mul.h"
+#include "refrain/ops/softcap/softcap.h"
 
 namespace refrain::model {
 namespace {
@@ -51,7 +52,7 @@ Value ForwardPass::embed(const Weight& embedding, float scale) {
 }
 
 Value ForwardPass::attend(uint32_t layer, const Value& query, const Value& key, const Value& value,
-                          float scale) {
+                          float scale, float cap) {
   const StepBlock& step = forward_.step;
   const Buffer& cache = forward_.cache.layer(layer);
   const Buffer& pages = forward_.slots.page_table(forward_.cache.group_of(layer));
@@ -69,7 +70,8 @@ Value ForwardPass::attend(uint32_t layer, const Value& query, const Value& key, 
                             .status = forward_.slots.status(),
                             .output = mixed.temp(),
                             .scale = scale,
-                            .window = forward_.cache.state(layer).window});
+                            .window = forward_.cache.state(layer).window,
+                            .softcap = cap});
   return mixed;
 }
 
@@ -85,8 +87,9 @@ Value ForwardPass::wanted(const Value& x) {
   return result;
 }
 
-void ForwardPass::logits(const Value& x, const Weight& head) {
+void ForwardPass::logits(const Value& x, const Weight& head, float cap) {
   ops::matmul(encoder_, {.input = x.temp(), .weight = head, .output = forward_.logits});
+  if (cap != 0) ops::softcap(encoder_, {.input = forward_.logits, .output = forward_.logits, .cap = cap});
 }
 
 void ForwardPass::layer(uint32_t index) { label(fmt::format("layer {}", index)); }
@@ -137,7 +140,7 @@ Value attention(const Value& x, const AttentionWeights& w, const AttentionOption
     q = rope(q, options.frequencies);
     k = rope(k, options.frequencies);
   }
-  const Value mixed = x.pass().attend(options.layer, q, k, v, options.scale);
+  const Value mixed = x.pass().attend(options.layer, q, k, v, options.scale, options.cap);
   return linear(mixed.rows(), w.o);
 }
 

@@ -47,12 +47,13 @@ class ForwardPass {
   /// The embeddings of the step's tokens, times `scale`.
   Value embed(const Weight& embedding, float scale = 1);
   /// Writes keys and values to the layer's cache and attends to it, its window alone where it has one.
-  /// query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim]; gives the shape of `query`.
-  Value attend(uint32_t layer, const Value& query, const Value& key, const Value& value, float scale);
+  /// Scores stay within `cap`, if it is not 0. query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim]; gives the shape of `query`.
+  Value attend(uint32_t layer, const Value& query, const Value& key, const Value& value, float scale,
+               float cap = 0);
   /// Those rows whose logits are wanted.
   Value wanted(const Value& x);
-  /// The end of a pass: logits = x head^T.
-  void logits(const Value& x, const Weight& head);
+  /// The end of a pass: logits = x head^T, within `cap` if it is not 0.
+  void logits(const Value& x, const Weight& head, float cap = 0);
 
   /// Begins the commands of layer `index`, or of another part.
   void layer(uint32_t index);
@@ -85,6 +86,7 @@ struct AttentionOptions {
   uint32_t layer = 0;
   const Weight& frequencies;  ///< of rope, or none
   float scale = 1;            ///< of scores
+  float cap = 0;              ///< of scores; 0: none
 };
 
 /// Projections, norms of queries and keys where there are weights for them, rope, attention, projection.

@@ -31,7 +31,7 @@ double read_positive(const Json& field) {
 }
 
 uint32_t read_kv_heads(const Json& json, uint32_t heads, uint32_t fallback) {
-  const bool absent = std::ranges::find(json.keys(), kKvHeads) == json.keys().end();
+  const bool absent = !says(json, kKvHeads);
   const uint32_t kv_heads = json.u32_or(kKvHeads, absent && fallback != 0 ? fallback : heads, 1, kMaxHeads);
   if (heads % kv_heads != 0) {
     const std::string got =
@@ -90,6 +90,10 @@ RopeSettings read_block(const Json& block) {
 }
 
 }  // namespace
+
+bool says(const Json& config, std::string_view key) {
+  return std::ranges::find(config.keys(), key) != config.keys().end();
+}
 
 std::optional<Json> find_block(const Json& config, std::string_view key) {
   auto block = config.find(key);

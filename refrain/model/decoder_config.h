@@ -40,6 +40,8 @@ struct DecoderSizes {
   Config config() const;
 };
 
+/// Whether the file has the field, be it null: some families take null for something else than no word.
+bool says(const format::Json& config, std::string_view key);
 /// The object `key`; nothing where it is absent, null or empty.
 std::optional<format::Json> find_block(const format::Json& config, std::string_view key);
 

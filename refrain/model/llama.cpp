@@ -1,12 +1,12 @@
 // Llama 3: pre-norm decoder, grouped-query attention with rope whose long waves may be slowed down, SwiGLU.
 // Source: The Llama 3 Herd of Models (2024); transformers' LlamaForCausalLM gives the reference outputs.
 
-#include "refrain/model/pre_norm_decoder.h"
+#include "refrain/model/decoder.h"
 
 namespace refrain::model {
 namespace {
 
-class Llama final : public PreNormDecoder {
+class Llama final : public Decoder {
  public:
   static Config read(const format::Json& json) {
     const DecoderSizes sizes(json);
@@ -19,7 +19,7 @@ class Llama final : public PreNormDecoder {
   }
 
   Llama(const format::Json& json, WeightLoader& loader)
-      : PreNormDecoder(loader, {.sizes = DecoderSizes(json), .rope = read_rope(json)}) {}
+      : Decoder(loader, {.sizes = DecoderSizes(json), .rope = read_rope(json)}) {}
 };
 
 }  // namespace

@@ -1,15 +1,14 @@
 // Mistral: pre-norm decoder, grouped-query attention with rope, to a window in the first releases, SwiGLU.
 // Source: Mistral 7B (2023); transformers' MistralForCausalLM gives the reference outputs.
-#include <algorithm>
 
-#include "refrain/model/pre_norm_decoder.h"
+#include "refrain/model/decoder.h"
 
 namespace refrain::model {
 namespace {
 
 constexpr DecoderDefaults kDefaults = {.kv_heads = 8};
 
-class Mistral final : public PreNormDecoder {
+class Mistral final : public Decoder {
  public:
   static Config read(const format::Json& json) {
     const DecoderSizes sizes(json, kDefaults);
@@ -17,15 +16,14 @@ class Mistral final : public PreNormDecoder {
     read_rope(json);
     Config config = sizes.config();
     // Later releases say null, which is no window; the first ones' is that of a file without a word.
-    const bool said = std::ranges::find(json.keys(), "sliding_window") != json.keys().end();
-    const uint32_t window = json.u32_or("sliding_window", said ? 0 : 4096, 1);
+    const uint32_t window = json.u32_or("sliding_window", says(json, "sliding_window") ? 0 : 4096, 1);
     read_layer_types(json, sizes.layers, {window != 0 ? "sliding_attention" : "full_attention"});
     for (LayerState& state : config.state) std::get<KvState>(state).window = window;
     return config;
   }
 
   Mistral(const format::Json& json, WeightLoader& loader)
-      : PreNormDecoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json)}) {}
+      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json)}) {}
 };
 
 }  // namespace

@@ -1,14 +1,14 @@
 // Qwen3: pre-norm decoder, grouped-query attention with RMS norms on queries and keys before rope, SwiGLU.
 // Source: Qwen3 Technical Report (2025); transformers' Qwen3ForCausalLM gives the reference outputs.
 
-#include "refrain/model/pre_norm_decoder.h"
+#include "refrain/model/decoder.h"
 
 namespace refrain::model {
 namespace {
 
 constexpr DecoderDefaults kDefaults = {.head_dim = 128, .kv_heads = 32};
 
-class Qwen3 final : public PreNormDecoder {
+class Qwen3 final : public Decoder {
  public:
   static Config read(const format::Json& json) {
     const DecoderSizes sizes(json, kDefaults);
@@ -21,9 +21,9 @@ class Qwen3 final : public PreNormDecoder {
   }
 
   Qwen3(const format::Json& json, WeightLoader& loader)
-      : PreNormDecoder(loader, {.sizes = DecoderSizes(json, kDefaults),
-                                .rope = read_rope(json),
-                                .head_norms = HeadNorms::weight}) {}
+      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults),
+                         .rope = read_rope(json),
+                         .head_norms = HeadNorms::weight}) {}
 };
 
 }  // namespace

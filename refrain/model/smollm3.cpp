@@ -2,7 +2,7 @@
 // Source: SmolLM3 (2025), RoPE to NoRoPE and Back Again (2025); transformers' SmolLM3ForCausalLM gives the reference outputs.
 #include <fmt/format.h>
 
-#include "refrain/model/pre_norm_decoder.h"
+#include "refrain/model/decoder.h"
 
 namespace refrain::model {
 namespace {
@@ -33,15 +33,15 @@ struct Settings {
     }
   }
 
-  PreNormDecoder::Options decoder;
+  DecoderOptions decoder;
   Config common;
 };
 
-class SmolLm3 final : public PreNormDecoder {
+class SmolLm3 final : public Decoder {
  public:
   static Config read(const format::Json& json) { return Settings(json).common; }
 
-  SmolLm3(const format::Json& json, WeightLoader& loader) : PreNormDecoder(loader, Settings(json).decoder) {}
+  SmolLm3(const format::Json& json, WeightLoader& loader) : Decoder(loader, Settings(json).decoder) {}
 };
 
 }  // namespace

@@ -1,6 +1,6 @@
 """Forward passes in numpy, float32 throughout: what the program is judged by.
 
-Written from the architectures (technical reports of Llama 3, 2024, Qwen3 and Gemma 3, 2025; transformers where these
+Written from the architectures (technical reports of Llama 3 and Gemma 2, 2024, Qwen3 and Gemma 3, 2025; transformers where these
 say nothing) and plain on purpose: the whole sequence at once, no cache, whose rounding is all that there is of it.
 Affine weights are dequantized by mlx, with scales and biases cast to float32 first.
 """
@@ -83,6 +83,10 @@ def softmax(x):
     return e / e.sum(axis=-1, keepdims=True)
 
 
+def capped(x, cap):
+    return x if cap is None else np.float32(cap) * np.tanh(x / np.float32(cap))
+
+
 class Llama:
     """A model folder, ready to run; other families say in what they differ."""
 
@@ -99,7 +103,7 @@ class Llama:
         for i in range(self.config["num_hidden_layers"]):
             x = self.layer(i, x)
         head = self.weights["model.embed_tokens" if self.config["tie_word_embeddings"] else "lm_head"]
-        result = self.norm("model.norm", x) @ head.T
+        result = capped(self.norm("model.norm", x) @ head.T, self.config.get("final_logit_softcapping"))
         assert result.dtype == np.float32
         return result
 
@@ -143,7 +147,7 @@ class Llama:
         k, v = (kept.astype(self.cache).astype(np.float32) for kept in (k, v))
         group = c["num_attention_heads"] // c["num_key_value_heads"]
         k, v = np.repeat(k, group, axis=0), np.repeat(v, group, axis=0)
-        scores = q @ k.transpose(0, 2, 1) * self.score_scale()
+        scores = capped(q @ k.transpose(0, 2, 1) * self.score_scale(), c.get("attn_logit_softcapping"))
         ahead = np.arange(positions)[None, :] - np.arange(positions)[:, None]
         seen = (ahead <= 0) & (ahead > -self.window(i))
         mixed = softmax(np.where(seen, scores, np.float32(-np.inf))) @ v
@@ -159,7 +163,7 @@ class Qwen3(Llama):
         return self.norm(name, x)
 
 
-class Gemma3(Llama):
+class Gemma2(Llama):
     activation = staticmethod(gelu)
 
     def embed(self, ids):
@@ -176,18 +180,20 @@ class Gemma3(Llama):
     def norm(self, name, x):
         return rms_norm(x, 1 + self.weights[name], self.config["rms_norm_eps"])
 
-    def head_norm(self, name, x):
-        return self.norm(name, x)
-
-    def rope_settings(self, i):
-        return self.config["rope_parameters"][self.config["layer_types"][i]]
-
     def score_scale(self):
         return 1 / np.sqrt(np.float32(self.config["query_pre_attn_scalar"]))
 
     def window(self, i):
         full = self.config["layer_types"][i] == "full_attention"
         return self.config["max_position_embeddings" if full else "sliding_window"]
+
+
+class Gemma3(Gemma2):
+    def head_norm(self, name, x):
+        return self.norm(name, x)
+
+    def rope_settings(self, i):
+        return self.config["rope_parameters"][self.config["layer_types"][i]]
 
 
 def token_losses(logits, ids):

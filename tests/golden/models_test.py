@@ -13,9 +13,9 @@ import subprocess
 import numpy as np
 import pytest
 from model_files import ModelCopy
-from models_numpy import Gemma3, Llama, Qwen3, token_losses
+from models_numpy import Gemma2, Gemma3, Llama, Qwen3, token_losses
 
-FAMILIES = {"qwen3": Qwen3, "llama": Llama, "gemma3": Gemma3}
+FAMILIES = {"qwen3": Qwen3, "llama": Llama, "gemma2": Gemma2, "gemma3": Gemma3}
 DATA = pathlib.Path(__file__).parent / "data"
 
 # A bound of logits is ten times the greatest difference found over all cases of Qwen3 (Zen 5; AVX2 and portable kernels
@@ -152,7 +152,7 @@ def test_bf16_loss_of_held_out_text(logits, original, family, reference, found_w
 
 def test_bf16_ids_of_held_out_text(run, original, family, reference):
     ids = tokenize(run, original, (original / "heldout.txt").read_text(encoding="utf-8"))
-    bos = {"llama": [0], "gemma3": [2]}.get(family, [])
+    bos = {"llama": [0], "gemma2": [2], "gemma3": [2]}.get(family, [])
     assert [bos + line for line in ids] == [part.tolist() for part in sequences(reference, "heldout")]
 
 

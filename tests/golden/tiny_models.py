@@ -47,11 +47,30 @@ GEMMA3 = {
         "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 3000.0},
     },
 }
+GEMMA2 = {
+    "model_type": "gemma2",
+    "hidden_activation": "gelu_pytorch_tanh",
+    "layer_types": ["sliding_attention", "full_attention"] * 2,
+    "sliding_window": 40,
+    "query_pre_attn_scalar": 30,
+    "tie_word_embeddings": True,
+}
 ODD_LAYERS = ["full_attention", "sliding_attention"] * 2
 MODELS = {
     "llama": {"model_type": "llama"} | THETA,
     "llama-tied-scaled": {"model_type": "llama", "tie_word_embeddings": True, "rope_parameters": LLAMA3},
     "qwen3": {"model_type": "qwen3"} | THETA,
+    # Caps that many scores and logits come near to; then none, and windows where others see all.
+    "gemma2": GEMMA2 | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0} | THETA,
+    "gemma2-uncapped": GEMMA2
+    | {
+        "layer_types": ["full_attention", "full_attention", "sliding_attention", "full_attention"],
+        "attn_logit_softcapping": None,
+        "final_logit_softcapping": None,
+        "num_key_value_heads": 6,
+        "head_dim": 18,
+    }
+    | THETA,
     "gemma3": {"model_type": "gemma3_text", "tie_word_embeddings": True} | GEMMA3,
     "mistral-window": {"model_type": "mistral", "sliding_window": 40} | THETA,
     "mistral": {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": 6, "head_dim": 18} | THETA,
@@ -78,6 +97,7 @@ def write_model(folder, name, seed):
     """A folder with the model's config.json and float32 weights."""
     config, rng, tensors = config_of(name), np.random.default_rng(seed), {}
     family = config["model_type"]
+    gemma = family.startswith("gemma")
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
@@ -87,13 +107,13 @@ def write_model(folder, name, seed):
         tensors[tensor + ".weight"] = ("F32", list(shape), values.tobytes())
 
     def norm(tensor, size):
-        add(tensor, size, scale=0.2, around=0.0 if family == "gemma3_text" else 1.0)  # Gemma's add 1 themselves
+        add(tensor, size, scale=0.2, around=0.0 if gemma else 1.0)  # Gemma's add 1 themselves
 
     norms = ["post_attention_layernorm"]
     norms += [] if family == "olmo2" else ["input_layernorm"]
-    norms += ["post_feedforward_layernorm"] if family in ("olmo2", "gemma3_text") else []
-    norms += ["pre_feedforward_layernorm"] if family == "gemma3_text" else []
-    add("model.embed_tokens", vocab, hidden, scale=0.2 / (hidden**0.5 if family == "gemma3_text" else 1))
+    norms += ["post_feedforward_layernorm"] if family == "olmo2" or gemma else []
+    norms += ["pre_feedforward_layernorm"] if gemma else []
+    add("model.embed_tokens", vocab, hidden, scale=0.2 / (hidden**0.5 if gemma else 1))
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}."
         for each in norms:

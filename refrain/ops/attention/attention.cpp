@@ -1,7 +1,10 @@
 // Attention: schema, checks and recording.
 #include "refrain/ops/attention/attention.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <cmath>
 #include <string>
 
 #include "refrain/ops/check.h"
@@ -44,7 +47,7 @@ constinit const backend::OpSchema attention_schema = {
 
 void attention(CommandEncoder& encoder, const Attention& args) {
   const AttentionConstants constants =
-      attention_constants(args.query, args.page_table, args.cache, args.scale, args.window);
+      attention_constants(args.query, args.page_table, args.cache, args.scale, args.window, args.softcap);
   const Operand operands[] = {args.query, args.rows, args.page_table, args.cache, args.status, args.output};
   dispatch(encoder, attention_schema, operands, constants);
 }
@@ -64,6 +67,8 @@ void expect_attention(const backend::OpCall& call, const AttentionConstants& con
     fail(call, kQuery, "heads divisible by " + std::to_string(cache[2]) + " kv_heads", to_string(query));
   }
   expect_shape(call, kStatus, {table[0] + 1});
+  if (!(constants.softcap >= 0) || std::isinf(constants.softcap))
+    fail(call, "softcap", "a finite number above 0, or 0 for none", fmt::to_string(constants.softcap));
   expect_constant(call, "rows", static_cast<uint64_t>(query[0]), constants.rows);
   expect_constant(call, "heads", static_cast<uint64_t>(query[1]), constants.heads);
   expect_constant(call, "kv_heads", static_cast<uint64_t>(cache[2]), constants.kv_heads);
@@ -74,7 +79,7 @@ void expect_attention(const backend::OpCall& call, const AttentionConstants& con
 }
 
 AttentionConstants attention_constants(const Operand& query, const Operand& page_table, const Operand& cache,
-                                       float scale, uint32_t window) {
+                                       float scale, uint32_t window, float softcap) {
   return {.rows = dimension(query.shape(), 0),
           .heads = dimension(query.shape(), 1),
           .kv_heads = dimension(cache.shape(), 2),
@@ -84,7 +89,8 @@ AttentionConstants attention_constants(const Operand& query, const Operand& page
           .pages = dimension(cache.shape(), 1),
           .scale = scale,
           .window = window,
-          .cache_type = cache.dtype() == DType::f16 ? DType::f16 : DType::f32};
+          .cache_type = cache.dtype() == DType::f16 ? DType::f16 : DType::f32,
+          .softcap = softcap};
 }
 
 backend::Cost attention_cost(const backend::OpCall& call, const AttentionConstants& c) {
@@ -94,7 +100,7 @@ backend::Cost attention_cost(const backend::OpCall& call, const AttentionConstan
   const uint64_t scores = uint64_t{c.rows} * c.heads * positions;
   backend::Cost result;
   for (const backend::ArgumentInfo& argument : call.args) result.bytes += argument_bytes(argument);
-  result.flops = 4 * scores * c.head_dim;
+  result.flops = scores * (4 * uint64_t{c.head_dim} + (c.softcap != 0 ? 24 : 0));
   return result;
 }
 

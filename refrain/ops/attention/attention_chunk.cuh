@@ -11,6 +11,7 @@
 #include "refrain/core/half.h"
 #include "refrain/ops/attention/attention.h"
 #include "refrain/ops/step_row.h"
+#include "refrain/ops/tanh.h"
 
 namespace refrain::ops::attention_cuda {
 
@@ -90,7 +91,10 @@ class Chunk {
       for (uint32_t d = threadIdx.x % backend::cuda::kWarp; d < c.head_dim; d += backend::cuda::kWarp)
         dot = __fmaf_rn(query[d], widened(key[d]), dot);
       dot = backend::cuda::warp_sum(dot);
-      if (threadIdx.x % backend::cuda::kWarp == 0) weights[j % kAttentionChunk] = dot * c.scale;
+      if (threadIdx.x % backend::cuda::kWarp == 0) {
+        const float score = dot * c.scale;
+        weights[j % kAttentionChunk] = c.softcap != 0 ? c.softcap * tanh_by_fma(score / c.softcap) : score;
+      }
     }
     __syncthreads();
     float greatest[kAttentionChunkPages];

@@ -4,6 +4,7 @@
 
 #include "refrain/core/half.h"
 #include "refrain/ops/attention/attention_walk.h"
+#include "refrain/ops/tanh.h"
 
 namespace refrain::ops {
 namespace {
@@ -35,6 +36,7 @@ void add_head(const AttentionBlock& block, uint32_t head) {
     const T* key = static_cast<const T*>(block.keys) + size_t{j} * block.head_dim;
     for (uint32_t d = 0; d < block.head_dim; ++d) dot += query[d] * widened(key[d]);
     weights[j] = dot * block.scale;
+    if (block.softcap != 0) weights[j] = block.softcap * tanh_by_fma(weights[j] / block.softcap);
     part.max = std::max(part.max, weights[j]);
   }
   for (uint32_t j = block.begin; j < block.end; ++j) {

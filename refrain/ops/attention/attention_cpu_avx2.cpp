@@ -1,11 +1,13 @@
 // Attention, AVX2: a block of 64 positions for the query heads that share it, two heads at a time. What a head
 // computes, and in which order, does not depend on the one beside it. T: of the cache's elements.
 #include <algorithm>
+#include <cstring>
 #include <limits>
 
 #include "refrain/backend/features.h"
 #include "refrain/ops/attention/attention_walk.h"
 #include "refrain/ops/simd_avx2.h"
+#include "refrain/ops/tanh.h"
 
 namespace refrain::ops {
 namespace {
@@ -22,6 +24,18 @@ REFRAIN_AVX2_INLINE __m128 horizontal_sums(__m256 a, __m256 b, __m256 c, __m256 
   __m128 r0 = fold(a), r1 = fold(b), r2 = fold(c), r3 = fold(d);
   _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
   return _mm_add_ps(_mm_add_ps(r0, r2), _mm_add_ps(r1, r3));
+}
+
+/// Keeps scores[begin..end) within the block's cap: eight at a time, which the compiler makes vectors of.
+REFRAIN_AVX2 void cap_scores(const AttentionBlock& block, float* scores) {
+  const float cap = block.softcap;
+  uint32_t j = block.begin;
+  for (; j + kLanes <= block.end; j += kLanes) {
+    float values[kLanes];
+    for (size_t k = 0; k < kLanes; ++k) values[k] = cap * tanh_by_fma(scores[j + k] / cap);
+    std::memcpy(scores + j, values, sizeof(values));
+  }
+  for (; j < block.end; ++j) scores[j] = cap * tanh_by_fma(scores[j] / cap);
 }
 
 /// scores[h][j] for the positions from begin to end, minus infinity before them and after them up to 64: a
@@ -62,6 +76,7 @@ REFRAIN_AVX2_INLINE void compute_scores(const AttentionBlock& block, float (*sco
     }
   }
   for (int h = 0; h < kHeads; ++h) {
+    if (block.softcap != 0) cap_scores(block, scores[h]);
     std::fill(scores[h], scores[h] + block.begin, -std::numeric_limits<float>::infinity());
     std::fill(scores[h] + block.end, scores[h] + kPagePositions, -std::numeric_limits<float>::infinity());
   }

@@ -16,7 +16,7 @@ struct AttentionHistory {
 /// Of arguments 1 to 4 of `args`; raises status.
 AttentionHistory attention_history(const backend::TileArgs& args, const AttentionConstants& c, size_t row,
                                    size_t kv_head);
-/// scale (query . key) for each key.
+/// scale (query . key) for each key, within the cap.
 std::vector<double> attention_scores(const AttentionConstants& c, const float* query,
                                      const std::vector<float>& keys);
 

@@ -49,7 +49,9 @@ std::vector<double> attention_scores(const AttentionConstants& c, const float* q
     double score = 0;
     for (size_t d = 0; d < c.head_dim; ++d)
       score += static_cast<double>(query[d]) * static_cast<double>(keys[key + d]);
-    scores.push_back(score * static_cast<double>(c.scale));
+    score *= static_cast<double>(c.scale);
+    const auto cap = static_cast<double>(c.softcap);
+    scores.push_back(cap != 0 ? cap * std::tanh(score / cap) : score);
   }
   return scores;
 }

@@ -2,6 +2,8 @@
 // AVX2's exp.
 #include "refrain/ops/attention/attention.h"
 
+#include <tuple>
+
 #include "refrain/ops/attention/test_attention.h"
 #if defined(__x86_64__)
 #include "refrain/ops/simd_avx2.h"
@@ -103,6 +105,39 @@ TEST(Attention, ChunksJoinToAllThatARowSees) {
   }
 }
 
+// Caps that hardly any score reaches, that many do and that all but the smallest exceed.
+TEST(Attention, ACapBendsScores) {
+  for (const Heads& heads : {Heads{4, 2, 16}, Heads{6, 2, 40}, Heads{5, 1, 64}, Heads{16, 8, 128}}) {
+    for (const float cap : {50.0f, 2.0f, 1e-3f}) {
+      for (const auto& [window, capacity, type] : {std::tuple{0u, 13u, DType::f16},
+                                                   {0u, 40u, DType::f32},
+                                                   {70u, 13u, DType::f32},
+                                                   {70u, 40u, DType::f16}}) {
+        Random random(21);
+        const Data base(TestStep({65, 300, 1}, edge_positions(), capacity, random), heads, 6, window, type,
+                        cap);
+        base.poison_unused();
+        const Data expected = base;
+        expected.call().reference(13);
+        Data uncapped = base;
+        uncapped.softcap = 0;
+        uncapped.call().reference(13);
+        EXPECT_FALSE(same_bits(uncapped.output, expected.output)) << "it shows";
+        std::vector<double> bounds;
+        for (size_t i = 0; i < size_t{13} * heads.heads; ++i)
+          bounds.push_back(tolerance(base, i / heads.heads, i % heads.heads));
+        for (const backend::Kernel* kernel : base.call().kernels()) {
+          const Data data = base;
+          data.call().run(*kernel, 13);
+          const double worst =
+              excess(data.output, expected.output, [&](size_t i) { return bounds[i / heads.head_dim]; });
+          EXPECT_LE(worst, 0) << kernel->name << " cap " << cap << " window " << window;
+        }
+      }
+    }
+  }
+}
+
 TEST(Attention, PagesBeforeTheWindowMayBeGone) {
   Random random(4);
   Data data(TestStep({300}, {{0, 299}, {0, 170}}, 2, random), {4, 2, 16}, 1, 64);
@@ -164,16 +199,19 @@ TEST(Attention, BitsDoNotDependOnHowABatchIsCut) {
     Heads heads;
     uint32_t window, first_position;
     DType type = DType::f32;
+    float softcap = 0;
   };
-  for (const auto& [heads, window, first_position, type] :
+  for (const auto& [heads, window, first_position, type, softcap] :
        {Case{{4, 2, 16}, 0, 0}, Case{{6, 2, 40}, 50, 0}, Case{{3, 1, 64}, 0, 0}, Case{{3, 1, 64}, 64, 0},
         Case{{4, 2, 16}, 0, 450}, Case{{6, 2, 40}, 50, 200}, Case{{3, 1, 64}, 300, 450},
-        Case{{4, 2, 16}, 0, 450, DType::f16}, Case{{6, 2, 40}, 50, 200, DType::f16}}) {
+        Case{{4, 2, 16}, 0, 450, DType::f16}, Case{{6, 2, 40}, 50, 200, DType::f16},
+        Case{{6, 2, 40}, 50, 200, DType::f32, 0.5f}}) {
     Random random(23);
     Positions positions;
     for (uint32_t p = 0; p < 135; ++p) positions.emplace_back(0, first_position + p);
     for (uint32_t p = 0; p < 20; ++p) positions.emplace_back(1, p);
-    const Data whole(TestStep({first_position + 135, 20}, positions, 155, random), heads, 1, window, type);
+    const Data whole(TestStep({first_position + 135, 20}, positions, 155, random), heads, 1, window, type,
+                     softcap);
     for (const backend::Kernel* kernel : whole.call().kernels()) {
       whole.call().run(*kernel, 155);
       for (const uint32_t capacity : {1u, 5u, 32u, 64u}) {
@@ -328,6 +366,13 @@ TEST(Attention, CheckNamesWhatIsWrong) {
   EXPECT_EQ(type.check_error(), "[attention] cache: expected f32 or f16, got i8");
   type.info(3).dtype = DType::f16;
   EXPECT_EQ(type.check_error(), "[attention] cache: expected f32, got f16") << "the constants say f32";
+  for (const auto& [cap, shown] : {std::pair{-1.0f, "-1"}, {INFINITY, "inf"}, {NAN, "nan"}}) {
+    Data capped = data;
+    capped.softcap = cap;
+    EXPECT_EQ(
+        capped.call().check_error(),
+        std::string("[attention] softcap: expected a finite number above 0, or 0 for none, got ") + shown);
+  }
   Call groups = data.call();
   groups.info(3).shape = {2, 7, 3, 64, 16};
   EXPECT_EQ(groups.check_error(),

@@ -90,6 +90,7 @@ class Tile {
                                .begin = std::max(begins_[r], first_position) - first_position,
                                .end = std::min(kPagePositions, row.position - first_position + 1),
                                .scale = c_.scale,
+                               .softcap = c_.softcap,
                                .cache_type = c_.cache_type});
       }
     }

@@ -31,6 +31,7 @@ struct AttentionBlock {
   uint32_t begin;  ///< positions [begin, end) of the block count
   uint32_t end;
   float scale;
+  float softcap;
   DType cache_type;
 };
 

@@ -22,11 +22,12 @@ inline constexpr DType kTypes[] = {DType::f32, DType::f16};  // of the cache
 
 struct Data {
   Data(TestStep test_step, const Heads& shape, float range = 1, uint32_t positions_attended = 0,
-       DType cache_type = DType::f32)
+       DType cache_type = DType::f32, float score_cap = 0)
       : step(std::move(test_step)),
         h(shape),
         window(positions_attended),
         type(cache_type),
+        softcap(score_cap),
         scale(1 / std::sqrt(static_cast<float>(shape.head_dim))),
         query(step.rows.size() * shape.heads * shape.head_dim),
         cache(step.cache_elements(shape.kv_heads, shape.head_dim)),
@@ -61,8 +62,8 @@ struct Data {
     return call.tensor(shape, cache_f16);
   }
   AttentionConstants constants() const {
-    return {capacity(),          h.heads,          h.kv_heads, h.head_dim, step.slots(),
-            step.pages_per_slot, step.cache_pages, scale,      window,     type};
+    return {capacity(),       h.heads, h.kv_heads, h.head_dim, step.slots(), step.pages_per_slot,
+            step.cache_pages, scale,   window,     type,       softcap};
   }
   const float* vector(uint32_t kind, const StepRow& row, uint32_t position, size_t kv_head) const {
     const uint32_t page = step.page(row.slot, position);
@@ -97,6 +98,7 @@ struct Data {
   Heads h;
   uint32_t window;
   DType type;  // of the cache
+  float softcap;
   float scale;
   Array<float> query, cache, output;
   Array<f16> cache_f16;  // what `cache` held when the last call was made, where that is the type
@@ -127,6 +129,7 @@ inline double tolerance(const Data& data, size_t row, size_t head) {
   const StepRow& step_row = data.step.rows[row];
   const size_t kv_head = head / (data.h.heads / data.h.kv_heads);
   const float* query = data.query.data() + row * data.row_elements() + head * data.h.head_dim;
+  const auto cap = static_cast<double>(data.softcap);
   double largest_key = 0, largest_value = 0, query_norm = 0, least = INFINITY, greatest = -INFINITY;
   for (size_t d = 0; d < data.h.head_dim; ++d)
     query_norm += static_cast<double>(query[d]) * static_cast<double>(query[d]);
@@ -139,19 +142,20 @@ inline double tolerance(const Data& data, size_t row, size_t head) {
       score += static_cast<double>(key[d]) * static_cast<double>(query[d]) * static_cast<double>(data.scale);
       largest_value = std::max(largest_value, std::abs(static_cast<double>(value[d])));
     }
+    if (cap != 0) score = cap * std::tanh(score / cap);
     largest_key = std::max(largest_key, norm);
     least = std::min(least, score);
     greatest = std::max(greatest, score);
   }
   // A dot product of D terms errs by at most (D + 1) e sum |q||k| <= (D + 1) e |q||k|, the scale rounds twice
-  // more. A score that errs by d, and rounds by e (max - min) when the greatest is taken off, changes its
+  // more; a cap nine times at most, and it brings no scores apart. A score that errs by d, and rounds by e (max - min) when the greatest is taken off, changes its
   // weight by a factor 1 + d, and the quotient of two sums by 1 + 2 d. Within a block the sums round at most
   // 64 times, exp twice, a join six times, of which there are 4 in a chunk and p / 256 of chunks, in numerator and
   // denominator: 2 (64 + 4 + 24 + 6 p / 256 + ...) e.
   const double e = kUnitRoundoff;
   const double score_error =
       (data.h.head_dim + 4) * e * static_cast<double>(data.scale) * std::sqrt(query_norm * largest_key) +
-      e * (greatest - least);
+      e * (greatest - least) + (cap != 0 ? 9 * e * std::max(greatest, -least) : 0);
   return (2 * score_error + (step_row.position / 20.0 + 200) * e) * largest_value;
 }
 

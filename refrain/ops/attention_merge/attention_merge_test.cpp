@@ -130,7 +130,8 @@ TEST(AttentionMerge, HasTheBitsOfAttentionInAnyParts) {
         Positions positions = chunk_positions();
         if (capacity == 1) positions = {{3, 1099}};
         const DType type = heads.kv_heads == 3 ? DType::f16 : DType::f32;
-        Data base(TestStep(kSlotLengths, positions, capacity, random), heads, 2, window, type);
+        const float cap = heads.kv_heads == 1 ? 0.5f : 0;
+        Data base(TestStep(kSlotLengths, positions, capacity, random), heads, 2, window, type, cap);
         if (capacity == 40) {
           base.step.rows[13] = {0, 0, kIdle, 0};
           base.step.rows[14] = {0, 5, 77, 0};

@@ -95,7 +95,8 @@ constinit const backend::OpSchema attention_part_schema = {
 
 void attention_part(CommandEncoder& encoder, const AttentionPart& args) {
   const AttentionPartConstants constants = {
-      attention_constants(args.query, args.page_table, args.cache, args.scale, args.window), args.parts};
+      attention_constants(args.query, args.page_table, args.cache, args.scale, args.window, args.softcap),
+      args.parts};
   const Operand operands[] = {args.query,  args.rows, args.page_table, args.cache,
                               args.status, args.sums, args.weighted};
   dispatch(encoder, attention_part_schema, operands, constants);

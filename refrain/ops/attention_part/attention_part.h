@@ -18,6 +18,7 @@ struct AttentionPart {
   Operand weighted;
   float scale = 1;      ///< as of Attention
   uint32_t window = 0;  ///< as of Attention
+  float softcap = 0;    ///< as of Attention
   uint32_t parts =
       1;  ///< into which the chunks of a row are dealt, to be computed at the same time; not in the bits
 };

@@ -471,8 +471,9 @@ constexpr SetWire kWires[] = {
     {kQueryNorm, 2, kQueryRope, 0}, {kKeyNorm, 2, kKeyRope, 0}};
 constexpr SetElided kElided[] = {{kQueryRope, 3}, {kKeyRope, 3}, {kQueryNorm, 2}, {kKeyNorm, 2}};
 
-/// Head sizes and queries a key-value head that there are kernels for.
+/// Head sizes and queries a key-value head that there are kernels for; none has a cap of scores.
 bool has_kernel(const AttentionConstants& c) {
+  if (c.softcap != 0) return false;
   if ((c.head_dim != 64 && c.head_dim != 128) || c.heads % c.kv_heads != 0) return false;
   return c.heads <= kMostQueries * c.kv_heads;
 }

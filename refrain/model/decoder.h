@@ -1,0 +1,52 @@
+// The decoder that families are: attention and a gated MLP, norms around them, sums. A family says what it reads and in what
+// it differs.
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "refrain/model/blocks.h"
+
+namespace refrain::model {
+
+/// Where the norms of a layer's two halves are.
+enum class Norms { before, behind, around };
+
+struct DecoderOptions {
+  DecoderSizes sizes;
+  RopeSettings rope = {};
+  std::optional<RopeSettings> window_rope = {};  ///< of layers that attend to a window, where it is another
+  std::vector<bool> without_rope = {};           ///< of each layer; empty: none is
+  Norms norms = Norms::before;
+  float norms_plus = 0;  ///< norms of the residual stream scale by so much more than is stored
+  HeadNorms head_norms = HeadNorms::none;
+  Activation activation = Activation::silu;
+  bool scales_embedding = false;  ///< by the root of the width, in the type of its elements
+  float score_scale = 0;          ///< 0: 1 / sqrt(head_dim)
+  float score_cap = 0;            ///< 0: none
+  float logit_cap = 0;            ///< 0: none
+};
+
+class Decoder : public Architecture {
+ public:
+  /// Weights have the names of transformers' LlamaForCausalLM, those of norms where there are others Gemma's. Throws
+  /// FileError.
+  Decoder(WeightLoader& loader, DecoderOptions options);
+  void record(CommandEncoder& encoder, const Forward& forward) const final;
+
+ private:
+  struct Layer {
+    Weight attention_norm, attention_end_norm, mlp_norm, mlp_end_norm;  // [hidden], or none
+    AttentionWeights attention;
+    MlpWeights mlp;
+  };
+
+  DecoderOptions options_;
+  Weight embedding_;                         // [vocab, hidden]
+  Weight frequencies_, window_frequencies_;  // [head_dim / 2]
+  std::vector<Layer> layers_;
+  Weight norm_;  // [hidden]
+  Weight head_;  // [vocab, hidden]
+};
+
+}  // namespace refrain::model
