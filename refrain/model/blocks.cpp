@@ -4,6 +4,7 @@
 
 #include "refrain/core/half.h"
 #include "refrain/ops/add/add.h"
+#include "refrain/ops/add_bias/add_bias.h"
 #include "refrain/ops/attention/attention.h"
 #include "refrain/ops/embedding/embedding.h"
 #include "refrain/ops/gather_rows/gather_rows.h"
@@ -109,10 +110,14 @@ Value norm(const Value& x, const Weight& weight) {
   return y;
 }
 
-Value linear(const Value& x, const Weight& weight) {
-  Value y = x.like(static_cast<uint32_t>(weight.shape()[0]));
-  ops::matmul(x.pass().encoder(), {.input = x.temp(), .weight = weight, .output = y.temp()});
-  return y;
+Value linear(const Value& x, const Linear& w) {
+  CommandEncoder& encoder = x.pass().encoder();
+  const Value y = x.like(static_cast<uint32_t>(w.weight.shape()[0]));
+  ops::matmul(encoder, {.input = x.temp(), .weight = w.weight, .output = y.temp()});
+  if (!w.bias) return y;
+  Value sum = y.like(y.width());
+  ops::add_bias(encoder, {.input = y.temp(), .bias = w.bias, .output = sum.temp()});
+  return sum;
 }
 
 Value rope(const Value& x, const Weight& frequencies) {
@@ -155,26 +160,37 @@ Value mlp(const Value& x, const MlpWeights& w, Activation activation) {
   return linear(gated, w.down);
 }
 
+namespace {
+
+Linear load_linear(WeightLoader& loader, const std::string& module, uint32_t outputs, uint32_t inputs,
+                   bool bias) {
+  Weight weight = loader.matrix(module, outputs, inputs, kMatrix);
+  return {std::move(weight), bias ? loader.vector(module + ".bias", outputs) : Weight()};
+}
+
+}  // namespace
+
 AttentionWeights load_attention(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
-                                HeadNorms norms) {
+                                HeadNorms norms, Biases biases) {
   const uint32_t q_width = sizes.heads * sizes.head_dim, kv_width = sizes.kv_heads * sizes.head_dim;
   const auto head_norm = [&](const char* name, uint32_t width) {
     if (norms == HeadNorms::none) return Weight();
     return loader.vector(prefix + name, norms == HeadNorms::all_heads ? width : sizes.head_dim,
                          norms == HeadNorms::one_plus_weight ? 1.0f : 0.0f);
   };
-  return {.q = loader.matrix(prefix + "q_proj", q_width, sizes.hidden, kMatrix),
-          .k = loader.matrix(prefix + "k_proj", kv_width, sizes.hidden, kMatrix),
-          .v = loader.matrix(prefix + "v_proj", kv_width, sizes.hidden, kMatrix),
+  const bool some = biases != Biases::none;
+  return {.q = load_linear(loader, prefix + "q_proj", q_width, sizes.hidden, some),
+          .k = load_linear(loader, prefix + "k_proj", kv_width, sizes.hidden, some),
+          .v = load_linear(loader, prefix + "v_proj", kv_width, sizes.hidden, some),
           .q_norm = head_norm("q_norm.weight", q_width),
           .k_norm = head_norm("k_norm.weight", kv_width),
-          .o = loader.matrix(prefix + "o_proj", sizes.hidden, q_width, kMatrix)};
+          .o = load_linear(loader, prefix + "o_proj", sizes.hidden, q_width, biases == Biases::all)};
 }
 
-MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes) {
-  return {.gate = loader.matrix(prefix + "gate_proj", sizes.intermediate, sizes.hidden, kMatrix),
-          .up = loader.matrix(prefix + "up_proj", sizes.intermediate, sizes.hidden, kMatrix),
-          .down = loader.matrix(prefix + "down_proj", sizes.hidden, sizes.intermediate, kMatrix)};
+MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes, bool biases) {
+  return {.gate = load_linear(loader, prefix + "gate_proj", sizes.intermediate, sizes.hidden, biases),
+          .up = load_linear(loader, prefix + "up_proj", sizes.intermediate, sizes.hidden, biases),
+          .down = load_linear(loader, prefix + "down_proj", sizes.hidden, sizes.intermediate, biases)};
 }
 
 Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes) {

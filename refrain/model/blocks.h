@@ -72,14 +72,18 @@ class ForwardPass {
 Value operator+(const Value& a, const Value& b);
 /// RMS norm of each row, or of each head.
 Value norm(const Value& x, const Weight& weight);
-/// x weight^T, for a weight of any format.
-Value linear(const Value& x, const Weight& weight);
+/// A layer that is x weight^T + bias.
+struct Linear {
+  Weight weight;  ///< [outputs, inputs], of any format
+  Weight bias;    ///< [outputs], or none
+};
+Value linear(const Value& x, const Linear& weights);
 Value rope(const Value& x, const Weight& frequencies);
 
 struct AttentionWeights {
-  Weight q, k, v;         ///< [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
+  Linear q, k, v;         ///< [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
   Weight q_norm, k_norm;  ///< [head_dim], or of all heads at once, or none
-  Weight o;               ///< [hidden, heads * head_dim]
+  Linear o;               ///< [hidden, heads * head_dim]
 };
 
 struct AttentionOptions {
@@ -93,8 +97,8 @@ struct AttentionOptions {
 Value attention(const Value& x, const AttentionWeights& weights, const AttentionOptions& options);
 
 struct MlpWeights {
-  Weight gate, up;  ///< [intermediate, hidden]
-  Weight down;      ///< [hidden, intermediate]
+  Linear gate, up;  ///< [intermediate, hidden]
+  Linear down;      ///< [hidden, intermediate]
 };
 
 enum class Activation { silu, gelu_tanh };
@@ -103,10 +107,13 @@ Value mlp(const Value& x, const MlpWeights& weights, Activation activation = Act
 
 /// Norms of queries and keys: of each head, scaled by a weight or one more, or of all heads at once.
 enum class HeadNorms { none, weight, one_plus_weight, all_heads };
+/// Biases of the projections of attention: of queries, keys and values, or of the output too.
+enum class Biases { none, qkv, all };
 /// Weights by the names that they have in nearly all families. `prefix` ends with a dot.
 AttentionWeights load_attention(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
-                                HeadNorms norms = HeadNorms::none);
-MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes);
+                                HeadNorms norms = HeadNorms::none, Biases biases = Biases::none);
+MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
+                    bool biases = false);
 /// `lm_head`, or the embedding where they are tied; then the file may have `lm_head` too, with the same bytes.
 Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& embedding);
 Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes);

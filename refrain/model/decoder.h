@@ -20,6 +20,7 @@ struct DecoderOptions {
   Norms norms = Norms::before;
   float norms_plus = 0;  ///< norms of the residual stream scale by so much more than is stored
   HeadNorms head_norms = HeadNorms::none;
+  Biases attention_biases = Biases::none;
   Activation activation = Activation::silu;
   bool scales_embedding = false;  ///< by the root of the width, in the type of its elements
   float score_scale = 0;          ///< 0: 1 / sqrt(head_dim)

@@ -215,6 +215,17 @@ std::optional<std::vector<std::string>> read_layer_types(const Json& config, uin
   return types;
 }
 
+void read_windows(const Json& json, Config& config, const std::function<bool(uint32_t)>& slides,
+                  uint32_t fallback) {
+  const auto layers = static_cast<uint32_t>(config.state.size());
+  const auto types = read_layer_types(json, layers, {"sliding_attention", "full_attention"});
+  for (uint32_t i = 0; i < layers; ++i) {
+    if (types ? (*types)[i] == "full_attention" : !slides(i)) continue;
+    const bool said = fallback == 0 || says(json, "sliding_window");
+    std::get<KvState>(config.state[i]).window = said ? json.u32("sliding_window", 1) : fallback;
+  }
+}
+
 void expect_full_attention(const Json& json, const DecoderSizes& sizes) {
   if (read_layer_types(json, sizes.layers, {"full_attention"})) return;
   // transformers' cache then keeps so many positions of each layer and no more.

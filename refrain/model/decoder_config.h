@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <optional>
 #include <string_view>
@@ -71,6 +72,10 @@ std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t head_dim)
 /// The type of each layer, one of `known`. Nothing when the field is absent. Throws FileError.
 std::optional<std::vector<std::string>> read_layer_types(const format::Json& config, uint32_t layers,
                                                          std::initializer_list<std::string_view> known);
+/// Gives their window to the layers of type sliding_attention; without types to those that `slides` names by their number. It is
+/// `sliding_window`, or `fallback` where the file does not say it (0: it has to). Throws FileError.
+void read_windows(const format::Json& json, Config& config, const std::function<bool(uint32_t)>& slides,
+                  uint32_t fallback = 0);
 /// Refuses layers of another kind, and windows below the context that would be those of all layers.
 void expect_full_attention(const format::Json& config, const DecoderSizes& sizes);
 /// Refuses a field whose value would change the arithmetic in a way that is not provided. Absent is fine.

@@ -23,12 +23,8 @@ struct Settings {
         common(decoder.sizes.config()) {
     expect_string(json, "hidden_activation", "gelu_pytorch_tanh");
     expect_off(json, "attention_bias");
-    const auto types = read_layer_types(json, decoder.sizes.layers, {"sliding_attention", "full_attention"});
-    for (uint32_t i = 0; i < decoder.sizes.layers; ++i) {
-      if (types ? (*types)[i] == "full_attention" : i % 2 == 1) continue;
-      std::get<KvState>(common.state[i]).window =
-          says(json, "sliding_window") ? json.u32("sliding_window", 1) : 4096;
-    }
+    read_windows(
+        json, common, [](uint32_t layer) { return layer % 2 == 0; }, 4096);
   }
 
   /// Null is no cap, in place of that of a file without a word.

@@ -22,13 +22,9 @@ struct Settings {
     for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) expect_absent(json, key);
     decoder.score_scale = static_cast<float>(1 / std::sqrt(json.u32_or("query_pre_attn_scalar", 256, 1)));
 
-    const uint32_t window = json.u32("sliding_window", 1);
+    json.u32("sliding_window", 1);                                        // has to be there, needed or not
     const uint32_t period = json.u32_or("sliding_window_pattern", 6, 1);  // of older files
-    const auto types = read_layer_types(json, decoder.sizes.layers, {"sliding_attention", "full_attention"});
-    for (uint32_t i = 0; i < decoder.sizes.layers; ++i) {
-      const bool full = types ? (*types)[i] == "full_attention" : (i + 1) % period == 0;
-      if (!full) std::get<KvState>(common.state[i]).window = window;
-    }
+    read_windows(json, common, [&](uint32_t layer) { return (layer + 1) % period != 0; });
     // A block for each type of layer; older files have base frequencies, and a scaling for full attention.
     const auto blocks = find_block(json, "rope_parameters");
     const auto of = [&](const char* type) { return blocks ? find_block(*blocks, type) : blocks; };

@@ -25,12 +25,8 @@ struct Settings {
       for (uint32_t i = 0; i < decoder.sizes.layers; ++i)
         decoder.without_rope.push_back((i + 1) % period == 0);
     }
-    const auto types = read_layer_types(json, decoder.sizes.layers, {"full_attention", "sliding_attention"});
     const bool windows = json.boolean_or("use_sliding_window", false) && json.has("sliding_window");
-    for (uint32_t i = 0; i < decoder.sizes.layers; ++i) {
-      const bool slides = types ? (*types)[i] == "sliding_attention" : windows && decoder.without_rope[i];
-      if (slides) std::get<KvState>(common.state[i]).window = json.u32("sliding_window", 1);
-    }
+    read_windows(json, common, [&](uint32_t layer) { return windows && decoder.without_rope[layer]; });
   }
 
   DecoderOptions decoder;

@@ -23,8 +23,11 @@ constexpr DType kDTypes[] = {DType::f32, DType::f16, DType::bf16,   DType::f64, 
                              DType::u64, DType::i64, DType::boolean};
 
 /// Weights, which are of any format.
-const std::set<std::pair<std::string_view, std::string_view>> kWeights = {
-    {"embedding", "weight"}, {"matmul", "weight"}, {"rms_norm", "weight"}, {"rope", "frequencies"}};
+const std::set<std::pair<std::string_view, std::string_view>> kWeights = {{"add_bias", "bias"},
+                                                                          {"embedding", "weight"},
+                                                                          {"matmul", "weight"},
+                                                                          {"rms_norm", "weight"},
+                                                                          {"rope", "frequencies"}};
 
 DType listed(const backend::ArgumentSpec& spec) {
   const auto* found = std::ranges::find_if(kDTypes, [&](DType dtype) { return spec.dtypes.has(dtype); });

@@ -59,6 +59,17 @@ ODD_LAYERS = ["full_attention", "sliding_attention"] * 2
 MODELS = {
     "llama": {"model_type": "llama"} | THETA,
     "llama-tied-scaled": {"model_type": "llama", "tie_word_embeddings": True, "rope_parameters": LLAMA3},
+    "qwen2": {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 40} | THETA,
+    "qwen2-window": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 40,
+        "max_window_layers": 3,
+        "num_attention_heads": 5,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+    }
+    | THETA,
     "qwen3": {"model_type": "qwen3"} | THETA,
     # Caps that many scores and logits come near to; then none, and windows where others see all.
     "gemma2": GEMMA2 | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0} | THETA,
@@ -102,9 +113,12 @@ def write_model(folder, name, seed):
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
 
-    def add(tensor, *shape, scale, around=0.0):
+    def add(tensor, *shape, scale, around=0.0, bias=False):
         values = (around + scale * rng.standard_normal(shape)).astype("<f4")
         tensors[tensor + ".weight"] = ("F32", list(shape), values.tobytes())
+        if bias:
+            values = (0.3 * rng.standard_normal(shape[0])).astype("<f4")
+            tensors[tensor + ".bias"] = ("F32", [shape[0]], values.tobytes())
 
     def norm(tensor, size):
         add(tensor, size, scale=0.2, around=0.0 if gemma else 1.0)  # Gemma's add 1 themselves
@@ -122,9 +136,10 @@ def write_model(folder, name, seed):
             whole = family == "olmo2"
             norm(layer + "self_attn.q_norm", queries if whole else config["head_dim"])
             norm(layer + "self_attn.k_norm", keys if whole else config["head_dim"])
-        add(layer + "self_attn.q_proj", queries, hidden, scale=0.2)
-        add(layer + "self_attn.k_proj", keys, hidden, scale=0.2)
-        add(layer + "self_attn.v_proj", keys, hidden, scale=0.1)
+        biases = family == "qwen2"
+        add(layer + "self_attn.q_proj", queries, hidden, scale=0.2, bias=biases)
+        add(layer + "self_attn.k_proj", keys, hidden, scale=0.2, bias=biases)
+        add(layer + "self_attn.v_proj", keys, hidden, scale=0.1, bias=biases)
         add(layer + "self_attn.o_proj", hidden, queries, scale=0.1)
         add(layer + "mlp.gate_proj", inner, hidden, scale=0.1)
         add(layer + "mlp.up_proj", inner, hidden, scale=0.1)

@@ -37,6 +37,7 @@ struct Tiny {
   std::vector<const char*> norms;  ///< of a layer
   HeadNorms head_norms = HeadNorms::none;
   const char* gate = "rms_norm+matmul*2+silu_mul";  ///< what is fused
+  std::vector<const char*> biases = {};             ///< of a layer
 };
 
 const Tiny kFamilies[] = {
@@ -58,6 +59,12 @@ const Tiny kFamilies[] = {
       "post_feedforward_layernorm"},
      HeadNorms::none,
      "rms_norm+matmul*2+gelu_mul"},
+    {"qwen2",
+     R"("model_type": "qwen2", "use_sliding_window": true, "sliding_window": 10, "max_window_layers": 2)",
+     {"input_layernorm", "post_attention_layernorm"},
+     HeadNorms::none,
+     "rms_norm+matmul*2+silu_mul",
+     {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}},
     {"mistral",
      R"("model_type": "mistral", "sliding_window": 10)",
      {"input_layernorm", "post_attention_layernorm"}},
@@ -86,6 +93,10 @@ void write(const format::TestFolder& files, const Tiny& tiny) {
   for (uint32_t i = 0; i < c.layers; ++i) {
     const std::string layer = "model.layers." + std::to_string(i) + ".", attention = layer + "self_attn.";
     for (const char* norm : tiny.norms) add(layer + norm, {c.hidden});
+    for (const char* module : tiny.biases) {
+      const bool keys = std::string_view(module).find("q_proj") == std::string_view::npos;
+      specs.push_back({layer + module + ".bias", DType::bf16, {(keys ? c.kv_heads : c.heads) * c.head_dim}});
+    }
     add(attention + "q_proj", {c.heads * c.head_dim, c.hidden});
     for (const char* name : {"k_proj", "v_proj"}) add(attention + name, {c.kv_heads * c.head_dim, c.hidden});
     add(attention + "o_proj", {c.hidden, c.heads * c.head_dim});

@@ -58,5 +58,25 @@ TEST(FamilyConfigs, Gemma2) {
   }
 }
 
+TEST(FamilyConfigs, Qwen2) {
+  const std::string qwen2 = R"("model_type": "qwen2", "max_window_layers": 1, )";
+  const std::string used = R"("use_sliding_window": true, )";
+  EXPECT_EQ(windows(qwen2 + R"("sliding_window": 7)"), Windows(3, 0)) << "it is not used";
+  EXPECT_EQ(windows(qwen2 + used + R"("sliding_window": 7)"), (Windows{0, 7, 7}));
+  EXPECT_EQ(windows(qwen2 + used + R"("pad_token_id": 0)"), (Windows{0, 4096, 4096}));
+  EXPECT_EQ(windows(qwen2 + used + R"("sliding_window": null)"), Windows(3, 0));
+  EXPECT_EQ(windows(R"("model_type": "qwen2", )" + used + R"("sliding_window": 7)"), Windows(3, 0))
+      << "from 28 on";
+  const std::string types = R"("layer_types": ["sliding_attention", "full_attention", "full_attention"], )";
+  EXPECT_EQ(windows(qwen2 + used + types + R"("sliding_window": 7)"), (Windows{7, 0, 0}));
+  for (const char* without :
+       {R"("sliding_window": 7)", R"("use_sliding_window": true, "sliding_window": null)"}) {
+    EXPECT_EQ(refusal_of(qwen2 + types + without),
+              "config.json: layer_types[0]: expected \"full_attention\", got \"sliding_attention\"");
+  }
+  EXPECT_EQ(refusal_of(qwen2 + used + R"("sliding_window": 0)").find("config.json: sliding_window: "), 0u);
+  EXPECT_EQ(refusal_of(qwen2 + R"("hidden_act": "gelu")").find("config.json: hidden_act: "), 0u);
+}
+
 }  // namespace
 }  // namespace refrain::test

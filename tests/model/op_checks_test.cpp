@@ -20,6 +20,7 @@ namespace {
 
 constexpr const char* kConfigs[] = {
     R"("model_type": "qwen3")",
+    R"("model_type": "qwen2")",
     R"("model_type": "gemma3_text", "sliding_window": 10, "layer_types": ["sliding_attention"])",
 };
 
@@ -146,6 +147,7 @@ TEST(OpCosts, AreThoseOfTheShapes) {
   };
   const std::map<std::string_view, Expected> expected = {
       {"add", {3 * 7 * 64 * 4, 0, 7 * 64}},
+      {"add_bias", {2 * 7 * 128 * 4 + 128 * 4, 0, 7 * 128}},
       {"argmax", {5 * 40 * 4 + 5 * 4, 0, 5 * 40}},
       {"attention",
        {2 * 7 * 4 * 32 * 4 + 7 * 16 + 3 * 4 * 4 + 2 * 12 * 2 * 64 * 32 * 4 + 4 * 4, 0, 7 * 4 * 256 * 32 * 4}},
