@@ -120,12 +120,13 @@ Value linear(const Value& x, const Linear& w) {
   return sum;
 }
 
-Value rope(const Value& x, const Weight& frequencies) {
+Value rope(const Value& x, const RopeWeights& weights) {
   Value y = x.like(x.width()).heads(static_cast<uint32_t>(x.temp().shape()[1]));
   ops::rope(x.pass().encoder(), {.input = x.temp(),
                                  .rows = x.pass().forward().step.rows,
-                                 .frequencies = frequencies,
-                                 .output = y.temp()});
+                                 .frequencies = weights.frequencies,
+                                 .output = y.temp(),
+                                 .scale = weights.scale});
   return y;
 }
 
@@ -141,9 +142,9 @@ Value attention(const Value& x, const AttentionWeights& w, const AttentionOption
   q = heads_of(q, w.q_norm);
   k = heads_of(k, w.k_norm);
   v = v.heads(state.kv_heads);
-  if (options.frequencies) {
-    q = rope(q, options.frequencies);
-    k = rope(k, options.frequencies);
+  if (options.rope.frequencies) {
+    q = rope(q, options.rope);
+    k = rope(k, options.rope);
   }
   const Value mixed = x.pass().attend(options.layer, q, k, v, options.scale, options.cap);
   return linear(mixed.rows(), w.o);
@@ -211,8 +212,9 @@ Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderS
   return loader.vector(module + ".weight", sizes.hidden, plus);
 }
 
-Weight load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes) {
-  return loader.computed("rope frequencies", rope_frequencies(rope, sizes.head_dim));
+RopeWeights load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes) {
+  return {loader.computed("rope frequencies", rope_frequencies(rope, sizes.head_dim)),
+          static_cast<float>(rope.attention_factor)};
 }
 
 float rounded_to(DType dtype, float value) {

@@ -9,6 +9,7 @@
 
 #include "refrain/model/architecture.h"
 #include "refrain/model/decoder_config.h"
+#include "refrain/model/rope_config.h"
 
 namespace refrain::model {
 
@@ -78,7 +79,12 @@ struct Linear {
   Weight bias;    ///< [outputs], or none
 };
 Value linear(const Value& x, const Linear& weights);
-Value rope(const Value& x, const Weight& frequencies);
+/// Frequencies, [pairs], or none, where nothing turns; and what cosines and sines are multiplied by.
+struct RopeWeights {
+  Weight frequencies;
+  float scale = 1;
+};
+Value rope(const Value& x, const RopeWeights& weights);
 
 struct AttentionWeights {
   Linear q, k, v;         ///< [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
@@ -88,9 +94,9 @@ struct AttentionWeights {
 
 struct AttentionOptions {
   uint32_t layer = 0;
-  const Weight& frequencies;  ///< of rope, or none
-  float scale = 1;            ///< of scores
-  float cap = 0;              ///< of scores; 0: none
+  const RopeWeights& rope;
+  float scale = 1;  ///< of scores
+  float cap = 0;    ///< of scores; 0: none
 };
 
 /// Projections, norms of queries and keys where there are weights for them, rope, attention, projection.
@@ -119,7 +125,7 @@ Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& 
 Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes);
 /// The norm `module` of the residual stream; what it scales by is `plus` more than is stored.
 Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderSizes& sizes, float plus = 0);
-Weight load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes);
+RopeWeights load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes);
 /// `value` as an element of type `dtype` holds it: f32, f16 or bf16.
 float rounded_to(DType dtype, float value);
 

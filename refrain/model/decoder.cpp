@@ -9,8 +9,8 @@ namespace refrain::model {
 Decoder::Decoder(WeightLoader& loader, DecoderOptions options)
     : options_(std::move(options)), embedding_(load_embedding(loader, options_.sizes)) {
   const DecoderSizes& sizes = options_.sizes;
-  frequencies_ = load_rope(loader, options_.rope, sizes);
-  window_frequencies_ = options_.window_rope ? load_rope(loader, *options_.window_rope, sizes) : frequencies_;
+  rope_ = load_rope(loader, options_.rope, sizes);
+  window_rope_ = options_.window_rope ? load_rope(loader, *options_.window_rope, sizes) : rope_;
   const bool before = options_.norms != Norms::behind, behind = options_.norms != Norms::before;
   for (uint32_t i = 0; i < sizes.layers; ++i) {
     const std::string prefix = fmt::format("model.layers.{}.", i);
@@ -44,9 +44,9 @@ void Decoder::record(CommandEncoder& encoder, const Forward& forward) const {
     const bool turns = o.without_rope.empty() || !o.without_rope[i];
     const bool window = forward.cache.state(i).window != 0;
     const AttentionOptions how{.layer = i,
-                               .frequencies = !turns   ? Weight()
-                                              : window ? window_frequencies_
-                                                       : frequencies_,
+                               .rope = !turns   ? no_rope_
+                                       : window ? window_rope_
+                                                : rope_,
                                .scale = o.score_scale != 0 ? o.score_scale : 1 / root(o.sizes.head_dim),
                                .cap = o.score_cap};
     x = x + normed(attention(normed(x, w.attention_norm), w.attention, how), w.attention_end_norm);

@@ -43,8 +43,8 @@ class Decoder : public Architecture {
   };
 
   DecoderOptions options_;
-  Weight embedding_;                         // [vocab, hidden]
-  Weight frequencies_, window_frequencies_;  // [head_dim / 2]
+  Weight embedding_;  // [vocab, hidden]
+  RopeWeights rope_, window_rope_, no_rope_;
   std::vector<Layer> layers_;
   Weight norm_;  // [hidden]
   Weight head_;  // [vocab, hidden]

@@ -4,14 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
-#include <numbers>
 
 namespace refrain::model {
 namespace {
 
 using format::Json;
-using Scaling = RopeSettings::Scaling;
 
 // Far above any published model, far below where sizes could overflow.
 constexpr uint32_t kMaxLayers = 4096;
@@ -21,14 +18,7 @@ constexpr uint32_t kMaxHeadDim = 4096;
 constexpr uint32_t kMaxVocab = 1u << 24;
 constexpr uint32_t kMaxContext = 1u << 28;
 
-constexpr std::string_view kOriginal = "original_max_position_embeddings";
 constexpr std::string_view kKvHeads = "num_key_value_heads";
-
-double read_positive(const Json& field) {
-  const double value = field.as_f64();
-  if (!(value > 0)) field.fail(fmt::format("expected a positive number, got {}", field.describe()));
-  return value;
-}
 
 uint32_t read_kv_heads(const Json& json, uint32_t heads, uint32_t fallback) {
   const bool absent = !says(json, kKvHeads);
@@ -39,54 +29,6 @@ uint32_t read_kv_heads(const Json& json, uint32_t heads, uint32_t fallback) {
     json.fail(fmt::format("{}: expected a divisor of num_attention_heads {}, got {}", kKvHeads, heads, got));
   }
   return kv_heads;
-}
-
-void expect_whole_rotation(const Json& from) {
-  if (const auto factor = from.find("partial_rotary_factor"); factor && factor->as_f64() != 1.0) {
-    factor->fail(fmt::format("expected 1, got {}", factor->describe()));
-  }
-}
-
-Scaling read_scaling(const Json& block) {
-  std::optional<Scaling> scaling;
-  // Older files say "type", newer ones "rope_type".
-  for (const std::string_view key : {"type", "rope_type"}) {
-    const auto type = block.find(key);
-    if (!type) continue;
-    const std::string& name = type->as_string();
-    if (name != "default" && name != "linear" && name != "llama3") {
-      type->fail(fmt::format("expected \"default\", \"linear\" or \"llama3\", got {}", type->describe()));
-    }
-    const Scaling found = name == "linear"   ? Scaling::linear
-                          : name == "llama3" ? Scaling::llama3
-                                             : Scaling::none;
-    if (scaling && *scaling != found) type->fail("contradicts \"type\" beside it");
-    scaling = found;
-  }
-  return scaling.value_or(Scaling::none);
-}
-
-RopeSettings read_block(const Json& block) {
-  for (const std::string& key : block.expect(Json::Kind::object).keys()) {
-    if (const Json member = block.at(key); member.is_object()) {
-      member.fail("expected settings for all layers alike, got an object");
-    }
-  }
-  expect_whole_rotation(block);
-  RopeSettings rope;
-  rope.scaling = read_scaling(block);
-  if (rope.scaling != Scaling::none) rope.factor = read_positive(block.at("factor"));
-  if (rope.scaling == Scaling::llama3) {
-    rope.low_freq_factor = read_positive(block.at("low_freq_factor"));
-    rope.high_freq_factor = read_positive(block.at("high_freq_factor"));
-    rope.original_context_tokens = block.u32(kOriginal, 1, kMaxContext);
-    if (rope.high_freq_factor <= rope.low_freq_factor) {
-      block.at("high_freq_factor")
-          .fail(fmt::format("expected more than low_freq_factor {}, got {}", rope.low_freq_factor,
-                            rope.high_freq_factor));
-    }
-  }
-  return rope;
 }
 
 }  // namespace
@@ -143,61 +85,6 @@ Config DecoderSizes::config() const {
   return config;
 }
 
-RopeSettings read_rope(std::initializer_list<std::optional<Json>> blocks, const std::optional<Json>& theta,
-                       double fallback) {
-  std::optional<RopeSettings> rope;
-  std::optional<double> found;
-  const auto take_theta = [&](const std::optional<Json>& field) {
-    if (!field) return;
-    const double value = read_positive(*field);
-    if (found && *found != value) field->fail(fmt::format("expected {} as elsewhere, got {}", *found, value));
-    found = value;
-  };
-  for (const std::optional<Json>& block : blocks) {
-    if (!block) continue;
-    const RopeSettings read = read_block(*block);
-    if (rope && *rope != read) block->fail("contradicts the other block on rope");
-    rope = read;
-    take_theta(block->find("rope_theta"));
-  }
-  take_theta(theta);
-  RopeSettings result = rope.value_or(RopeSettings{});
-  result.theta = found.value_or(fallback);
-  return result;
-}
-
-RopeSettings read_rope(const Json& config) {
-  const auto parameters = find_block(config, "rope_parameters"), scaling = find_block(config, "rope_scaling");
-  const RopeSettings rope = read_rope({parameters, scaling}, config.find("rope_theta"), 10000.0);
-  // transformers takes rope_scaling alone where both are there.
-  if (parameters && scaling && parameters->has("rope_theta") && !scaling->has("rope_theta") &&
-      !config.has("rope_theta")) {
-    scaling->fail("expected rope_theta as in rope_parameters, got none");
-  }
-  // It says nothing in place of one in the block, but is not to say another thing.
-  const auto original = config.find(kOriginal);
-  if (original && rope.scaling == Scaling::llama3 && original->as_u32() != rope.original_context_tokens) {
-    original->fail(fmt::format("expected {} as in the block on rope, got {}", rope.original_context_tokens,
-                               original->describe()));
-  }
-  return rope;
-}
-
-std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t head_dim) {
-  std::vector<float> frequencies(head_dim / 2);
-  for (size_t i = 0; i < frequencies.size(); ++i) {
-    const double whole = static_cast<double>(
-        1.0f / static_cast<float>(std::pow(rope.theta, 2.0 * static_cast<double>(i) / head_dim)));
-    const double divided = whole / rope.factor;
-    const double turns = rope.original_context_tokens * whole / (2 * std::numbers::pi);
-    // Of the frequency as it was.
-    const double share =
-        std::clamp((turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor), 0.0, 1.0);
-    frequencies[i] = static_cast<float>((1 - share) * divided + share * whole);
-  }
-  return frequencies;
-}
-
 std::optional<std::vector<std::string>> read_layer_types(const Json& config, uint32_t layers,
                                                          std::initializer_list<std::string_view> known) {
   const auto field = config.find("layer_types");
@@ -234,6 +121,12 @@ void expect_full_attention(const Json& json, const DecoderSizes& sizes) {
   }
 }
 
+double read_positive(const Json& field) {
+  const double value = field.as_f64();
+  if (!(value > 0)) field.fail(fmt::format("expected a positive number, got {}", field.describe()));
+  return value;
+}
+
 void expect_off(const Json& config, std::string_view key) {
   if (const auto field = config.find(key); field && field->as_bool()) field->fail("expected false, got true");
 }
@@ -241,6 +134,12 @@ void expect_off(const Json& config, std::string_view key) {
 void expect_absent(const Json& config, std::string_view key) {
   if (const auto field = config.find(key)) {
     field->fail(fmt::format("expected none, got {}", field->describe()));
+  }
+}
+
+void expect_whole_rotation(const Json& from) {
+  if (const auto factor = from.find("partial_rotary_factor"); factor && factor->as_f64() != 1.0) {
+    factor->fail(fmt::format("expected 1, got {}", factor->describe()));
   }
 }
 

@@ -1,5 +1,5 @@
-// What the config.json files of decoder-only transformers say alike: sizes, and rotary embeddings. A family takes
-// what it has of this into its own settings.
+// What the config.json files of decoder-only transformers say alike. A family takes what it has of this into its own
+// settings; of rotary embeddings: rope_config.h.
 #pragma once
 
 #include <cstdint>
@@ -46,29 +46,6 @@ bool says(const format::Json& config, std::string_view key);
 /// The object `key`; nothing where it is absent, null or empty.
 std::optional<format::Json> find_block(const format::Json& config, std::string_view key);
 
-/// Rotary position embedding: how the angles grow with the position.
-struct RopeSettings {
-  enum class Scaling { none, linear, llama3 };
-  double theta = 10000.0;
-  Scaling scaling = Scaling::none;
-  double factor = 1;  ///< by which frequencies shrink
-  // Of llama3; without them all shrink.
-  double low_freq_factor = 0, high_freq_factor = 1;
-  uint32_t original_context_tokens = 0;
-
-  bool operator==(const RopeSettings&) const = default;
-};
-
-/// From the blocks that are there, which have to agree, and `theta` beside them; theta is `fallback` where
-/// neither says it. Throws FileError for a scaling that is not provided, and for blocks within these.
-RopeSettings read_rope(std::initializer_list<std::optional<format::Json>> blocks,
-                       const std::optional<format::Json>& theta, double fallback);
-/// From `rope_parameters`, `rope_scaling` and `rope_theta`.
-RopeSettings read_rope(const format::Json& config);
-/// theta^(-2 i / head_dim) in float32, [head_dim / 2], scaled as "linear" divides them and "llama3" bends them
-/// (Llama 3.1: long waves are divided, short ones stay, those between are mixed).
-std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t head_dim);
-
 /// The type of each layer, one of `known`. Nothing when the field is absent. Throws FileError.
 std::optional<std::vector<std::string>> read_layer_types(const format::Json& config, uint32_t layers,
                                                          std::initializer_list<std::string_view> known);
@@ -78,6 +55,10 @@ void read_windows(const format::Json& json, Config& config, const std::function<
                   uint32_t fallback = 0);
 /// Refuses layers of another kind, and windows below the context that would be those of all layers.
 void expect_full_attention(const format::Json& config, const DecoderSizes& sizes);
+/// A number above 0. Throws FileError.
+double read_positive(const format::Json& field);
+/// Refuses rope of a part of each head.
+void expect_whole_rotation(const format::Json& from);
 /// Refuses a field whose value would change the arithmetic in a way that is not provided. Absent is fine.
 void expect_off(const format::Json& config, std::string_view key);
 void expect_absent(const format::Json& config, std::string_view key);

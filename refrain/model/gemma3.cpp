@@ -26,16 +26,10 @@ struct Settings {
     const uint32_t period = json.u32_or("sliding_window_pattern", 6, 1);  // of older files
     read_windows(json, common, [&](uint32_t layer) { return (layer + 1) % period != 0; });
     // A block for each type of layer; older files have base frequencies, and a scaling for full attention.
-    const auto blocks = find_block(json, "rope_parameters");
-    const auto of = [&](const char* type) { return blocks ? find_block(*blocks, type) : blocks; };
-    for (const std::string& key : blocks ? blocks->keys() : std::vector<std::string>()) {
-      const format::Json other = blocks->at(key);
-      if (key == "full_attention" || key == "sliding_attention" || other.is_null()) continue;
-      other.fail("expected \"full_attention\" and \"sliding_attention\" alone, got " + other.describe());
-    }
-    decoder.rope =
-        read_rope({of("full_attention"), find_block(json, "rope_scaling")}, json.find("rope_theta"), 1e6);
-    decoder.window_rope = read_rope({of("sliding_attention")}, json.find("rope_local_base_freq"), 1e4);
+    decoder.rope = read_rope(json, {find_rope_of(json, "full_attention"), find_block(json, "rope_scaling")},
+                             json.find("rope_theta"), 1e6);
+    decoder.window_rope =
+        read_rope(json, {find_rope_of(json, "sliding_attention")}, json.find("rope_local_base_freq"), 1e4);
   }
 
   DecoderOptions decoder;

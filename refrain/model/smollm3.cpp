@@ -12,8 +12,7 @@ struct Settings {
       : decoder{.sizes = DecoderSizes(json, {.kv_heads = 4, .tied = true})}, common(decoder.sizes.config()) {
     expect_string(json, "hidden_act", "silu");
     for (const char* key : {"attention_bias", "mlp_bias"}) expect_off(json, key);
-    decoder.rope = read_rope({find_block(json, "rope_parameters"), find_block(json, "rope_scaling")},
-                             json.find("rope_theta"), 2e6);
+    decoder.rope = read_rope(json, 2e6);
     if (const auto list = json.find("no_rope_layers")) {  // 1: with rope
       const std::vector<format::Json> items = list->items();
       if (items.size() < decoder.sizes.layers)

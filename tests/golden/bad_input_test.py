@@ -303,7 +303,7 @@ def test_dimensions_past_the_greatest(broken, refuses, field):
     [
         ({"model_type": "qwen4"}, ["model_type", "qwen4", "qwen3"]),
         ({"model_type": "llama"}, ["architectures", "LlamaForCausalLM", "Qwen3ForCausalLM"]),
-        ({"model_type": "gemma3"}, ["model_type", "gemma2, gemma3_text, llama, mistral, olmo2, qwen2, qwen3, smollm3"]),
+        ({"model_type": "gemma3"}, ["model_type", "gemma2, gemma3_text, llama, mistral, olmo2, olmo3, qwen2, qwen3, smollm3"]),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, ["architectures", "Qwen3ForCausalLM"]),
         ({"model_type": None}, ["model_type"]),
         ({"model_type": 3}, ["model_type"]),
@@ -382,7 +382,7 @@ FAMILIES = {
         ("llama", {"attention_bias": True}, ["config.json", "attention_bias"]),
         ("llama", {"hidden_act": "gelu"}, ["config.json", "hidden_act"]),
         ("llama", {"layer_types": ["sliding_attention"] * 6}, ["config.json", "layer_types"]),
-        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, ["config.json", "rope_scaling", "yarn"]),
+        ("llama", {"rope_scaling": {"rope_type": "mrope", "factor": 2.0}}, ["config.json", "rope_scaling", "mrope"]),
         ("gemma3", {}, ["tensor"]),
         ("gemma3", {"hidden_activation": "gelu"}, ["config.json", "hidden_activation"]),
         ("gemma3", {"attention_bias": True}, ["config.json", "attention_bias"]),
@@ -395,7 +395,7 @@ FAMILIES = {
         ("gemma3", {"layer_types": ["chunked_attention"] * 6}, ["config.json", "layer_types", "chunked_attention"]),
         ("gemma3", {"layer_types": ["full_attention"] * 7}, ["config.json", "layer_types"]),
         ("gemma3", {"rope_parameters": {"rope_theta": 10000.0}}, ["config.json", "full_attention"]),
-        ("gemma3", rope_by_layer(full_attention={"rope_type": "yarn"}), ["config.json", "full_attention", "yarn"]),
+        ("gemma3", rope_by_layer(full_attention={"rope_type": "mrope"}), ["config.json", "full_attention", "mrope"]),
         ("gemma3", {"rope_local_base_freq": 20000.0}, ["config.json", "rope_local_base_freq"]),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
@@ -405,7 +405,7 @@ def test_what_other_families_do_not_provide(broken, refuses, family, changes, sa
     refuses(broken.path, *says)
 
 
-ROPE_TYPES = ["dynamic", "yarn", "longrope", "su", "mrope", "other"]
+ROPE_TYPES = ["longrope", "su", "mrope", "other"]
 
 
 @pytest.mark.parametrize("rope_type", ROPE_TYPES)

@@ -37,6 +37,15 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+# Of its 11 pairs some stay, some mix and some shrink, and the scores grow.
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 300.0,
+    "factor": 4.0,
+    "beta_fast": 8.0,
+    "beta_slow": 1.0,
+    "original_max_position_embeddings": 128,
+}
 GEMMA3 = {
     "hidden_activation": "gelu_pytorch_tanh",
     "layer_types": ["sliding_attention", "full_attention"] * 2,
@@ -60,6 +69,10 @@ MODELS = {
     "llama": {"model_type": "llama"} | THETA,
     "llama-tied-scaled": {"model_type": "llama", "tie_word_embeddings": True, "rope_parameters": LLAMA3},
     "qwen2": {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 40} | THETA,
+    "qwen2-yarn": {
+        "model_type": "qwen2",
+        "rope_parameters": YARN | {"truncate": False, "mscale": 2.0, "mscale_all_dim": 0.5},
+    },
     "qwen2-window": {
         "model_type": "qwen2",
         "use_sliding_window": True,
@@ -71,6 +84,11 @@ MODELS = {
     }
     | THETA,
     "qwen3": {"model_type": "qwen3"} | THETA,
+    "qwen3-dynamic": {
+        "model_type": "qwen3",
+        "num_attention_heads": 2,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 300.0, "factor": 4.0},
+    },
     # Caps that many scores and logits come near to; then none, and windows where others see all.
     "gemma2": GEMMA2 | {"attn_logit_softcapping": 1.5, "final_logit_softcapping": 2.0} | THETA,
     "gemma2-uncapped": GEMMA2
@@ -87,6 +105,23 @@ MODELS = {
     "mistral": {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": 6, "head_dim": 18} | THETA,
     "olmo2": {"model_type": "olmo2"} | THETA,
     "olmo2-one-head": {"model_type": "olmo2", "num_attention_heads": 1, "num_key_value_heads": 1} | THETA,
+    "olmo3": {
+        "model_type": "olmo3",
+        "sliding_window": 40,
+        "rope_parameters": {
+            "full_attention": YARN,
+            "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+        },
+    },
+    "olmo3-older": {
+        "model_type": "olmo3",
+        "num_key_value_heads": 6,
+        "sliding_window": 300,
+        "rope_theta": 500000.0,
+        "rope_scaling": {"rope_type": "yarn", "factor": 8.0, "attention_factor": 1.5, "original_max_position_embeddings": 80},
+        "layer_types": ODD_LAYERS,
+        "tie_word_embeddings": True,
+    },
     "smollm3": {"model_type": "smollm3", "no_rope_layer_interval": 2} | THETA,
     "smollm3-window": {
         "model_type": "smollm3",
@@ -108,7 +143,7 @@ def write_model(folder, name, seed):
     """A folder with the model's config.json and float32 weights."""
     config, rng, tensors = config_of(name), np.random.default_rng(seed), {}
     family = config["model_type"]
-    gemma = family.startswith("gemma")
+    gemma, olmo = family.startswith("gemma"), family.startswith("olmo")
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
@@ -124,18 +159,17 @@ def write_model(folder, name, seed):
         add(tensor, size, scale=0.2, around=0.0 if gemma else 1.0)  # Gemma's add 1 themselves
 
     norms = ["post_attention_layernorm"]
-    norms += [] if family == "olmo2" else ["input_layernorm"]
-    norms += ["post_feedforward_layernorm"] if family == "olmo2" or gemma else []
+    norms += [] if olmo else ["input_layernorm"]
+    norms += ["post_feedforward_layernorm"] if olmo or gemma else []
     norms += ["pre_feedforward_layernorm"] if gemma else []
     add("model.embed_tokens", vocab, hidden, scale=0.2 / (hidden**0.5 if gemma else 1))
     for i in range(config["num_hidden_layers"]):
         layer = f"model.layers.{i}."
         for each in norms:
             norm(layer + each, hidden)
-        if family in ("qwen3", "gemma3_text", "olmo2"):
-            whole = family == "olmo2"
-            norm(layer + "self_attn.q_norm", queries if whole else config["head_dim"])
-            norm(layer + "self_attn.k_norm", keys if whole else config["head_dim"])
+        if olmo or family in ("qwen3", "gemma3_text"):
+            norm(layer + "self_attn.q_norm", queries if olmo else config["head_dim"])
+            norm(layer + "self_attn.k_norm", keys if olmo else config["head_dim"])
         biases = family == "qwen2"
         add(layer + "self_attn.q_proj", queries, hidden, scale=0.2, bias=biases)
         add(layer + "self_attn.k_proj", keys, hidden, scale=0.2, bias=biases)

@@ -4,6 +4,7 @@
 
 #include "refrain/model/config.h"
 #include "refrain/model/decoder_config.h"
+#include "refrain/model/rope_config.h"
 #include "tests/refusal.h"
 
 namespace refrain::test {
@@ -176,10 +177,9 @@ TEST(Rope, BlocksForTypesOfLayersAreForFamiliesThatHaveThem) {
   EXPECT_EQ(refusal_of(gemma, R"("rope_parameters": {"full_attention": {}, "rope_theta": 7})"),
             "config.json: rope_parameters.rope_theta: expected \"full_attention\" and \"sliding_attention\" "
             "alone, got 7");
-  EXPECT_EQ(refusal_of(gemma, R"("rope_parameters": {"full_attention": {"rope_type": "yarn"}})"),
-            "config.json: rope_parameters.full_attention.rope_type: expected \"default\", \"linear\" or "
-            "\"llama3\", got "
-            "\"yarn\"");
+  EXPECT_EQ(refusal_of(gemma, R"("rope_parameters": {"full_attention": {"rope_type": "mrope"}})"),
+            "config.json: rope_parameters.full_attention.rope_type: expected \"default\", \"linear\", "
+            "\"dynamic\", \"llama3\" or \"yarn\", got \"mrope\"");
 }
 
 TEST(KvHeads, AreWhatTransformersTakesWhereTheFileSaysNothing) {

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "refrain/model/config.h"
+#include "refrain/model/rope_config.h"
 #include "tests/refusal.h"
 
 namespace refrain::test {
@@ -76,6 +77,79 @@ TEST(FamilyConfigs, Qwen2) {
   }
   EXPECT_EQ(refusal_of(qwen2 + used + R"("sliding_window": 0)").find("config.json: sliding_window: "), 0u);
   EXPECT_EQ(refusal_of(qwen2 + R"("hidden_act": "gelu")").find("config.json: hidden_act: "), 0u);
+}
+
+TEST(FamilyConfigs, Olmo3) {
+  const std::string olmo3 = R"("model_type": "olmo3", )";
+  EXPECT_EQ(windows(olmo3 + R"("pad_token_id": 1)"), Windows(3, 4096)) << "the fourth would be without";
+  EXPECT_EQ(
+      windows(
+          olmo3 +
+          R"("sliding_window": 7, "layer_types": ["full_attention", "sliding_attention", "full_attention"])"),
+      (Windows{0, 7, 0}));
+  EXPECT_EQ(refusal_of(olmo3 + R"("sliding_window": null)"),
+            "config.json: sliding_window: expected an integer, got null");
+  EXPECT_EQ(refusal_of(olmo3 + R"("attention_bias": true)"),
+            "config.json: attention_bias: expected false, got true");
+  EXPECT_EQ(refusal_of(olmo3 + R"("hidden_act": "gelu")").find("config.json: hidden_act: "), 0u);
+  EXPECT_EQ(refusal_of(olmo3 + R"("rope_parameters": {"rope_theta": 5})")
+                .find("config.json: rope_parameters.rope_theta: expected \"full_attention\""),
+            0u);
+  EXPECT_EQ(
+      refusal_of(olmo3 + R"("rope_theta": 5, "rope_parameters": {"full_attention": {"rope_theta": 6}})"),
+      "config.json: rope_theta: expected 6 as elsewhere, got 5");
+}
+
+model::RopeSettings rope_of(const std::string& block) {
+  return model::read_rope(format::Json::parse(
+      "{\"max_position_embeddings\": 400, \"rope_parameters\": " + block + "}", "config.json"));
+}
+
+std::string rope_refusal(const std::string& block) {
+  return refusal<FileError>([&] { (void)rope_of(block); });
+}
+
+TEST(RopeScaling, Yarn) {
+  const auto with = [](const std::string& fields) {
+    return R"({"rope_type": "yarn", "factor": 4, "original_max_position_embeddings": 100)" + fields + "}";
+  };
+  const model::RopeSettings plain = rope_of(with(""));
+  EXPECT_NEAR(plain.attention_factor, 1.1386294361119891, 1e-12);
+  EXPECT_EQ(rope_of(with(R"(, "mscale": 2)")), plain) << "both of them or none";
+  EXPECT_NEAR(rope_of(with(R"(, "mscale": 2, "mscale_all_dim": 0.5)")).attention_factor,
+              1.2772588722239782 / 1.0693147180559945, 1e-12);
+  EXPECT_EQ(rope_of(with(R"(, "attention_factor": 1.5)")).attention_factor, 1.5);
+  EXPECT_EQ(rope_of(with(R"(, "beta_fast": 0, "beta_slow": null)")), plain) << "zero is no word";
+  EXPECT_EQ(rope_of(R"({"rope_type": "yarn", "factor": null, "original_max_position_embeddings": 100})"),
+            plain)
+      << "400 / 100";
+  EXPECT_EQ(rope_of(R"({"rope_type": "yarn", "factor": 0.5, "original_max_position_embeddings": 100})")
+                .attention_factor,
+            1);
+  const std::string block = "config.json: rope_parameters";
+  EXPECT_EQ(rope_refusal(R"({"rope_type": "yarn", "factor": 4})"),
+            block + ": expected a member \"original_max_position_embeddings\", got none");
+  EXPECT_EQ(rope_refusal(R"({"rope_type": "yarn", "original_max_position_embeddings": 4})"),
+            block + ": expected a member \"factor\", got none");
+  for (const std::string key : {"beta_fast", "beta_slow", "attention_factor"}) {
+    EXPECT_EQ(rope_refusal(with(", \"" + key + "\": -1")),
+              block + "." + key + ": expected a positive number, got -1");
+  }
+  EXPECT_EQ(rope_refusal(R"({"rope_type": "yarn", "factor": 0, "original_max_position_embeddings": 100})"),
+            block + ".factor: expected a positive number, got 0");
+  EXPECT_EQ(rope_refusal(with(R"(, "mscale": -20, "mscale_all_dim": 1)"))
+                .find(block + ": expected mscale and mscale_all_dim of a positive quotient"),
+            0u);
+  EXPECT_EQ(rope_refusal(with(R"(, "rope_theta": 1)")),
+            "config.json: rope_theta: expected more than 1 with yarn, got 1");
+  EXPECT_EQ(rope_refusal(with(R"(, "truncate": 1)")).find(block + ".truncate"), 0u);
+}
+
+TEST(RopeScaling, DynamicIsOfSequencesBeyondTheContext) {
+  EXPECT_EQ(model::rope_frequencies(rope_of(R"({"rope_type": "dynamic", "factor": 4})"), 16),
+            model::rope_frequencies(rope_of("{}"), 16));
+  EXPECT_EQ(rope_refusal(R"({"rope_type": "dynamic"})"),
+            "config.json: rope_parameters: expected a member \"factor\", got none");
 }
 
 }  // namespace

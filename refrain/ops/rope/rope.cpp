@@ -39,6 +39,8 @@ void check(const backend::OpCall& call) {
          to_string(frequencies));
   }
   expect_shape(call, kOutput, input);
+  if (const float scale = call.constants_as<RopeConstants>().scale; !std::isfinite(scale))
+    fail(call, "scale", "a finite number", std::to_string(scale));
 }
 
 void complete(const backend::OpCall& call, RopeConstants& c) {
@@ -78,7 +80,8 @@ constinit const backend::OpSchema rope_schema = {
 
 void rope(CommandEncoder& encoder, const Rope& args) {
   const Operand operands[] = {args.input, args.rows, args.frequencies, args.output};
-  dispatch(encoder, rope_schema, operands, RopeConstants{.interleaved = args.interleaved ? 1u : 0u});
+  dispatch(encoder, rope_schema, operands,
+           RopeConstants{.interleaved = args.interleaved ? 1u : 0u, .scale = args.scale});
 }
 
 backend::Launch rope_launch(const backend::OpCall& call, const backend::DeviceInfo&) {
@@ -101,8 +104,8 @@ void rope_angles(const backend::TileArgs& args, uint32_t row_begin, uint32_t row
     float* sines = cosines + c.pairs;
     for (size_t i = 0; i < c.pairs; ++i) {
       const float angle = position * frequencies[i];
-      cosines[i] = std::cos(angle);
-      sines[i] = std::sin(angle);
+      cosines[i] = std::cos(angle) * c.scale;
+      sines[i] = std::sin(angle) * c.scale;
     }
     cosines = sines + c.pairs;
   }

@@ -15,20 +15,21 @@ struct Rope {
   Operand frequencies;
   Operand output;
   bool interleaved = false;  ///< pairs (2i, 2i + 1); otherwise (i, i + d / 2)
+  float scale = 1;           ///< of what is rotated, as some scalings of frequencies have it
 };
 
 /// Rotates the pairs of every head by the angle of the row's position.
 ///
 /// With angle = position * frequencies[i], computed in float32, and a pair (x, y) of the first d = 2 F
 /// elements:
-///   x' = x cos(angle) - y sin(angle),  y' = y cos(angle) + x sin(angle).
+///   x' = x c - y s,  y' = y c + x s,  c = scale cos(angle), s = scale sin(angle).
 /// Elements from d on are copied.
 ///
 /// input: f32 [R, H, D], rows. rows: u32 [R, 4], the rows of the step block; only `position` is read.
 /// frequencies: Weight [F] with 2 F <= D, layout vector_f32. output: f32 [R, H, D], rows.
 /// Aliasing: `output` may be `input` itself.
-/// Errors: InvalidArgument for shapes that do not fit. Any position is valid.
-/// Accuracy: 2^-22 (|x| + |y|) for the given angle.
+/// Errors: InvalidArgument for shapes that do not fit, and for a scale that is not finite. Any position is valid.
+/// Accuracy: 2^-22 (|x| + |y|) for the given angle; with a scale other than 1, 1.25 * 2^-22 scale (|x| + |y|).
 /// Source: Su et al., "RoFormer", 2021; the two pairings are those of GPT-NeoX (default) and GPT-J
 /// (interleaved).
 void rope(CommandEncoder& encoder, const Rope& args);
@@ -39,6 +40,7 @@ struct RopeConstants {
   uint32_t head_dim = 0;
   uint32_t pairs = 0;        ///< F
   uint32_t interleaved = 0;  ///< 0 or 1
+  float scale = 1;
 };
 
 extern const backend::OpSchema rope_schema;

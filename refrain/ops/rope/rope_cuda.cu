@@ -27,7 +27,8 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
   for (uint32_t i = threadIdx.x; i < c.pairs; i += kThreads) {
     double exact_sine, exact_cosine;
     sincos(static_cast<double>(position * frequencies[i]), &exact_sine, &exact_cosine);
-    const auto sine = static_cast<float>(exact_sine), cosine = static_cast<float>(exact_cosine);
+    const float sine = static_cast<float>(exact_sine) * c.scale,
+                cosine = static_cast<float>(exact_cosine) * c.scale;
     for (size_t at = size_t{i} * stride; at < size_t{c.heads} * c.head_dim; at += c.head_dim) {
       const float x = input[at], y = input[at + partner];
       output[at] = x * cosine - y * sine;

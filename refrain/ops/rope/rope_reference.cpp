@@ -22,8 +22,8 @@ void rope_reference(const backend::TileArgs& args) {
         const size_t a = c.interleaved != 0 ? 2 * i : i;
         const size_t b = c.interleaved != 0 ? 2 * i + 1 : i + c.pairs;
         const float angle = static_cast<float>(rows[r].position) * frequencies[i];
-        const double cosine = std::cos(static_cast<double>(angle));
-        const double sine = std::sin(static_cast<double>(angle));
+        const double cosine = std::cos(static_cast<double>(angle)) * static_cast<double>(c.scale);
+        const double sine = std::sin(static_cast<double>(angle)) * static_cast<double>(c.scale);
         const double x = head[a];
         const double y = head[b];
         head[a] = x * cosine - y * sine;

@@ -1,0 +1,45 @@
+// What config.json files say of rotary position embeddings: how the angles grow with the position.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string_view>
+#include <vector>
+
+#include "refrain/format/json.h"
+
+namespace refrain::model {
+
+struct RopeSettings {
+  enum class Scaling { none, linear, dynamic, llama3, yarn };
+  double theta = 10000.0;
+  Scaling scaling = Scaling::none;
+  double factor = 1;  ///< by which frequencies shrink
+  // Of llama3; without them all shrink.
+  double low_freq_factor = 0, high_freq_factor = 1;
+  uint32_t original_context_tokens = 0;  ///< of llama3 and yarn
+  double attention_factor = 1;           ///< of cosines and sines, with yarn
+  // Of yarn: pairs that turn so often in the original context stay, or shrink; between them, rounded outwards, both mix.
+  double beta_fast = 32, beta_slow = 1;
+  bool truncate = true;
+
+  bool operator==(const RopeSettings&) const = default;
+};
+
+/// From the blocks on a type of layers that are there, which have to agree, and `theta` beside them; theta is `fallback`
+/// where neither says it. `config`: the file, for its context. Throws FileError for a scaling that is not provided, and
+/// for blocks within these.
+RopeSettings read_rope(const format::Json& config, std::initializer_list<std::optional<format::Json>> blocks,
+                       const std::optional<format::Json>& theta, double fallback);
+/// From `rope_parameters`, `rope_scaling` and `rope_theta`, of all layers.
+RopeSettings read_rope(const format::Json& config, double fallback = 10000.0);
+/// The block of a type of layers in `rope_parameters`, which then holds "full_attention" and "sliding_attention" alone.
+std::optional<format::Json> find_rope_of(const format::Json& config, std::string_view layer_type);
+
+/// theta^(-2 i / dim) in float32, [dim / 2], scaled as "linear" divides them, "llama3" bends them (Llama 3.1: long
+/// waves are divided, short ones stay, those between are mixed) and "yarn" does by how often a pair turns. `dim`:
+/// elements of a head.
+std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t dim);
+
+}  // namespace refrain::model
