@@ -208,8 +208,9 @@ Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& 
   return embedding;
 }
 
-Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderSizes& sizes, float plus) {
-  return loader.vector(module + ".weight", sizes.hidden, plus);
+Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderSizes& sizes, float plus,
+                 float times) {
+  return loader.vector(module + ".weight", sizes.hidden, plus, times);
 }
 
 RopeWeights load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes) {

@@ -123,8 +123,9 @@ MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const Decod
 /// `lm_head`, or the embedding where they are tied; then the file may have `lm_head` too, with the same bytes.
 Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& embedding);
 Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes);
-/// The norm `module` of the residual stream; what it scales by is `plus` more than is stored.
-Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderSizes& sizes, float plus = 0);
+/// The norm `module` of the residual stream; what it scales by is `plus` more than is stored, all that `times`.
+Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderSizes& sizes, float plus = 0,
+                 float times = 1);
 RopeWeights load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes);
 /// `value` as an element of type `dtype` holds it: f32, f16 or bf16.
 float rounded_to(DType dtype, float value);

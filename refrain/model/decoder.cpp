@@ -24,20 +24,22 @@ Decoder::Decoder(WeightLoader& loader, DecoderOptions options)
          .mlp_end_norm = norm(behind, "post_feedforward_layernorm"),
          .attention = load_attention(loader, prefix + "self_attn.", sizes, options_.head_norms,
                                      options_.attention_biases),
-         .mlp = load_mlp(loader, prefix + "mlp.", sizes)});
+         .mlp = load_mlp(loader, prefix + "mlp.", sizes, options_.mlp_biases)});
   }
-  norm_ = load_norm(loader, "model.norm", sizes, options_.norms_plus);
+  norm_ = load_norm(loader, "model.norm", sizes, options_.norms_plus, options_.logit_scale);
   head_ = load_head(loader, sizes, embedding_);
 }
 
 void Decoder::record(CommandEncoder& encoder, const Forward& forward) const {
   const DecoderOptions& o = options_;
   ForwardPass pass(encoder, forward, o.sizes.rms_norm_eps);
-  const auto root = [](uint32_t size) { return std::sqrt(static_cast<float>(size)); };
   const auto normed = [](const Value& x, const Weight& weight) { return weight ? norm(x, weight) : x; };
   pass.label("embedding");
-  Value x = pass.embed(embedding_,
-                       o.scales_embedding ? rounded_to(embedding_.dtype(), root(o.sizes.hidden)) : 1.0f);
+  Value x =
+      pass.embed(embedding_, o.rounds_embedding_scale ? rounded_to(embedding_.dtype(), o.embedding_scale)
+                                                      : o.embedding_scale);
+  const float score_scale =
+      o.score_scale != 0 ? o.score_scale : 1 / std::sqrt(static_cast<float>(o.sizes.head_dim));
   for (uint32_t i = 0; i < o.sizes.layers; ++i) {
     const Layer& w = layers_[i];
     pass.layer(i);
@@ -47,7 +49,7 @@ void Decoder::record(CommandEncoder& encoder, const Forward& forward) const {
                                .rope = !turns   ? no_rope_
                                        : window ? window_rope_
                                                 : rope_,
-                               .scale = o.score_scale != 0 ? o.score_scale : 1 / root(o.sizes.head_dim),
+                               .scale = score_scale,
                                .cap = o.score_cap};
     x = x + normed(attention(normed(x, w.attention_norm), w.attention, how), w.attention_end_norm);
     x = x + normed(mlp(normed(x, w.mlp_norm), w.mlp, o.activation), w.mlp_end_norm);

@@ -21,11 +21,14 @@ struct DecoderOptions {
   float norms_plus = 0;  ///< norms of the residual stream scale by so much more than is stored
   HeadNorms head_norms = HeadNorms::none;
   Biases attention_biases = Biases::none;
+  bool mlp_biases = false;
   Activation activation = Activation::silu;
-  bool scales_embedding = false;  ///< by the root of the width, in the type of its elements
-  float score_scale = 0;          ///< 0: 1 / sqrt(head_dim)
-  float score_cap = 0;            ///< 0: none
-  float logit_cap = 0;            ///< 0: none
+  float embedding_scale = 1;
+  bool rounds_embedding_scale = false;  ///< to the type of the embedding's elements
+  float score_scale = 0;                ///< 0: 1 / sqrt(head_dim)
+  float score_cap = 0;                  ///< 0: none
+  float logit_scale = 1;
+  float logit_cap = 0;  ///< 0: none
 };
 
 class Decoder : public Architecture {

@@ -15,12 +15,13 @@ struct Settings {
                 .norms = Norms::around,
                 .norms_plus = 1,
                 .activation = Activation::gelu_tanh,
-                .scales_embedding = true,
+                .rounds_embedding_scale = true,
                 .score_scale =
                     static_cast<float>(1 / std::sqrt(json.u32_or("query_pre_attn_scalar", 256, 1))),
                 .score_cap = read_cap(json, "attn_logit_softcapping", 50),
                 .logit_cap = read_cap(json, "final_logit_softcapping", 30)},
         common(decoder.sizes.config()) {
+    decoder.embedding_scale = std::sqrt(static_cast<float>(decoder.sizes.hidden));
     expect_string(json, "hidden_activation", "gelu_pytorch_tanh");
     expect_off(json, "attention_bias");
     read_windows(

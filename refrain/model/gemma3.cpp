@@ -15,8 +15,9 @@ struct Settings {
                 .norms_plus = 1,
                 .head_norms = HeadNorms::one_plus_weight,
                 .activation = Activation::gelu_tanh,
-                .scales_embedding = true},
+                .rounds_embedding_scale = true},
         common(decoder.sizes.config()) {
+    decoder.embedding_scale = std::sqrt(static_cast<float>(decoder.sizes.hidden));
     expect_string(json, "hidden_activation", "gelu_pytorch_tanh");
     expect_off(json, "attention_bias");
     for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) expect_absent(json, key);

@@ -51,12 +51,12 @@ Weight WeightLoader::matrix(const std::string& module, uint32_t rows, uint32_t c
   return pack(source_.weight(module, rows, columns), uses);
 }
 
-Weight WeightLoader::vector(const std::string& name, uint32_t elements, float plus) {
+Weight WeightLoader::vector(const std::string& name, uint32_t elements, float plus, float times) {
   taken_.insert(name);
   const TensorSource source = source_.tensor(name, {elements});
-  if (plus == 0) return pack(source, {Use::vector});
+  if (plus == 0 && times == 1) return pack(source, {Use::vector});
   std::vector<float> values = format::decode(source);
-  for (float& value : values) value += plus;
+  for (float& value : values) value = (value + plus) * times;
   done_bytes_ += bytes_of(source);
   tell(done_bytes_);
   return computed(name, values);

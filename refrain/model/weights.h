@@ -65,8 +65,8 @@ class WeightLoader {
 
   /// The matrix `module`.weight, plain or quantized.
   Weight matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses);
-  /// The vector `name`, widened to f32, with `plus` added to each element in f32.
-  Weight vector(const std::string& name, uint32_t elements, float plus = 0);
+  /// The vector `name`, widened to f32; then, in f32, `plus` is added to each element, which is multiplied by `times`.
+  Weight vector(const std::string& name, uint32_t elements, float plus = 0, float times = 1);
   /// f32 values that are computed, not stored.
   Weight computed(const std::string& name, std::span<const float> values);
   /// Whether the source has the matrix `module`.

@@ -101,6 +101,24 @@ MODELS = {
     }
     | THETA,
     "gemma3": {"model_type": "gemma3_text", "tie_word_embeddings": True} | GEMMA3,
+    "granite": {
+        "model_type": "granite",
+        "embedding_multiplier": 3.0,
+        "attention_multiplier": 0.4,
+        "residual_multiplier": 0.3,
+        "logits_scaling": 5.0,
+    }
+    | THETA,
+    "granite-biases": {
+        "model_type": "granite",
+        "attention_bias": True,
+        "mlp_bias": True,
+        "attention_multiplier": 0.2,
+        "num_key_value_heads": 3,
+        "head_dim": 16,
+        "tie_word_embeddings": True,
+    }
+    | THETA,
     "mistral-window": {"model_type": "mistral", "sliding_window": 40} | THETA,
     "mistral": {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": 6, "head_dim": 18} | THETA,
     "olmo2": {"model_type": "olmo2"} | THETA,
@@ -170,14 +188,14 @@ def write_model(folder, name, seed):
         if olmo or family in ("qwen3", "gemma3_text"):
             norm(layer + "self_attn.q_norm", queries if olmo else config["head_dim"])
             norm(layer + "self_attn.k_norm", keys if olmo else config["head_dim"])
-        biases = family == "qwen2"
+        biases, mlp_biases = family == "qwen2" or config.get("attention_bias"), config.get("mlp_bias")
         add(layer + "self_attn.q_proj", queries, hidden, scale=0.2, bias=biases)
         add(layer + "self_attn.k_proj", keys, hidden, scale=0.2, bias=biases)
         add(layer + "self_attn.v_proj", keys, hidden, scale=0.1, bias=biases)
-        add(layer + "self_attn.o_proj", hidden, queries, scale=0.1)
-        add(layer + "mlp.gate_proj", inner, hidden, scale=0.1)
-        add(layer + "mlp.up_proj", inner, hidden, scale=0.1)
-        add(layer + "mlp.down_proj", hidden, inner, scale=0.1)
+        add(layer + "self_attn.o_proj", hidden, queries, scale=0.1, bias=config.get("attention_bias"))
+        add(layer + "mlp.gate_proj", inner, hidden, scale=0.1, bias=mlp_biases)
+        add(layer + "mlp.up_proj", inner, hidden, scale=0.1, bias=mlp_biases)
+        add(layer + "mlp.down_proj", hidden, inner, scale=0.1, bias=mlp_biases)
     norm("model.norm", hidden)
     if not config["tie_word_embeddings"]:
         add("lm_head", vocab, hidden, scale=0.2)

@@ -79,6 +79,23 @@ TEST(FamilyConfigs, Qwen2) {
   EXPECT_EQ(refusal_of(qwen2 + R"("hidden_act": "gelu")").find("config.json: hidden_act: "), 0u);
 }
 
+TEST(FamilyConfigs, Granite) {
+  const std::string granite = R"("model_type": "granite", )";
+  EXPECT_EQ(windows(granite + R"("pad_token_id": 1)"), Windows(3, 0));
+  for (const std::string key :
+       {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"}) {
+    for (const std::string wrong : {"0", "-1", "1e-10", "10000000000"}) {
+      EXPECT_EQ(refusal_of(granite + '"' + key + "\": " + wrong),
+                "config.json: " + key + ": expected a number in (1e-9, 1e9), got " + wrong);
+    }
+  }
+  for (const std::string wrong :
+       {R"("attention_bias": 1)", R"("mlp_bias": 1)", R"("hidden_act": "gelu")", R"("sliding_window": 7)",
+        R"("layer_types": ["sliding_attention", "full_attention", "full_attention"])"})
+    EXPECT_EQ(refusal_of(granite + wrong).find("config.json: " + wrong.substr(1, wrong.find(':') - 2)), 0u)
+        << wrong;
+}
+
 TEST(FamilyConfigs, Olmo3) {
   const std::string olmo3 = R"("model_type": "olmo3", )";
   EXPECT_EQ(windows(olmo3 + R"("pad_token_id": 1)"), Windows(3, 4096)) << "the fourth would be without";
