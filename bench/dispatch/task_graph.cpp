@@ -97,7 +97,7 @@ TaskGraph qwen3_28_layers() {
   const model::StepBlock step(device, {1, 1, 1});
   const Buffer logits = device.buffer(DType::f32, {1, c.vocab}).with_live_rows(step.live_outputs);
   CommandEncoder encoder = device.encoder();
-  architecture->record(encoder, {step, slots, cache, logits});
+  architecture->record(encoder, {step, slots, cache, logits, c.context_tokens});
   const auto [plan, report] = device.plan(encoder.finish(), {.fuse = false});
 
   TaskGraph graph{"qwen3_28_layers", {}};

@@ -7,7 +7,7 @@
 
 namespace refrain::model {
 
-void record_begin(CommandEncoder& encoder, const Forward& forward, uint32_t context_tokens) {
+void record_begin(CommandEncoder& encoder, const Forward& forward) {
   const StepBlock& step = forward.step;
   encoder.label("begin");
   ops::step_begin(encoder, {.block = step.block,
@@ -17,10 +17,10 @@ void record_begin(CommandEncoder& encoder, const Forward& forward, uint32_t cont
                             .segments = step.segments,
                             .outputs = step.outputs,
                             .status = forward.slots.status(),
-                            .context_tokens = context_tokens});
+                            .context_tokens = forward.context_tokens});
 }
 
-void record_end(CommandEncoder& encoder, const Forward& forward, uint32_t context_tokens) {
+void record_end(CommandEncoder& encoder, const Forward& forward) {
   const StepBlock& step = forward.step;
   const Slots& slots = forward.slots;
   encoder.label("sample");
@@ -37,7 +37,7 @@ void record_end(CommandEncoder& encoder, const Forward& forward, uint32_t contex
                               .slots = slots.table(),
                               .status = slots.status(),
                               .ring = slots.ring(),
-                              .context_tokens = context_tokens});
+                              .context_tokens = forward.context_tokens});
 }
 
 }  // namespace refrain::model

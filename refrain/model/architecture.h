@@ -17,7 +17,8 @@ struct Forward {
   const StepBlock& step;
   const Slots& slots;
   const KvCache& cache;
-  const Buffer& logits;  ///< f32 [outputs, vocab], step.live_outputs of them live
+  const Buffer& logits;     ///< f32 [outputs, vocab], step.live_outputs of them live
+  uint32_t context_tokens;  ///< the most positions of a slot
 };
 
 /// One file an architecture. Records, never runs; knows no device.
@@ -29,9 +30,9 @@ class Architecture {
 };
 
 /// Records what comes before a forward pass: the block becomes rows.
-void record_begin(CommandEncoder& encoder, const Forward& forward, uint32_t context_tokens);
+void record_begin(CommandEncoder& encoder, const Forward& forward);
 /// And what comes after it: a token is drawn for each output, and the slots move on.
-void record_end(CommandEncoder& encoder, const Forward& forward, uint32_t context_tokens);
+void record_end(CommandEncoder& encoder, const Forward& forward);
 
 /// A family of models: how config.json names it, and what reads and loads it. A line of families.inc.
 struct Family {

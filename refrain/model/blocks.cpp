@@ -122,9 +122,11 @@ Value linear(const Value& x, const Linear& w) {
 
 Value rope(const Value& x, const RopeWeights& weights) {
   Value y = x.like(x.width()).heads(static_cast<uint32_t>(x.temp().shape()[1]));
+  const Forward& forward = x.pass().forward();
+  const bool longer = weights.longer_frequencies && forward.context_tokens > weights.original_context_tokens;
   ops::rope(x.pass().encoder(), {.input = x.temp(),
-                                 .rows = x.pass().forward().step.rows,
-                                 .frequencies = weights.frequencies,
+                                 .rows = forward.step.rows,
+                                 .frequencies = longer ? weights.longer_frequencies : weights.frequencies,
                                  .output = y.temp(),
                                  .scale = weights.scale});
   return y;
@@ -194,6 +196,33 @@ MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const Decod
           .down = load_linear(loader, prefix + "down_proj", sizes.hidden, sizes.intermediate, biases)};
 }
 
+AttentionWeights load_fused_attention(WeightLoader& loader, const std::string& prefix,
+                                      const DecoderSizes& sizes) {
+  const uint32_t q_width = sizes.heads * sizes.head_dim, kv_width = sizes.kv_heads * sizes.head_dim;
+  const auto rows = [&](uint32_t first, uint32_t count) {
+    return Linear{
+        loader.matrix_rows(prefix + "qkv_proj", q_width + 2 * kv_width, sizes.hidden, first, count, kMatrix),
+        {}};
+  };
+  return {.q = rows(0, q_width),
+          .k = rows(q_width, kv_width),
+          .v = rows(q_width + kv_width, kv_width),
+          .q_norm = {},
+          .k_norm = {},
+          .o = load_linear(loader, prefix + "o_proj", sizes.hidden, q_width, false)};
+}
+
+MlpWeights load_fused_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes) {
+  const uint32_t width = sizes.intermediate;
+  const auto rows = [&](uint32_t first) {
+    return Linear{loader.matrix_rows(prefix + "gate_up_proj", 2 * width, sizes.hidden, first, width, kMatrix),
+                  {}};
+  };
+  return {.gate = rows(0),
+          .up = rows(width),
+          .down = load_linear(loader, prefix + "down_proj", sizes.hidden, width, false)};
+}
+
 Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes) {
   if (!sizes.tied_embeddings) return loader.matrix(kEmbedding, sizes.vocab, sizes.hidden, {Use::gather});
   // Some writers keep one name of a tensor that has two, and not always this one.
@@ -214,8 +243,17 @@ Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderS
 }
 
 RopeWeights load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes) {
-  return {loader.computed("rope frequencies", rope_frequencies(rope, sizes.head_dim)),
-          static_cast<float>(rope.attention_factor)};
+  const auto frequencies = [&](bool longer) {
+    return loader.computed("rope frequencies", rope_frequencies(rope, sizes.rotary_dim, longer));
+  };
+  RopeWeights weights;
+  weights.frequencies = frequencies(false);
+  weights.scale = static_cast<float>(rope.attention_factor);
+  if (rope.scaling == RopeSettings::Scaling::longrope) {
+    weights.original_context_tokens = rope.original_context_tokens;
+    weights.longer_frequencies = frequencies(true);
+  }
+  return weights;
 }
 
 float rounded_to(DType dtype, float value) {

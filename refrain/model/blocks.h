@@ -79,10 +79,12 @@ struct Linear {
   Weight bias;    ///< [outputs], or none
 };
 Value linear(const Value& x, const Linear& weights);
-/// Frequencies, [pairs], or none, where nothing turns; and what cosines and sines are multiplied by.
 struct RopeWeights {
-  Weight frequencies;
-  float scale = 1;
+  Weight frequencies;  ///< [pairs], or none, where nothing turns
+  float scale = 1;     ///< of cosines and sines
+  /// Where slots have more positions than these, other frequencies are in the place of the first, or none.
+  uint32_t original_context_tokens = 0;
+  Weight longer_frequencies;
 };
 Value rope(const Value& x, const RopeWeights& weights);
 
@@ -120,6 +122,10 @@ AttentionWeights load_attention(WeightLoader& loader, const std::string& prefix,
                                 HeadNorms norms = HeadNorms::none, Biases biases = Biases::none);
 MlpWeights load_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes,
                     bool biases = false);
+/// The same of `qkv_proj` and `gate_up_proj`, whose rows are those of the matrices one behind the other.
+AttentionWeights load_fused_attention(WeightLoader& loader, const std::string& prefix,
+                                      const DecoderSizes& sizes);
+MlpWeights load_fused_mlp(WeightLoader& loader, const std::string& prefix, const DecoderSizes& sizes);
 /// `lm_head`, or the embedding where they are tied; then the file may have `lm_head` too, with the same bytes.
 Weight load_head(WeightLoader& loader, const DecoderSizes& sizes, const Weight& embedding);
 Weight load_embedding(WeightLoader& loader, const DecoderSizes& sizes);

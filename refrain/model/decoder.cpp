@@ -22,9 +22,12 @@ Decoder::Decoder(WeightLoader& loader, DecoderOptions options)
          .attention_end_norm = norm(behind, "post_attention_layernorm"),
          .mlp_norm = norm(before, behind ? "pre_feedforward_layernorm" : "post_attention_layernorm"),
          .mlp_end_norm = norm(behind, "post_feedforward_layernorm"),
-         .attention = load_attention(loader, prefix + "self_attn.", sizes, options_.head_norms,
-                                     options_.attention_biases),
-         .mlp = load_mlp(loader, prefix + "mlp.", sizes, options_.mlp_biases)});
+         .attention = options_.fused_projections
+                          ? load_fused_attention(loader, prefix + "self_attn.", sizes)
+                          : load_attention(loader, prefix + "self_attn.", sizes, options_.head_norms,
+                                           options_.attention_biases),
+         .mlp = options_.fused_projections ? load_fused_mlp(loader, prefix + "mlp.", sizes)
+                                           : load_mlp(loader, prefix + "mlp.", sizes, options_.mlp_biases)});
   }
   norm_ = load_norm(loader, "model.norm", sizes, options_.norms_plus, options_.logit_scale);
   head_ = load_head(loader, sizes, embedding_);

@@ -22,6 +22,7 @@ struct DecoderOptions {
   HeadNorms head_norms = HeadNorms::none;
   Biases attention_biases = Biases::none;
   bool mlp_biases = false;
+  bool fused_projections = false;  ///< one matrix for queries, keys and values, one for gate and up
   Activation activation = Activation::silu;
   float embedding_scale = 1;
   bool rounds_embedding_scale = false;  ///< to the type of the embedding's elements

@@ -50,6 +50,7 @@ DecoderSizes::DecoderSizes(const Json& json, const DecoderDefaults& defaults)
       kv_heads(read_kv_heads(json, heads, defaults.kv_heads)),
       head_dim(json.u32_or("head_dim", defaults.head_dim != 0 ? defaults.head_dim : hidden / heads, 1,
                            kMaxHeadDim)),
+      rotary_dim(head_dim),
       intermediate(json.u32("intermediate_size", 1, kMaxWidth)),
       vocab(json.u32("vocab_size", 1, kMaxVocab)),
       context_tokens(json.u32("max_position_embeddings", 1, kMaxContext)),
@@ -69,7 +70,7 @@ DecoderSizes::DecoderSizes(const Json& json, const DecoderDefaults& defaults)
   if (const auto layers_differ = find_block(json, "per_layer_config")) {
     layers_differ->fail("expected layers that are alike, got settings of some");
   }
-  expect_whole_rotation(json);
+  if (!defaults.partial_rotation) expect_whole_rotation(json);
 }
 
 Config DecoderSizes::config() const {

@@ -19,6 +19,7 @@ struct DecoderDefaults {
   uint32_t head_dim = 0;  ///< 0: hidden / heads
   uint32_t kv_heads = 0;  ///< 0: as many as heads, which null stands for in any family
   bool tied = false;
+  bool partial_rotation = false;  ///< rope may turn a part of each head
 };
 
 /// Of a decoder with grouped-query attention and a gated MLP.
@@ -28,6 +29,7 @@ struct DecoderSizes {
   uint32_t heads = 0;         ///< query heads
   uint32_t kv_heads = 0;      ///< divides heads
   uint32_t head_dim = 0;      ///< even; heads * head_dim need not be hidden
+  uint32_t rotary_dim = 0;    ///< of these, those that rope turns: the first, an even number
   uint32_t intermediate = 0;  ///< width of the MLP
   uint32_t vocab = 0;
   uint32_t context_tokens = 0;

@@ -106,11 +106,11 @@ ModelRunner::ModelRunner(const RunnerOptions& options, const Model& model)
 ModelRunner::Member ModelRunner::record(const RunnerOptions& options, const StepLayout& layout) {
   Member member{StepBlock(device_, layout), {}, {}, {}};
   const Buffer logits = logits_.slice(0, layout.outputs).with_live_rows(member.step.live_outputs);
-  const Forward forward{member.step, slots_, cache_, logits};
+  const Forward forward{member.step, slots_, cache_, logits, context_tokens_};
   CommandEncoder encoder = device_.encoder();
-  record_begin(encoder, forward, context_tokens_);
+  record_begin(encoder, forward);
   model_.architecture().record(encoder, forward);
-  record_end(encoder, forward, context_tokens_);
+  record_end(encoder, forward);
   PlanOptions plan = options.plan;
   plan.mode = model_.mode();
   std::tie(member.plan, member.report) = device_.plan(encoder.finish(), plan);

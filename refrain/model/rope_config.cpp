@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <numbers>
 #include <utility>
 
@@ -70,11 +71,6 @@ void read_yarn(const Json& config, const Json& block, RopeSettings& rope) {
 }
 
 RopeSettings read_block(const Json& config, const Json& block) {
-  for (const std::string& key : block.expect(Json::Kind::object).keys()) {
-    if (const Json member = block.at(key); member.is_object()) {
-      member.fail("expected settings for all layers alike, got an object");
-    }
-  }
   expect_whole_rotation(block);
   RopeSettings rope;
   rope.scaling = read_scaling(block);
@@ -91,6 +87,42 @@ RopeSettings read_block(const Json& config, const Json& block) {
                             rope.high_freq_factor));
     }
   }
+  return rope;
+}
+
+std::vector<double> read_factors(const Json& field, uint32_t count) {
+  std::vector<double> factors;
+  for (const Json& item : field.items()) factors.push_back(read_positive(item));
+  if (factors.size() != count) field.fail(fmt::format("expected {} factors, got {}", count, factors.size()));
+  return factors;
+}
+
+RopeSettings read_longrope_block(const Json& config, const Json& block, uint32_t dim,
+                                 uint32_t original_tokens) {
+  RopeSettings rope;
+  for (const std::string_view key : {"type", "rope_type"}) {
+    const auto type = block.find(key);
+    if (!type || type->as_string() == "default") continue;
+    // Older files have other names for it.
+    const std::string& name = type->as_string();
+    if (name != "longrope" && name != "su" && name != "yarn")
+      type->fail(fmt::format("expected \"default\" or \"longrope\", got {}", type->describe()));
+    rope.scaling = Scaling::longrope;
+  }
+  if (rope.scaling == Scaling::none) return rope;
+  rope.original_context_tokens = original_tokens;
+  if (const auto told = block.find(kOriginal); told && told->as_u32() != original_tokens)
+    told->fail(fmt::format("expected {} as beside the block, got {}", original_tokens, told->describe()));
+  const auto factor = block.find("factor");
+  rope.factor = factor ? read_positive(*factor)
+                       : static_cast<double>(config.u32("max_position_embeddings", 1)) / original_tokens;
+  if (const auto told = block.find("attention_factor")) {
+    rope.attention_factor = read_positive(*told);
+  } else if (rope.factor > 1) {
+    rope.attention_factor = std::sqrt(1 + std::log(rope.factor) / std::log(original_tokens));
+  }
+  rope.short_factors = read_factors(block.at("short_factor"), dim / 2);
+  rope.long_factors = read_factors(block.at("long_factor"), dim / 2);
   return rope;
 }
 
@@ -115,8 +147,10 @@ std::vector<double> yarn_shares(const RopeSettings& rope, uint32_t dim) {
   return shares;
 }
 
+using ReadBlock = std::function<RopeSettings(const Json& block)>;
+
 RopeSettings read_blocks(const Json& config, std::initializer_list<std::optional<Json>> blocks,
-                         const std::optional<Json>& theta, double fallback) {
+                         const std::optional<Json>& theta, double fallback, const ReadBlock& read_block) {
   std::optional<RopeSettings> rope;
   std::optional<double> found;
   const auto take_theta = [&](const std::optional<Json>& field) {
@@ -127,7 +161,12 @@ RopeSettings read_blocks(const Json& config, std::initializer_list<std::optional
   };
   for (const std::optional<Json>& block : blocks) {
     if (!block) continue;
-    const RopeSettings read = read_block(config, *block);
+    for (const std::string& key : block->expect(Json::Kind::object).keys()) {
+      if (const Json member = block->at(key); member.is_object()) {
+        member.fail("expected settings for all layers alike, got an object");
+      }
+    }
+    const RopeSettings read = read_block(*block);
     if (rope && *rope != read) block->fail("contradicts the other block on rope");
     rope = read;
     take_theta(block->find("rope_theta"));
@@ -140,18 +179,11 @@ RopeSettings read_blocks(const Json& config, std::initializer_list<std::optional
   return result;
 }
 
-}  // namespace
-
-RopeSettings read_rope(const Json& config, std::initializer_list<std::optional<Json>> blocks,
-                       const std::optional<Json>& theta, double fallback) {
-  RopeSettings rope = read_blocks(config, blocks, theta, fallback);
-  rope.truncate = true;  // transformers looks for it beside the blocks, where it cannot be
-  return rope;
-}
-
-RopeSettings read_rope(const Json& config, double fallback) {
+/// From the blocks of all layers.
+RopeSettings read_whole(const Json& config, double fallback, const ReadBlock& read_block) {
   const auto parameters = find_block(config, "rope_parameters"), scaling = find_block(config, "rope_scaling");
-  const RopeSettings rope = read_blocks(config, {parameters, scaling}, config.find("rope_theta"), fallback);
+  const RopeSettings rope =
+      read_blocks(config, {parameters, scaling}, config.find("rope_theta"), fallback, read_block);
   // transformers takes rope_scaling alone where both are there.
   if (parameters && scaling && parameters->has("rope_theta") && !scaling->has("rope_theta") &&
       !config.has("rope_theta")) {
@@ -166,6 +198,43 @@ RopeSettings read_rope(const Json& config, double fallback) {
   return rope;
 }
 
+}  // namespace
+
+RopeSettings read_rope(const Json& config, std::initializer_list<std::optional<Json>> blocks,
+                       const std::optional<Json>& theta, double fallback) {
+  const auto read = [&](const Json& block) { return read_block(config, block); };
+  RopeSettings rope = read_blocks(config, blocks, theta, fallback, read);
+  rope.truncate = true;  // transformers looks for it beside the blocks, where it cannot be
+  return rope;
+}
+
+RopeSettings read_rope(const Json& config, double fallback) {
+  return read_whole(config, fallback, [&](const Json& block) { return read_block(config, block); });
+}
+
+RopeSettings read_longrope(const Json& config, uint32_t dim, uint32_t original_tokens) {
+  return read_whole(config, 10000.0, [&](const Json& block) {
+    return read_longrope_block(config, block, dim, original_tokens);
+  });
+}
+
+uint32_t read_rotary_dim(const Json& config, uint32_t head_dim) {
+  std::optional<double> factor;
+  uint32_t dim = head_dim;
+  for (const auto& from : {find_block(config, "rope_parameters"), find_block(config, "rope_scaling"),
+                           std::optional<Json>(config)}) {
+    const auto field = from ? from->find("partial_rotary_factor") : std::nullopt;
+    if (!field) continue;
+    if (factor && *factor != field->as_f64())
+      field->fail(fmt::format("expected {} as elsewhere, got {}", *factor, field->describe()));
+    factor = field->as_f64();
+    if (*factor > 0 && *factor <= 1) dim = static_cast<uint32_t>(head_dim * *factor);
+    if (!(*factor > 0 && *factor <= 1) || dim == 0 || dim % 2 != 0)
+      field->fail(fmt::format("expected a share of {} that is even, got {}", head_dim, field->describe()));
+  }
+  return dim;
+}
+
 std::optional<Json> find_rope_of(const Json& config, std::string_view layer_type) {
   const auto blocks = find_block(config, "rope_parameters");
   if (!blocks) return std::nullopt;
@@ -177,13 +246,17 @@ std::optional<Json> find_rope_of(const Json& config, std::string_view layer_type
   return find_block(*blocks, layer_type);
 }
 
-std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t dim) {
+std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t dim, bool longer) {
   std::vector<float> frequencies(dim / 2);
   const std::vector<double> shares =
       rope.scaling == Scaling::yarn ? yarn_shares(rope, dim) : std::vector<double>();
   for (size_t i = 0; i < frequencies.size(); ++i) {
     const double whole = static_cast<double>(
         1.0f / static_cast<float>(std::pow(rope.theta, 2.0 * static_cast<double>(i) / dim)));
+    if (rope.scaling == Scaling::longrope) {
+      frequencies[i] = static_cast<float>(whole / (longer ? rope.long_factors : rope.short_factors)[i]);
+      continue;
+    }
     // What "dynamic" stretches are sequences beyond the context, and there are none.
     const double divided = rope.scaling == Scaling::dynamic ? whole : whole / rope.factor;
     const double turns = rope.original_context_tokens * whole / (2 * std::numbers::pi);

@@ -51,6 +51,19 @@ Weight WeightLoader::matrix(const std::string& module, uint32_t rows, uint32_t c
   return pack(source_.weight(module, rows, columns), uses);
 }
 
+Weight WeightLoader::matrix_rows(const std::string& module, uint32_t rows, uint32_t columns, uint32_t first,
+                                 uint32_t count, Uses uses) {
+  take(module);
+  TensorSource source = source_.weight(module, rows, columns);
+  for (TensorSegment& part : source.segments) {
+    const size_t row_bytes = part.bytes.size() / rows;
+    part.bytes = part.bytes.subspan(first * row_bytes, count * row_bytes);
+    part.shape = Shape{count, part.shape[1]};
+  }
+  source.shape = Shape{count, columns};
+  return pack(source, uses);
+}
+
 Weight WeightLoader::vector(const std::string& name, uint32_t elements, float plus, float times) {
   taken_.insert(name);
   const TensorSource source = source_.tensor(name, {elements});

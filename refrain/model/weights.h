@@ -65,6 +65,9 @@ class WeightLoader {
 
   /// The matrix `module`.weight, plain or quantized.
   Weight matrix(const std::string& module, uint32_t rows, uint32_t columns, Uses uses);
+  /// Rows [first, first + count) of the matrix `module`.weight of so many rows.
+  Weight matrix_rows(const std::string& module, uint32_t rows, uint32_t columns, uint32_t first,
+                     uint32_t count, Uses uses);
   /// The vector `name`, widened to f32; then, in f32, `plus` is added to each element, which is multiplied by `times`.
   Weight vector(const std::string& name, uint32_t elements, float plus = 0, float times = 1);
   /// f32 values that are computed, not stored.

@@ -116,8 +116,8 @@ class Layer {
     const model::StepBlock step(device_, {kRows, 1, kRows});
     const Buffer logits = device_.buffer(DType::f32, {kRows, config.vocab}).with_live_rows(step.live_outputs);
     CommandEncoder encoder = device_.encoder();
-    model::record_begin(encoder, {step, slots, cache, logits}, 64);
-    architecture_->record(encoder, {step, slots, cache, logits});
+    model::record_begin(encoder, {step, slots, cache, logits, 64});
+    architecture_->record(encoder, {step, slots, cache, logits, 64});
     PlanOptions options;
     options.reuse_memory = false;
     plan_ = device_.plan(encoder.finish("layer"), options).first;

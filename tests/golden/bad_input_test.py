@@ -303,7 +303,10 @@ def test_dimensions_past_the_greatest(broken, refuses, field):
     [
         ({"model_type": "qwen4"}, ["model_type", "qwen4", "qwen3"]),
         ({"model_type": "llama"}, ["architectures", "LlamaForCausalLM", "Qwen3ForCausalLM"]),
-        ({"model_type": "gemma3"}, ["model_type", "gemma2, gemma3_text, granite, llama, mistral, olmo2, olmo3, qwen2, qwen3, smollm3"]),
+        (
+            {"model_type": "gemma3"},
+            ["model_type", "gemma2, gemma3_text, granite, llama, mistral, olmo2, olmo3, phi3, qwen2, qwen3, smollm3"],
+        ),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, ["architectures", "Qwen3ForCausalLM"]),
         ({"model_type": None}, ["model_type"]),
         ({"model_type": 3}, ["model_type"]),

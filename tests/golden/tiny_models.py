@@ -68,6 +68,34 @@ ODD_LAYERS = ["full_attention", "sliding_attention"] * 2
 MODELS = {
     "llama": {"model_type": "llama"} | THETA,
     "llama-tied-scaled": {"model_type": "llama", "tie_word_embeddings": True, "rope_parameters": LLAMA3},
+    "phi3": {"model_type": "phi3", "partial_rotary_factor": 0.75, "sliding_window": 40} | THETA,
+    # Heads as wide as transformers checks the factors for.
+    "phi3-longrope": {
+        "model_type": "phi3",
+        "head_dim": 14,
+        "tie_word_embeddings": True,
+        "original_max_position_embeddings": 64,
+        "rope_theta": 300.0,
+        "rope_scaling": {
+            "type": "longrope",
+            "short_factor": [1.0, 1.1, 1.2, 1.5, 1.9, 2.0, 2.5],
+            "long_factor": [1.0, 1.5, 2.5, 4.0, 5.0, 7.0, 9.0],
+        },
+    },
+    "phi3-partial-longrope": {
+        "model_type": "phi3",
+        "head_dim": 14,
+        "num_key_value_heads": 6,
+        "original_max_position_embeddings": 600,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 300.0,
+            "partial_rotary_factor": 0.75,
+            "attention_factor": 1.4,
+            "short_factor": [1.0, 1.1, 1.2, 1.5, 2.5],
+            "long_factor": [1.0, 1.5, 2.5, 4.0, 9.0],
+        },
+    },
     "qwen2": {"model_type": "qwen2", "use_sliding_window": False, "sliding_window": 40} | THETA,
     "qwen2-yarn": {
         "model_type": "qwen2",
@@ -157,6 +185,13 @@ def config_of(name):
     return SIZES | MODELS[name]
 
 
+def depends_on_length(name, length):
+    """Whether the model answers to the first `length` ids by themselves otherwise than among all."""
+    config, most = config_of(name), len(PROMPT) + GREEDY_TOKENS
+    # A token that sees itself alone does not see its position.
+    return "longrope" in json.dumps(config) and 1 < length <= config["original_max_position_embeddings"] < most
+
+
 def write_model(folder, name, seed):
     """A folder with the model's config.json and float32 weights."""
     config, rng, tensors = config_of(name), np.random.default_rng(seed), {}
@@ -189,12 +224,18 @@ def write_model(folder, name, seed):
             norm(layer + "self_attn.q_norm", queries if olmo else config["head_dim"])
             norm(layer + "self_attn.k_norm", keys if olmo else config["head_dim"])
         biases, mlp_biases = family == "qwen2" or config.get("attention_bias"), config.get("mlp_bias")
-        add(layer + "self_attn.q_proj", queries, hidden, scale=0.2, bias=biases)
-        add(layer + "self_attn.k_proj", keys, hidden, scale=0.2, bias=biases)
-        add(layer + "self_attn.v_proj", keys, hidden, scale=0.1, bias=biases)
+        if family == "phi3":
+            add(layer + "self_attn.qkv_proj", queries + 2 * keys, hidden, scale=0.2)
+        else:
+            add(layer + "self_attn.q_proj", queries, hidden, scale=0.2, bias=biases)
+            add(layer + "self_attn.k_proj", keys, hidden, scale=0.2, bias=biases)
+            add(layer + "self_attn.v_proj", keys, hidden, scale=0.1, bias=biases)
         add(layer + "self_attn.o_proj", hidden, queries, scale=0.1, bias=config.get("attention_bias"))
-        add(layer + "mlp.gate_proj", inner, hidden, scale=0.1, bias=mlp_biases)
-        add(layer + "mlp.up_proj", inner, hidden, scale=0.1, bias=mlp_biases)
+        if family == "phi3":
+            add(layer + "mlp.gate_up_proj", 2 * inner, hidden, scale=0.1)
+        else:
+            add(layer + "mlp.gate_proj", inner, hidden, scale=0.1, bias=mlp_biases)
+            add(layer + "mlp.up_proj", inner, hidden, scale=0.1, bias=mlp_biases)
         add(layer + "mlp.down_proj", hidden, inner, scale=0.1, bias=mlp_biases)
     norm("model.norm", hidden)
     if not config["tie_word_embeddings"]:

@@ -38,6 +38,7 @@ struct Tiny {
   HeadNorms head_norms = HeadNorms::none;
   const char* gate = "rms_norm+matmul*2+silu_mul";  ///< what is fused
   std::vector<const char*> biases = {};             ///< of a layer
+  bool fused = false;  ///< queries, keys and values are one matrix, gate and up another
 };
 
 const Tiny kFamilies[] = {
@@ -83,6 +84,14 @@ const Tiny kFamilies[] = {
      {"post_attention_layernorm", "post_feedforward_layernorm"},
      HeadNorms::all,
      "matmul*2+silu_mul"},
+    {"phi3",
+     R"("model_type": "phi3", "sliding_window": 10, "partial_rotary_factor": 0.5, "original_max_position_embeddings": 64,
+        "rope_scaling": {"type": "longrope", "short_factor": [1, 1, 2, 3], "long_factor": [1, 2, 3, 4]})",
+     {"input_layernorm", "post_attention_layernorm"},
+     HeadNorms::none,
+     "rms_norm+matmul*2+silu_mul",
+     {},
+     true},
     {"smollm3",
      R"("model_type": "smollm3", "no_rope_layer_interval": 2)",
      {"input_layernorm", "post_attention_layernorm"}},
@@ -93,7 +102,8 @@ std::string config_of(const Tiny& tiny) { return std::string("{") + kSizes + tin
 /// A folder of such a model.
 void write(const format::TestFolder& files, const Tiny& tiny) {
   files.write("config.json", config_of(tiny));
-  const model::DecoderSizes c(format::Json::parse(config_of(tiny), "config.json"));
+  const model::DecoderSizes c(format::Json::parse(config_of(tiny), "config.json"),
+                              {.partial_rotation = true});
   std::vector<format::SafetensorsSpec> specs;
   const auto add = [&](const std::string& name, const Shape& shape) {
     specs.push_back({name + ".weight", DType::bf16, shape});
@@ -107,15 +117,21 @@ void write(const format::TestFolder& files, const Tiny& tiny) {
       const bool keys = std::string_view(module).find("q_proj") == std::string_view::npos;
       specs.push_back({layer + module + ".bias", DType::bf16, {(keys ? c.kv_heads : c.heads) * c.head_dim}});
     }
-    add(attention + "q_proj", {c.heads * c.head_dim, c.hidden});
-    for (const char* name : {"k_proj", "v_proj"}) add(attention + name, {c.kv_heads * c.head_dim, c.hidden});
+    const uint32_t queries = c.heads * c.head_dim, keys = c.kv_heads * c.head_dim;
+    if (tiny.fused) {
+      add(attention + "qkv_proj", {queries + 2 * keys, c.hidden});
+      add(layer + "mlp.gate_up_proj", {2 * c.intermediate, c.hidden});
+    } else {
+      add(attention + "q_proj", {queries, c.hidden});
+      for (const char* name : {"k_proj", "v_proj"}) add(attention + name, {keys, c.hidden});
+      for (const char* name : {"mlp.gate_proj", "mlp.up_proj"}) add(layer + name, {c.intermediate, c.hidden});
+    }
     add(attention + "o_proj", {c.hidden, c.heads * c.head_dim});
     if (tiny.head_norms != HeadNorms::none) {
       const bool all = tiny.head_norms == HeadNorms::all;
       add(attention + "q_norm", {all ? c.heads * c.head_dim : c.head_dim});
       add(attention + "k_norm", {all ? c.kv_heads * c.head_dim : c.head_dim});
     }
-    for (const char* name : {"mlp.gate_proj", "mlp.up_proj"}) add(layer + name, {c.intermediate, c.hidden});
     add(layer + "mlp.down_proj", {c.hidden, c.intermediate});
   }
   format::SafetensorsWriter writer(files.path() / "model.safetensors", specs);
@@ -223,7 +239,9 @@ TEST_P(Families, LoadingTellsOfEachTensor) {
   (void)model::Model::load(Device::open("cpu"), files.path(), options);
   const auto folder = format::ModelFolder::open(files.path());
   EXPECT_TRUE(std::ranges::is_sorted(told));
-  EXPECT_EQ(std::set(told.begin(), told.end()).size(), folder.tensor_names().size());
+  // Of a layer's fused matrices, three parts more.
+  EXPECT_EQ(std::set(told.begin(), told.end()).size(),
+            folder.tensor_names().size() + (GetParam().fused ? 3 * 3 : 0));
   EXPECT_EQ(told.back(), folder.totals().bytes);
 }
 

@@ -117,6 +117,53 @@ TEST(FamilyConfigs, Olmo3) {
       "config.json: rope_theta: expected 6 as elsewhere, got 5");
 }
 
+TEST(FamilyConfigs, Phi3) {
+  const std::string phi3 = R"("model_type": "phi3", )";
+  EXPECT_EQ(windows(phi3 + R"("sliding_window": null)"), Windows(3, 0));
+  EXPECT_EQ(windows(phi3 + R"("sliding_window": 7)"), Windows(3, 7));
+  EXPECT_EQ(
+      refusal_of(
+          phi3 +
+          R"("sliding_window": 7, "layer_types": ["full_attention", "full_attention", "full_attention"])")
+          .find("config.json: layer_types[0]: "),
+      0u);
+  EXPECT_EQ(refusal_of(phi3 + R"("attention_chunk_size": 7)"),
+            "config.json: attention_chunk_size: expected none, got 7");
+  EXPECT_EQ(refusal_of(phi3 + R"("hidden_act": "gelu")").find("config.json: hidden_act: "), 0u);
+  for (const char* factor : {"0", "-0.5", "1.5", "0.05", "0.07", "0.45"})  // of 16: none, or an odd number
+    EXPECT_EQ(refusal_of(phi3 + R"("partial_rotary_factor": )" + factor)
+                  .find("config.json: partial_rotary_factor: expected a share of 16 that is even, got "),
+              0u)
+        << factor;
+  EXPECT_EQ(refusal_of(phi3 +
+                       R"("partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 0.75})"),
+            "config.json: partial_rotary_factor: expected 0.75 as elsewhere, got 0.5");
+  const auto longrope = [&](const std::string& fields, const std::string& factors = "[1, 2, 3, 4]") {
+    return phi3 +
+           R"("partial_rotary_factor": 0.5, "rope_scaling": {"short_factor": [1, 1, 1, 2], "long_factor": )" +
+           factors + fields;
+  };
+  for (const char* type : {"longrope", "su", "yarn"})
+    EXPECT_EQ(windows(longrope(std::string(R"(, "type": ")") + type + "\"}")), Windows(3, 0));
+  const std::string type = R"(, "rope_type": "longrope")";
+  EXPECT_EQ(refusal_of(longrope(type + "}", "[1, 2, 3]")),
+            "config.json: rope_scaling.long_factor: expected 4 factors, got 3");
+  EXPECT_EQ(refusal_of(longrope(type + "}", "[1, 2, 3, 0]")),
+            "config.json: rope_scaling.long_factor[3]: expected a positive number, got 0");
+  EXPECT_EQ(refusal_of(longrope(type + R"(, "factor": 0})")),
+            "config.json: rope_scaling.factor: expected a positive number, got 0");
+  EXPECT_EQ(refusal_of(longrope(type + R"(, "original_max_position_embeddings": 64})")),
+            "config.json: rope_scaling.original_max_position_embeddings: expected 4096 as beside the block, "
+            "got 64");
+  EXPECT_EQ(refusal_of(longrope(type + R"(}, "original_max_position_embeddings": 1)"))
+                .find("config.json: original_max_position_embeddings: "),
+            0u);
+  EXPECT_EQ(refusal_of(longrope(R"(, "type": "linear"})")),
+            "config.json: rope_scaling.type: expected \"default\" or \"longrope\", got \"linear\"");
+  EXPECT_EQ(refusal_of(phi3 + R"("rope_scaling": {"type": "longrope"})"),
+            "config.json: rope_scaling: expected a member \"short_factor\", got none");
+}
+
 model::RopeSettings rope_of(const std::string& block) {
   return model::read_rope(format::Json::parse(
       "{\"max_position_embeddings\": 400, \"rope_parameters\": " + block + "}", "config.json"));

@@ -41,10 +41,10 @@ ComputeGraph record(const char* settings) {
   const model::StepBlock step(device, {7, 2, 5});
   const Buffer logits = device.buffer(DType::f32, {5, config.vocab}).with_live_rows(step.live_outputs);
   CommandEncoder encoder = device.encoder();
-  const model::Forward forward{step, slots, cache, logits};
-  model::record_begin(encoder, forward, 256);
+  const model::Forward forward{step, slots, cache, logits, 256};
+  model::record_begin(encoder, forward);
   architecture->record(encoder, forward);
-  model::record_end(encoder, forward, 256);
+  model::record_end(encoder, forward);
   const Buffer best = device.buffer(DType::u32, {5});
   ops::argmax(encoder, {.input = device.buffer(DType::f32, {5, 40}), .output = best});
   ops::softcap(

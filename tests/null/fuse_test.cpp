@@ -484,7 +484,7 @@ struct Layer {
     const model::StepBlock step(device, {capacity, 1, capacity});
     const Buffer logits = device.buffer(DType::f32, {rows, config.vocab}).with_live_rows(step.live_outputs);
     CommandEncoder encoder = device.encoder();
-    for (uint32_t i = 0; i < times; ++i) architecture->record(encoder, {step, slots, cache, logits});
+    for (uint32_t i = 0; i < times; ++i) architecture->record(encoder, {step, slots, cache, logits, 64});
     ComputeGraph graph = encoder.finish();
     graph::expand(graph, graph::Mode::exact);
     return graph;

@@ -37,10 +37,10 @@ TEST(LayerMutation, EveryEdgeOfALayer) {
   const model::StepBlock step(device, {kRows, 1, kRows});
   const Buffer logits = device.buffer(DType::f32, {kRows, config.vocab}).with_live_rows(step.live_outputs);
   CommandEncoder encoder = device.encoder();
-  const model::Forward forward{step, slots, cache, logits};
-  record_begin(encoder, forward, 64);
+  const model::Forward forward{step, slots, cache, logits, 64};
+  record_begin(encoder, forward);
   architecture->record(encoder, forward);
-  record_end(encoder, forward, 64);
+  record_end(encoder, forward);
   const ComputeGraph graph = encoder.finish();
 
   // From position 0 in each run, so that all are the same.
