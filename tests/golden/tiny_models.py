@@ -193,8 +193,12 @@ def depends_on_length(name, length):
 
 
 def write_model(folder, name, seed):
+    return write_model_of(folder, config_of(name), seed)
+
+
+def write_model_of(folder, config, seed):
     """A folder with the model's config.json and float32 weights."""
-    config, rng, tensors = config_of(name), np.random.default_rng(seed), {}
+    rng, tensors = np.random.default_rng(seed), {}
     family = config["model_type"]
     gemma, olmo = family.startswith("gemma"), family.startswith("olmo")
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]

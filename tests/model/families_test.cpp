@@ -38,6 +38,7 @@ struct Tiny {
   HeadNorms head_norms = HeadNorms::none;
   const char* gate = "rms_norm+matmul*2+silu_mul";  ///< what is fused
   std::vector<const char*> biases = {};             ///< of a layer
+  const char* attention = nullptr;                  ///< what else is fused
   bool fused = false;  ///< queries, keys and values are one matrix, gate and up another
 };
 
@@ -65,7 +66,8 @@ const Tiny kFamilies[] = {
      {"input_layernorm", "post_attention_layernorm"},
      HeadNorms::none,
      "rms_norm+matmul*2+silu_mul",
-     {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"}},
+     {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"},
+     "rms_norm+matmul+add_bias+matmul+add_bias+matmul+add_bias+rope*2+kv_write"},
     {"mistral",
      R"("model_type": "mistral", "sliding_window": 10)",
      {"input_layernorm", "post_attention_layernorm"}},
@@ -91,6 +93,7 @@ const Tiny kFamilies[] = {
      HeadNorms::none,
      "rms_norm+matmul*2+silu_mul",
      {},
+     "rms_norm+matmul*3+rope*2+kv_write",
      true},
     {"smollm3",
      R"("model_type": "smollm3", "no_rope_layer_interval": 2)",
@@ -192,9 +195,8 @@ TEST_P(Families, TheGateIsFusedWithItsProducts) {
   if (!device.composes) GTEST_SKIP() << "kernels are not composed there";
   options.capacities = {device.most_fused_rows, device.most_fused_rows + 1};
   const ModelRunner runner(model, options);
-  const std::string wanted = GetParam().gate;
   std::string titles;
-  const auto fused = [&](size_t member) {
+  const auto fused = [&](size_t member, std::string_view wanted) {
     const backend::PlanData& plan = runner.program(member).plan().data();
     titles.clear();
     for (const backend::PlanCommand& command : plan.commands) titles += backend::title(plan, command) + '\n';
@@ -202,8 +204,11 @@ TEST_P(Families, TheGateIsFusedWithItsProducts) {
     for (size_t at = titles.find(wanted); at != titles.npos; at = titles.find(wanted, at + 1)) ++count;
     return count;
   };
-  EXPECT_EQ(fused(0), 3u) << titles;
-  EXPECT_EQ(fused(1), 0u) << titles;
+  EXPECT_EQ(fused(0, GetParam().gate), 3u) << titles;
+  EXPECT_EQ(fused(1, GetParam().gate), 0u) << titles;
+  if (GetParam().attention != nullptr) {
+    EXPECT_EQ(fused(0, GetParam().attention), 3u) << titles;
+  }
   ASSERT_FALSE(runner.report(1).misses.empty());
   EXPECT_NE(runner.report(1).misses.front().find("it has 9 rows, and groups at most 8 here"),
             std::string::npos)

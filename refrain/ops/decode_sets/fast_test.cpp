@@ -345,6 +345,20 @@ TEST(Fast, Attention) {
   EXPECT_EQ(accepted, 18u) << "one for each shape and window";
 }
 
+TEST(Fast, AttentionWithACapIsLeftToTheExactKernels) {
+  const auto kernels = fast_kernels(attention_schema);
+  SKIP_WITHOUT(kernels);
+  for (const auto& shape : kAttentionShapes) {
+    const AttentionRows all({65, 1300}, {{0, 64}}, shape, 0);
+    const Array<float> output(all.query.size());
+    Call call = all.call(output, 0, 1);
+    AttentionConstants constants = call.op_call().constants_as<AttentionConstants>();
+    constants.softcap = 50;
+    call.constants(constants);
+    for (const backend::Kernel* kernel : kernels) EXPECT_FALSE(call.accepted_by(*kernel)) << kernel->name;
+  }
+}
+
 // Runs of positions over the edges of chunks, pages and strands, runs of one row, rows of one slot that are far apart, idle
 // rows and refused ones, some of them within a run: in groups that are full and in one that is not.
 TEST(Fast, AttentionOfManyRowsHasTheBitsOfFew) {
