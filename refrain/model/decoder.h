@@ -34,8 +34,8 @@ struct DecoderOptions {
 
 class Decoder : public Architecture {
  public:
-  /// Weights have the names of transformers' LlamaForCausalLM, those of norms where there are others Gemma's. Throws
-  /// FileError.
+  /// Weights have the names of transformers' LlamaForCausalLM; of norms behind, Gemma's; of matrices stored as one,
+  /// Phi-3's. Throws FileError.
   Decoder(WeightLoader& loader, DecoderOptions options);
   void record(CommandEncoder& encoder, const Forward& forward) const final;
 

@@ -27,7 +27,7 @@ struct Settings {
     const uint32_t period = json.u32_or("sliding_window_pattern", 6, 1);  // of older files
     read_windows(json, common, [&](uint32_t layer) { return (layer + 1) % period != 0; });
     // A block for each type of layer; older files have base frequencies, and a scaling for full attention.
-    decoder.rope = read_rope(json, {find_rope_of(json, "full_attention"), find_block(json, "rope_scaling")},
+    decoder.rope = read_rope(json, {find_rope_of(json, "full_attention"), find_full_scaling(json)},
                              json.find("rope_theta"), 1e6);
     decoder.window_rope =
         read_rope(json, {find_rope_of(json, "sliding_attention")}, json.find("rope_local_base_freq"), 1e4);

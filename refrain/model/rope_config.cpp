@@ -246,6 +246,14 @@ std::optional<Json> find_rope_of(const Json& config, std::string_view layer_type
   return find_block(*blocks, layer_type);
 }
 
+std::optional<Json> find_full_scaling(const Json& config) {
+  auto block = find_block(config, "rope_scaling");
+  const auto type = block ? block->find("type") : std::nullopt;
+  if (type && type->as_string() != "default" && !block->has("rope_type"))
+    type->fail(fmt::format("expected \"rope_type\" in its place, got {}", type->describe()));
+  return block;
+}
+
 std::vector<float> rope_frequencies(const RopeSettings& rope, uint32_t dim, bool longer) {
   std::vector<float> frequencies(dim / 2);
   const std::vector<double> shares =

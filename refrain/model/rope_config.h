@@ -42,6 +42,9 @@ RopeSettings read_longrope(const format::Json& config, uint32_t dim, uint32_t or
 uint32_t read_rotary_dim(const format::Json& config, uint32_t head_dim);
 /// The block of a type of layers in `rope_parameters`, which then holds "full_attention" and "sliding_attention" alone.
 std::optional<format::Json> find_rope_of(const format::Json& config, std::string_view layer_type);
+/// `rope_scaling` of such a family, which older files have for full attention. Throws FileError where it names its type as
+/// files older than that do, since transformers then overlooks it.
+std::optional<format::Json> find_full_scaling(const format::Json& config);
 
 /// theta^(-2 i / dim) in float32, [dim / 2], scaled as "linear" divides them, "llama3" bends them (Llama 3.1: long
 /// waves are divided, short ones stay, those between are mixed) and "yarn" does by how often a pair turns, and "longrope" pair by

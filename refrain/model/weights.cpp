@@ -58,7 +58,9 @@ Weight WeightLoader::matrix_rows(const std::string& module, uint32_t rows, uint3
   for (TensorSegment& part : source.segments) {
     const size_t row_bytes = part.bytes.size() / rows;
     part.bytes = part.bytes.subspan(first * row_bytes, count * row_bytes);
-    part.shape = Shape{count, part.shape[1]};
+    std::vector<int64_t> dims(part.shape.dims().begin(), part.shape.dims().end());
+    dims[0] = count;
+    part.shape = Shape(dims);
   }
   source.shape = Shape{count, columns};
   return pack(source, uses);

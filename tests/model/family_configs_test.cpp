@@ -164,6 +164,20 @@ TEST(FamilyConfigs, Phi3) {
             "config.json: rope_scaling: expected a member \"short_factor\", got none");
 }
 
+TEST(FamilyConfigs, ATypeThatTransformersOverlooksIsRefused) {
+  for (const std::string family :
+       {R"("model_type": "olmo3", )", R"("model_type": "gemma3_text", "sliding_window": 7, )"}) {
+    const auto scaling = [&](const std::string& type) {
+      return family + R"("rope_scaling": {"factor": 2, )" + type + "}";
+    };
+    EXPECT_EQ(refusal_of(scaling(R"("type": "linear")")),
+              "config.json: rope_scaling.type: expected \"rope_type\" in its place, got \"linear\"");
+    for (const char* type :
+         {R"("rope_type": "linear")", R"("rope_type": "linear", "type": "linear")", R"("type": "default")"})
+      EXPECT_EQ(refusal_of(scaling(type)), "nothing was thrown") << type;
+  }
+}
+
 model::RopeSettings rope_of(const std::string& block) {
   return model::read_rope(format::Json::parse(
       "{\"max_position_embeddings\": 400, \"rope_parameters\": " + block + "}", "config.json"));
