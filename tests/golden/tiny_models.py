@@ -147,6 +147,7 @@ MODELS = {
         "tie_word_embeddings": True,
     }
     | THETA,
+    "ministral": {"model_type": "ministral", "sliding_window": 40, "layer_types": ODD_LAYERS} | THETA,
     "mistral-window": {"model_type": "mistral", "sliding_window": 40} | THETA,
     "mistral": {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": 6, "head_dim": 18} | THETA,
     "olmo2": {"model_type": "olmo2"} | THETA,

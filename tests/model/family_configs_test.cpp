@@ -79,6 +79,18 @@ TEST(FamilyConfigs, Qwen2) {
   EXPECT_EQ(refusal_of(qwen2 + R"("hidden_act": "gelu")").find("config.json: hidden_act: "), 0u);
 }
 
+TEST(FamilyConfigs, Ministral) {
+  const std::string ministral = R"("model_type": "ministral", )";
+  const std::string types = R"("layer_types": ["full_attention", "sliding_attention", "full_attention"], )";
+  EXPECT_EQ(windows(ministral + R"("pad_token_id": 1)"), Windows(3, 4096));
+  EXPECT_EQ(windows(ministral + R"("sliding_window": 7)"), Windows(3, 7));
+  EXPECT_EQ(windows(ministral + R"("sliding_window": null)"), Windows(3, 0));
+  EXPECT_EQ(windows(ministral + types + R"("sliding_window": 7)"), (Windows{0, 7, 0}));
+  EXPECT_EQ(refusal_of(ministral + types + R"("sliding_window": null)"),
+            "config.json: sliding_window: expected an integer, got null");
+  EXPECT_EQ(refusal_of(ministral + R"("hidden_act": "gelu")").find("config.json: hidden_act: "), 0u);
+}
+
 TEST(FamilyConfigs, Granite) {
   const std::string granite = R"("model_type": "granite", )";
   EXPECT_EQ(windows(granite + R"("pad_token_id": 1)"), Windows(3, 0));
