@@ -120,7 +120,7 @@ Value linear(const Value& x, const Linear& w) {
   return sum;
 }
 
-Value rope(const Value& x, const RopeWeights& weights) {
+Value rope(const Value& x, const RopeWeights& weights, const RopeGrowth& growth) {
   Value y = x.like(x.width()).heads(static_cast<uint32_t>(x.temp().shape()[1]));
   const Forward& forward = x.pass().forward();
   const bool longer = weights.longer_frequencies && forward.context_tokens > weights.original_context_tokens;
@@ -128,7 +128,9 @@ Value rope(const Value& x, const RopeWeights& weights) {
                                  .rows = forward.step.rows,
                                  .frequencies = longer ? weights.longer_frequencies : weights.frequencies,
                                  .output = y.temp(),
-                                 .scale = weights.scale});
+                                 .scale = weights.scale,
+                                 .growth = growth.rate,
+                                 .period = growth.period});
   return y;
 }
 
@@ -145,7 +147,7 @@ Value attention(const Value& x, const AttentionWeights& w, const AttentionOption
   k = heads_of(k, w.k_norm);
   v = v.heads(state.kv_heads);
   if (options.rope.frequencies) {
-    q = rope(q, options.rope);
+    q = rope(q, options.rope, options.query_growth);
     k = rope(k, options.rope);
   }
   const Value mixed = x.pass().attend(options.layer, q, k, v, options.scale, options.cap);

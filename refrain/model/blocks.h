@@ -86,7 +86,12 @@ struct RopeWeights {
   uint32_t original_context_tokens = 0;
   Weight longer_frequencies;
 };
-Value rope(const Value& x, const RopeWeights& weights);
+/// How what is rotated grows with the position: by 1 + rate ln(1 + floor(position / period)).
+struct RopeGrowth {
+  float rate = 0;
+  uint32_t period = 0;
+};
+Value rope(const Value& x, const RopeWeights& weights, const RopeGrowth& growth = {});
 
 struct AttentionWeights {
   Linear q, k, v;         ///< [heads * head_dim, hidden], [kv_heads * head_dim, hidden] twice
@@ -97,6 +102,7 @@ struct AttentionWeights {
 struct AttentionOptions {
   uint32_t layer = 0;
   const RopeWeights& rope;
+  RopeGrowth query_growth = {};
   float scale = 1;  ///< of scores
   float cap = 0;    ///< of scores; 0: none
 };

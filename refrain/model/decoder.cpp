@@ -52,6 +52,7 @@ void Decoder::record(CommandEncoder& encoder, const Forward& forward) const {
                                .rope = !turns   ? no_rope_
                                        : window ? window_rope_
                                                 : rope_,
+                               .query_growth = o.query_growth,
                                .scale = score_scale,
                                .cap = o.score_cap};
     x = x + normed(attention(normed(x, w.attention_norm), w.attention, how), w.attention_end_norm);

@@ -17,6 +17,7 @@ struct DecoderOptions {
   RopeSettings rope = {};
   std::optional<RopeSettings> window_rope = {};  ///< of layers that attend to a window, where it is another
   std::vector<bool> without_rope = {};           ///< of each layer; empty: none is
+  RopeGrowth query_growth = {};
   Norms norms = Norms::before;
   float norms_plus = 0;  ///< norms of the residual stream scale by so much more than is stored
   HeadNorms head_norms = HeadNorms::none;

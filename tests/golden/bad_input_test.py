@@ -305,8 +305,8 @@ def test_dimensions_past_the_greatest(broken, refuses, field):
         ({"model_type": "llama"}, ["architectures", "LlamaForCausalLM", "Qwen3ForCausalLM"]),
         (
             {"model_type": "gemma3"},
-            ["model_type", "gemma2, gemma3_text, granite, llama, ministral, mistral, olmo2, olmo3, phi3, qwen2, "
-             "qwen3, smollm3"],
+            ["model_type", "gemma2, gemma3_text, granite, llama, ministral, ministral3, mistral, olmo2, olmo3, "
+             "phi3, qwen2, qwen3, smollm3"],
         ),
         ({"architectures": ["Qwen3ForSequenceClassification"]}, ["architectures", "Qwen3ForCausalLM"]),
         ({"model_type": None}, ["model_type"]),

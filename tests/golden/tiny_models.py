@@ -148,6 +148,7 @@ MODELS = {
     }
     | THETA,
     "ministral": {"model_type": "ministral", "sliding_window": 40, "layer_types": ODD_LAYERS} | THETA,
+    "ministral3": {"model_type": "ministral3", "rope_parameters": YARN | {"llama_4_scaling_beta": 0.3}},
     "mistral-window": {"model_type": "mistral", "sliding_window": 40} | THETA,
     "mistral": {"model_type": "mistral", "sliding_window": None, "num_key_value_heads": 6, "head_dim": 18} | THETA,
     "olmo2": {"model_type": "olmo2"} | THETA,

@@ -12,11 +12,11 @@ namespace {
 using Windows = std::vector<uint32_t>;
 
 /// A configuration of three layers.
-model::Config read(const std::string& fields) {
+model::Config read(const std::string& fields, const std::string& head_dim = R"("head_dim": 16, )") {
   constexpr const char* kSizes = R"({"num_hidden_layers": 3, "hidden_size": 64, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 96, "vocab_size": 1500,
+    "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 1500,
     "max_position_embeddings": 256, "rms_norm_eps": 1e-6, )";
-  return model::read_config(format::Json::parse(kSizes + fields + "}", "config.json"));
+  return model::read_config(format::Json::parse(kSizes + head_dim + fields + "}", "config.json"));
 }
 
 /// Of each layer; 0: none.
@@ -89,6 +89,30 @@ TEST(FamilyConfigs, Ministral) {
   EXPECT_EQ(refusal_of(ministral + types + R"("sliding_window": null)"),
             "config.json: sliding_window: expected an integer, got null");
   EXPECT_EQ(refusal_of(ministral + R"("hidden_act": "gelu")").find("config.json: hidden_act: "), 0u);
+}
+
+TEST(FamilyConfigs, Ministral3) {
+  const std::string ministral3 = R"("model_type": "ministral3", )";
+  const std::string rope =
+      R"("rope_parameters": {"original_max_position_embeddings": 20, "llama_4_scaling_beta": 0.1})";
+  EXPECT_EQ(windows(ministral3 + rope), Windows(3, 0));
+  for (const auto& [head_dim, expected] : {std::pair{R"("head_dim": null, )", 16u}, {"", 128u}})
+    EXPECT_EQ(std::get<model::KvState>(read(ministral3 + rope, head_dim).state[0]).head_dim, expected);
+  EXPECT_EQ(windows(ministral3 + rope + R"(, "sliding_window": 7)"), Windows(3, 7));
+  EXPECT_EQ(
+      refusal_of(
+          ministral3 + rope +
+          R"(, "sliding_window": 7, "layer_types": ["full_attention", "full_attention", "full_attention"])")
+          .find("config.json: layer_types[0]: "),
+      0u);
+  EXPECT_EQ(refusal_of(ministral3 + rope + R"(, "hidden_act": "gelu")").find("config.json: hidden_act: "),
+            0u);
+  EXPECT_EQ(refusal_of(ministral3 + R"("rope_theta": 7)"),
+            "config.json: expected a member \"rope_parameters\", got none");
+  EXPECT_EQ(refusal_of(ministral3 + R"("rope_scaling": {"original_max_position_embeddings": 20})"),
+            "config.json: rope_scaling: expected a member \"llama_4_scaling_beta\", got none");
+  EXPECT_EQ(refusal_of(ministral3 + R"("rope_parameters": {"llama_4_scaling_beta": 0.1})"),
+            "config.json: rope_parameters: expected a member \"original_max_position_embeddings\", got none");
 }
 
 TEST(FamilyConfigs, Granite) {

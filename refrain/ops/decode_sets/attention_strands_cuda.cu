@@ -494,7 +494,7 @@ bool takes(const SetCall& call, std::span<const uint32_t> places) {
         return false;
     } else if (places[m] == kQueryRope || places[m] == kKeyRope) {
       const auto& c = member.constants_as<RopeConstants>();
-      if (c.interleaved != 0 || c.scale != 1 || 2 * c.pairs != c.head_dim ||
+      if (c.interleaved != 0 || c.scale != 1 || c.growth != 0 || 2 * c.pairs != c.head_dim ||
           member.args[2].layout->name != "vector_f32")
         return false;
     } else if (places[m] == kQueryNorm || places[m] == kKeyNorm) {

@@ -39,8 +39,10 @@ void check(const backend::OpCall& call) {
          to_string(frequencies));
   }
   expect_shape(call, kOutput, input);
-  if (const float scale = call.constants_as<RopeConstants>().scale; !std::isfinite(scale))
-    fail(call, "scale", "a finite number", std::to_string(scale));
+  const auto& c = call.constants_as<RopeConstants>();
+  if (!std::isfinite(c.scale)) fail(call, "scale", "a finite number", std::to_string(c.scale));
+  if (!std::isfinite(c.growth)) fail(call, "growth", "a finite number", std::to_string(c.growth));
+  if (c.growth != 0 && c.period == 0) fail(call, "period", "1 or more with growth", "0");
 }
 
 void complete(const backend::OpCall& call, RopeConstants& c) {
@@ -81,7 +83,10 @@ constinit const backend::OpSchema rope_schema = {
 void rope(CommandEncoder& encoder, const Rope& args) {
   const Operand operands[] = {args.input, args.rows, args.frequencies, args.output};
   dispatch(encoder, rope_schema, operands,
-           RopeConstants{.interleaved = args.interleaved ? 1u : 0u, .scale = args.scale});
+           RopeConstants{.interleaved = args.interleaved ? 1u : 0u,
+                         .scale = args.scale,
+                         .growth = args.growth,
+                         .period = args.period});
 }
 
 backend::Launch rope_launch(const backend::OpCall& call, const backend::DeviceInfo&) {
@@ -101,11 +106,12 @@ void rope_angles(const backend::TileArgs& args, uint32_t row_begin, uint32_t row
   float* cosines = reinterpret_cast<float*>(args.scratch);
   for (size_t r = row_begin; r < row_end; ++r) {
     const float position = static_cast<float>(rows[r].position);
+    const float scale = c.scale_at(rows[r].position);
     float* sines = cosines + c.pairs;
     for (size_t i = 0; i < c.pairs; ++i) {
       const float angle = position * frequencies[i];
-      cosines[i] = std::cos(angle) * c.scale;
-      sines[i] = std::sin(angle) * c.scale;
+      cosines[i] = std::cos(angle) * scale;
+      sines[i] = std::sin(angle) * scale;
     }
     cosines = sines + c.pairs;
   }

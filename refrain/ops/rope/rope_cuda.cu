@@ -17,7 +17,9 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
   const Running run(p.state);
   const RopeConstants& c = p.constants;
   if (blockIdx.x >= run.rows) return;
-  const auto position = static_cast<float>(p.arg<const StepRow>(1)[blockIdx.x].position);
+  const uint32_t place = p.arg<const StepRow>(1)[blockIdx.x].position;
+  const auto position = static_cast<float>(place);
+  const float scale = c.scale_at(place);
   const float* frequencies = p.arg<const float>(2);
   const size_t row = size_t{blockIdx.x} * c.heads * c.head_dim;
   const float* input = p.arg<const float>(0) + row;
@@ -27,8 +29,8 @@ __global__ void __launch_bounds__(kThreads) rope_kernel(const __grid_constant__ 
   for (uint32_t i = threadIdx.x; i < c.pairs; i += kThreads) {
     double exact_sine, exact_cosine;
     sincos(static_cast<double>(position * frequencies[i]), &exact_sine, &exact_cosine);
-    const float sine = static_cast<float>(exact_sine) * c.scale,
-                cosine = static_cast<float>(exact_cosine) * c.scale;
+    const float sine = static_cast<float>(exact_sine) * scale,
+                cosine = static_cast<float>(exact_cosine) * scale;
     for (size_t at = size_t{i} * stride; at < size_t{c.heads} * c.head_dim; at += c.head_dim) {
       const float x = input[at], y = input[at + partner];
       output[at] = x * cosine - y * sine;

@@ -22,8 +22,12 @@ void rope_reference(const backend::TileArgs& args) {
         const size_t a = c.interleaved != 0 ? 2 * i : i;
         const size_t b = c.interleaved != 0 ? 2 * i + 1 : i + c.pairs;
         const float angle = static_cast<float>(rows[r].position) * frequencies[i];
-        const double cosine = std::cos(static_cast<double>(angle)) * static_cast<double>(c.scale);
-        const double sine = std::sin(static_cast<double>(angle)) * static_cast<double>(c.scale);
+        double scale = static_cast<double>(c.scale);
+        if (c.growth != 0)
+          scale *= 1 + static_cast<double>(c.growth) *
+                           std::log(1 + std::floor(rows[r].position / static_cast<double>(c.period)));
+        const double cosine = std::cos(static_cast<double>(angle)) * scale;
+        const double sine = std::sin(static_cast<double>(angle)) * scale;
         const double x = head[a];
         const double y = head[b];
         head[a] = x * cosine - y * sine;

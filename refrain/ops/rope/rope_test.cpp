@@ -14,11 +14,13 @@ std::vector<const backend::Kernel*> kernels() { return kernels_of(rope_schema); 
 struct Case {
   uint32_t rows, heads, head_dim, pairs;
   bool interleaved;
-  float scale = 1;
+  float scale = 1, growth = 0;
 
   Shape shape() const { return {rows, heads, head_dim}; }
   size_t elements() const { return size_t{rows} * heads * head_dim; }
-  RopeConstants constants() const { return {.interleaved = interleaved ? 1u : 0u, .scale = scale}; }
+  RopeConstants constants() const {
+    return {.interleaved = interleaved ? 1u : 0u, .scale = scale, .growth = growth, .period = 90};
+  }
 };
 
 struct Data {
@@ -49,12 +51,27 @@ struct Data {
   PackedWeight frequencies;
 };
 
-const Case kCases[] = {
-    {1, 1, 2, 1, false},      {1, 1, 2, 1, true},          {3, 2, 8, 4, false},       {3, 2, 8, 4, true},
-    {5, 3, 14, 7, false},     {5, 3, 14, 7, true},         {4, 2, 64, 32, false},     {70, 4, 128, 64, false},
-    {70, 4, 128, 64, true},   {9, 2, 34, 17, false},       {9, 2, 34, 17, true},      {6, 2, 80, 16, false},
-    {6, 2, 80, 16, true},     {4, 5, 33, 9, false},        {4, 5, 33, 9, true},       {65, 16, 96, 48, false},
-    {130, 16, 64, 32, false}, {5, 3, 64, 32, false, 1.3f}, {6, 2, 80, 16, true, 0.7f}};
+const Case kCases[] = {{1, 1, 2, 1, false},
+                       {1, 1, 2, 1, true},
+                       {3, 2, 8, 4, false},
+                       {3, 2, 8, 4, true},
+                       {5, 3, 14, 7, false},
+                       {5, 3, 14, 7, true},
+                       {4, 2, 64, 32, false},
+                       {70, 4, 128, 64, false},
+                       {70, 4, 128, 64, true},
+                       {9, 2, 34, 17, false},
+                       {9, 2, 34, 17, true},
+                       {6, 2, 80, 16, false},
+                       {6, 2, 80, 16, true},
+                       {4, 5, 33, 9, false},
+                       {4, 5, 33, 9, true},
+                       {65, 16, 96, 48, false},
+                       {130, 16, 64, 32, false},
+                       {5, 3, 64, 32, false, 1.3f},
+                       {6, 2, 80, 16, true, 0.7f},
+                       {70, 3, 64, 32, false, 1, 0.1f},
+                       {6, 2, 80, 16, true, 1.2f, -0.3f}};
 
 TEST(Rope, EveryKernelIsCloseToTheReference) {
   for (const Case& c : kCases) {
@@ -73,8 +90,10 @@ TEST(Rope, EveryKernelIsCloseToTheReference) {
         for (size_t d = 0; d < c.head_dim; ++d) {
           largest = std::max(largest, std::abs(static_cast<double>(data.input[head + d])));
         }
-        const double units = c.scale == 1 ? 1 : 1.25;
-        return (units * 0x1p-22 + kUnitRoundoff) * 2 * static_cast<double>(c.scale) * largest;
+        const uint32_t row = static_cast<uint32_t>(head / c.head_dim / c.heads);
+        const double scale = std::abs(static_cast<double>(c.constants().scale_at(data.rows[row].position)));
+        const double units = c.scale == 1 && c.growth == 0 ? 1 : 1.5;
+        return (units * 0x1p-22 + kUnitRoundoff) * 2 * scale * largest;
       });
       EXPECT_LE(worst, 0) << kernel->name << ' ' << to_string(c.shape());
       for (size_t i = 0; i < c.elements(); ++i) {
@@ -164,6 +183,12 @@ TEST(Rope, CheckNamesWhatIsWrong) {
   EXPECT_NE(error_with([](Call& call) { call.info(1).shape = {3, 4}; }), "");
   EXPECT_NE(error_with([](Call& call) { call.info(1).dtype = DType::i32; }), "");
   EXPECT_NE(error_with([](Call& call) { call.info(3).bound = false; }), "");
+  EXPECT_EQ(error_with([](Call& call) { call.constants(RopeConstants{.scale = INFINITY}); }),
+            "[rope] scale: expected a finite number, got inf");
+  EXPECT_EQ(error_with([](Call& call) { call.constants(RopeConstants{.growth = NAN, .period = 1}); }),
+            "[rope] growth: expected a finite number, got nan");
+  EXPECT_EQ(error_with([](Call& call) { call.constants(RopeConstants{.growth = 0.1f}); }),
+            "[rope] period: expected 1 or more with growth, got 0");
   const PackedWeight wide = Data::values({1, 1, 18, 9, false});
   Call call(rope_schema);
   call.tensor(c.shape(), data.input).tensor(DType::u32, {4, 4}, data.rows.data()).weight(wide);
