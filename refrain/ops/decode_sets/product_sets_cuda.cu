@@ -116,8 +116,8 @@ constexpr uint32_t most_ring_loads(Ending ending) { return ending == Ending::add
 /// How a command of few rows is launched.
 struct Division {
   uint32_t warps = 0;
-  uint32_t loads = 0;  ///< of a thread, in which it takes its part of a row
-  uint32_t units = 0;  ///< of a warp, in registers; 0: through a ring
+  uint32_t loads = 0;    ///< of a thread, in which it takes its part of a row
+  uint32_t units = 0;    ///< of a warp, in registers; 0: through a ring
   bool several = false;  ///< rows
 };
 
