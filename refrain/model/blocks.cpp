@@ -245,8 +245,11 @@ Weight load_norm(WeightLoader& loader, const std::string& module, const DecoderS
 }
 
 RopeWeights load_rope(WeightLoader& loader, const RopeSettings& rope, const DecoderSizes& sizes) {
+  RopeSettings known = rope;
+  if (known.original_context_tokens == 0 && known.needs_original())
+    known.original_context_tokens = sizes.context_tokens;
   const auto frequencies = [&](bool longer) {
-    return loader.computed("rope frequencies", rope_frequencies(rope, sizes.rotary_dim, longer));
+    return loader.computed("rope frequencies", rope_frequencies(known, sizes.rotary_dim, longer));
   };
   RopeWeights weights;
   weights.frequencies = frequencies(false);

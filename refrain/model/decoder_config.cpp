@@ -20,6 +20,16 @@ constexpr uint32_t kMaxContext = 1u << 28;
 
 constexpr std::string_view kKvHeads = "num_key_value_heads";
 
+/// An integer in [1, most]. Null is none.
+uint32_t read_size(const Json& json, std::string_view key, uint32_t fallback, uint32_t most) {
+  return fallback != 0 && !says(json, key) ? fallback : json.u32(key, 1, most);
+}
+
+double read_eps(const Json& json, double fallback) {
+  constexpr std::string_view kKey = "rms_norm_eps";
+  return fallback != 0 && !says(json, kKey) ? fallback : json.f64(kKey);
+}
+
 uint32_t read_kv_heads(const Json& json, uint32_t heads, uint32_t fallback) {
   const bool absent = !says(json, kKvHeads);
   const uint32_t kv_heads = json.u32_or(kKvHeads, absent && fallback != 0 ? fallback : heads, 1, kMaxHeads);
@@ -44,17 +54,17 @@ std::optional<Json> find_block(const Json& config, std::string_view key) {
 }
 
 DecoderSizes::DecoderSizes(const Json& json, const DecoderDefaults& defaults)
-    : layers(json.u32("num_hidden_layers", 1, kMaxLayers)),
-      hidden(json.u32("hidden_size", 1, kMaxWidth)),
-      heads(json.u32("num_attention_heads", 1, kMaxHeads)),
+    : layers(read_size(json, "num_hidden_layers", defaults.layers, kMaxLayers)),
+      hidden(read_size(json, "hidden_size", defaults.hidden, kMaxWidth)),
+      heads(read_size(json, "num_attention_heads", defaults.heads, kMaxHeads)),
       kv_heads(read_kv_heads(json, heads, defaults.kv_heads)),
       head_dim(json.u32_or("head_dim", defaults.head_dim != 0 ? defaults.head_dim : hidden / heads, 1,
                            kMaxHeadDim)),
       rotary_dim(head_dim),
-      intermediate(json.u32("intermediate_size", 1, kMaxWidth)),
-      vocab(json.u32("vocab_size", 1, kMaxVocab)),
-      context_tokens(json.u32("max_position_embeddings", 1, kMaxContext)),
-      rms_norm_eps(static_cast<float>(json.f64("rms_norm_eps"))),
+      intermediate(read_size(json, "intermediate_size", defaults.intermediate, kMaxWidth)),
+      vocab(read_size(json, "vocab_size", defaults.vocab, kMaxVocab)),
+      context_tokens(read_size(json, "max_position_embeddings", defaults.context_tokens, kMaxContext)),
+      rms_norm_eps(static_cast<float>(read_eps(json, defaults.rms_norm_eps))),
       tied_embeddings(json.boolean_or("tie_word_embeddings", defaults.tied)) {
   if (head_dim % 2 != 0 || head_dim == 0) {
     json.fail(fmt::format("head_dim: expected an even number, got {}", head_dim));

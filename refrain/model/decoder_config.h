@@ -14,8 +14,10 @@
 
 namespace refrain::model {
 
-/// What a family takes where the file says nothing.
+/// What a family takes where the file has no such field. 0: it has to be there.
 struct DecoderDefaults {
+  uint32_t layers = 0, hidden = 0, heads = 0, intermediate = 0, vocab = 0, context_tokens = 0;
+  double rms_norm_eps = 0;
   uint32_t head_dim = 0;  ///< 0: hidden / heads
   uint32_t kv_heads = 0;  ///< 0: as many as heads, which null stands for in any family
   bool tied = false;

@@ -50,6 +50,9 @@ const Family& family_of(const Json& config) {
   if (const auto file = config.find("model_file")) {
     file->fail("the model brings its own Python code, which is never run");
   }
+  if (const auto file = config.find("transformers_weights")) {
+    file->fail(fmt::format("expected the weights in model*.safetensors, got {}", file->describe()));
+  }
   // Another class over the same layers: a classifier, say, whose head is not that of a language model.
   if (const auto classes = config.find("architectures")) {
     const std::vector<Json> names = classes->items();

@@ -8,9 +8,20 @@
 namespace refrain::model {
 namespace {
 
+constexpr DecoderDefaults kDefaults = {.layers = 26,
+                                       .hidden = 2304,
+                                       .heads = 8,
+                                       .intermediate = 9216,
+                                       .vocab = 256000,
+                                       .context_tokens = 8192,
+                                       .rms_norm_eps = 1e-6,
+                                       .head_dim = 256,
+                                       .kv_heads = 4,
+                                       .tied = true};
+
 struct Settings {
   explicit Settings(const format::Json& json)
-      : decoder{.sizes = DecoderSizes(json, {.head_dim = 256, .kv_heads = 4, .tied = true}),
+      : decoder{.sizes = DecoderSizes(json, kDefaults),
                 .rope = read_rope(json),
                 .norms = Norms::around,
                 .norms_plus = 1,

@@ -8,9 +8,20 @@
 namespace refrain::model {
 namespace {
 
+constexpr DecoderDefaults kDefaults = {.layers = 26,
+                                       .hidden = 2304,
+                                       .heads = 8,
+                                       .intermediate = 9216,
+                                       .vocab = 262208,
+                                       .context_tokens = 131072,
+                                       .rms_norm_eps = 1e-6,
+                                       .head_dim = 256,
+                                       .kv_heads = 4,
+                                       .tied = true};
+
 struct Settings {
   explicit Settings(const format::Json& json)
-      : decoder{.sizes = DecoderSizes(json, {.head_dim = 256, .kv_heads = 4, .tied = true}),
+      : decoder{.sizes = DecoderSizes(json, kDefaults),
                 .norms = Norms::around,
                 .norms_plus = 1,
                 .head_norms = HeadNorms::one_plus_weight,
@@ -23,9 +34,10 @@ struct Settings {
     for (const char* key : {"attn_logit_softcapping", "final_logit_softcapping"}) expect_absent(json, key);
     decoder.score_scale = static_cast<float>(1 / std::sqrt(json.u32_or("query_pre_attn_scalar", 256, 1)));
 
-    json.u32("sliding_window", 1);                                        // has to be there, needed or not
+    if (says(json, "sliding_window")) json.u32("sliding_window", 1);      // null is none, needed or not
     const uint32_t period = json.u32_or("sliding_window_pattern", 6, 1);  // of older files
-    read_windows(json, common, [&](uint32_t layer) { return (layer + 1) % period != 0; });
+    read_windows(
+        json, common, [&](uint32_t layer) { return (layer + 1) % period != 0; }, 4096);
     // A block for each type of layer; older files have base frequencies, and a scaling for full attention.
     decoder.rope = read_rope(json, {find_rope_of(json, "full_attention"), find_full_scaling(json)},
                              json.find("rope_theta"), 1e6);

@@ -7,9 +7,17 @@
 namespace refrain::model {
 namespace {
 
+constexpr DecoderDefaults kDefaults = {.layers = 32,
+                                       .hidden = 4096,
+                                       .heads = 32,
+                                       .intermediate = 11008,
+                                       .vocab = 32000,
+                                       .context_tokens = 2048,
+                                       .rms_norm_eps = 1e-6};
+
 struct Settings {
   explicit Settings(const format::Json& json)
-      : decoder{.sizes = DecoderSizes(json),
+      : decoder{.sizes = DecoderSizes(json, kDefaults),
                 .rope = read_rope(json),
                 .attention_biases = json.boolean_or("attention_bias", false) ? Biases::all : Biases::none,
                 .mlp_biases = json.boolean_or("mlp_bias", false),

@@ -6,10 +6,18 @@
 namespace refrain::model {
 namespace {
 
+constexpr DecoderDefaults kDefaults = {.layers = 32,
+                                       .hidden = 4096,
+                                       .heads = 32,
+                                       .intermediate = 11008,
+                                       .vocab = 32000,
+                                       .context_tokens = 2048,
+                                       .rms_norm_eps = 1e-6};
+
 class Llama final : public Decoder {
  public:
   static Config read(const format::Json& json) {
-    const DecoderSizes sizes(json);
+    const DecoderSizes sizes(json, kDefaults);
     expect_string(json, "hidden_act", "silu");
     expect_off(json, "attention_bias");
     expect_off(json, "mlp_bias");
@@ -19,7 +27,7 @@ class Llama final : public Decoder {
   }
 
   Llama(const format::Json& json, WeightLoader& loader)
-      : Decoder(loader, {.sizes = DecoderSizes(json), .rope = read_rope(json)}) {}
+      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json)}) {}
 };
 
 }  // namespace

@@ -6,7 +6,14 @@
 namespace refrain::model {
 namespace {
 
-constexpr DecoderDefaults kDefaults = {.kv_heads = 8};
+constexpr DecoderDefaults kDefaults = {.layers = 32,
+                                       .hidden = 4096,
+                                       .heads = 32,
+                                       .intermediate = 14336,
+                                       .vocab = 32000,
+                                       .context_tokens = 131072,
+                                       .rms_norm_eps = 1e-6,
+                                       .kv_heads = 8};
 
 class Ministral final : public Decoder {
  public:

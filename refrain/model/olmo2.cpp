@@ -6,10 +6,18 @@
 namespace refrain::model {
 namespace {
 
+constexpr DecoderDefaults kDefaults = {.layers = 32,
+                                       .hidden = 4096,
+                                       .heads = 32,
+                                       .intermediate = 11008,
+                                       .vocab = 50304,
+                                       .context_tokens = 2048,
+                                       .rms_norm_eps = 1e-5};
+
 class Olmo2 final : public Decoder {
  public:
   static Config read(const format::Json& json) {
-    const DecoderSizes sizes(json);
+    const DecoderSizes sizes(json, kDefaults);
     expect_string(json, "hidden_act", "silu");
     expect_off(json, "attention_bias");
     expect_full_attention(json, sizes);
@@ -18,7 +26,7 @@ class Olmo2 final : public Decoder {
   }
 
   Olmo2(const format::Json& json, WeightLoader& loader)
-      : Decoder(loader, {.sizes = DecoderSizes(json),
+      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults),
                          .rope = read_rope(json),
                          .norms = Norms::behind,
                          .head_norms = HeadNorms::all_heads}) {}

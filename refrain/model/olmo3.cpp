@@ -6,9 +6,19 @@
 namespace refrain::model {
 namespace {
 
+constexpr DecoderDefaults kDefaults = {.layers = 32,
+                                       .hidden = 4096,
+                                       .heads = 32,
+                                       .intermediate = 11008,
+                                       .vocab = 50304,
+                                       .context_tokens = 2048,
+                                       .rms_norm_eps = 1e-5};
+
 struct Settings {
   explicit Settings(const format::Json& json)
-      : decoder{.sizes = DecoderSizes(json), .norms = Norms::behind, .head_norms = HeadNorms::all_heads},
+      : decoder{.sizes = DecoderSizes(json, kDefaults),
+                .norms = Norms::behind,
+                .head_norms = HeadNorms::all_heads},
         common(decoder.sizes.config()) {
     expect_string(json, "hidden_act", "silu");
     expect_off(json, "attention_bias");

@@ -7,7 +7,14 @@
 namespace refrain::model {
 namespace {
 
-constexpr DecoderDefaults kDefaults = {.kv_heads = 32};
+constexpr DecoderDefaults kDefaults = {.layers = 32,
+                                       .hidden = 4096,
+                                       .heads = 32,
+                                       .intermediate = 22016,
+                                       .vocab = 151936,
+                                       .context_tokens = 32768,
+                                       .rms_norm_eps = 1e-6,
+                                       .kv_heads = 32};
 
 class Qwen2 final : public Decoder {
  public:

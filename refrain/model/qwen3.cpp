@@ -6,7 +6,15 @@
 namespace refrain::model {
 namespace {
 
-constexpr DecoderDefaults kDefaults = {.head_dim = 128, .kv_heads = 32};
+constexpr DecoderDefaults kDefaults = {.layers = 32,
+                                       .hidden = 4096,
+                                       .heads = 32,
+                                       .intermediate = 22016,
+                                       .vocab = 151936,
+                                       .context_tokens = 32768,
+                                       .rms_norm_eps = 1e-6,
+                                       .head_dim = 128,
+                                       .kv_heads = 32};
 
 class Qwen3 final : public Decoder {
  public:

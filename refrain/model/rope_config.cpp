@@ -45,13 +45,21 @@ double yarn_scale(double factor, double weight = 1) {
   return factor > 1 ? 0.1 * weight * std::log(factor) + 1 : 1;
 }
 
+/// 0: the model's context.
+uint32_t read_original(const Json& block) {
+  return says(block, kOriginal) ? block.u32(kOriginal, 1, kMaxContext) : 0;
+}
+
 void read_yarn(const Json& config, const Json& block, RopeSettings& rope) {
-  rope.original_context_tokens = block.u32(kOriginal, 1, kMaxContext);
+  rope.original_context_tokens = read_original(block);
   // Null is what the contexts say, and no word an error.
   const Json factor = block.at("factor");
-  rope.factor = factor.is_null() ? static_cast<double>(config.u32("max_position_embeddings", 1)) /
-                                       rope.original_context_tokens
-                                 : read_positive(factor);
+  if (!factor.is_null()) {
+    rope.factor = read_positive(factor);
+  } else if (rope.original_context_tokens != 0) {
+    rope.factor =
+        static_cast<double>(config.u32("max_position_embeddings", 1)) / rope.original_context_tokens;
+  }
   const double weight = block.f64_or("mscale", 0), all = block.f64_or("mscale_all_dim", 0);
   rope.attention_factor = weight != 0 && all != 0
                               ? yarn_scale(rope.factor, weight) / yarn_scale(rope.factor, all)
@@ -80,7 +88,7 @@ RopeSettings read_block(const Json& config, const Json& block) {
   if (rope.scaling == Scaling::llama3) {
     rope.low_freq_factor = read_positive(block.at("low_freq_factor"));
     rope.high_freq_factor = read_positive(block.at("high_freq_factor"));
-    rope.original_context_tokens = block.u32(kOriginal, 1, kMaxContext);
+    rope.original_context_tokens = read_original(block);
     if (rope.high_freq_factor <= rope.low_freq_factor) {
       block.at("high_freq_factor")
           .fail(fmt::format("expected more than low_freq_factor {}, got {}", rope.low_freq_factor,
@@ -191,7 +199,9 @@ RopeSettings read_whole(const Json& config, double fallback, const ReadBlock& re
   }
   // It says nothing in place of one in the block, but is not to say another thing.
   const auto original = config.find(kOriginal);
-  if (original && rope.original_context_tokens != 0 && original->as_u32() != rope.original_context_tokens) {
+  const bool is_read = rope.needs_original() || rope.original_context_tokens != 0;
+  if (original && is_read && original->as_u32() != rope.original_context_tokens) {
+    if (rope.original_context_tokens == 0) original->fail("expected it in the block on rope, got it beside");
     original->fail(fmt::format("expected {} as in the block on rope, got {}", rope.original_context_tokens,
                                original->describe()));
   }

@@ -18,7 +18,7 @@ struct RopeSettings {
   double factor = 1;  ///< by which frequencies shrink
   // Of llama3; without them all shrink.
   double low_freq_factor = 0, high_freq_factor = 1;
-  uint32_t original_context_tokens = 0;  ///< of llama3, yarn and longrope
+  uint32_t original_context_tokens = 0;  ///< of llama3, yarn and longrope; 0: the model's
   double attention_factor = 1;           ///< of cosines and sines, with yarn and longrope
   // Of yarn: pairs that turn so often in the original context stay, or shrink; between them, rounded outwards, both mix.
   double beta_fast = 32, beta_slow = 1;
@@ -26,6 +26,7 @@ struct RopeSettings {
   // Of longrope: by which the frequency of each pair shrinks, in a context up to the original one and in a longer one.
   std::vector<double> short_factors, long_factors;
 
+  bool needs_original() const { return scaling == Scaling::llama3 || scaling == Scaling::yarn; }
   bool operator==(const RopeSettings&) const = default;
 };
 

@@ -7,9 +7,19 @@
 namespace refrain::model {
 namespace {
 
+constexpr DecoderDefaults kDefaults = {.layers = 36,
+                                       .hidden = 2048,
+                                       .heads = 16,
+                                       .intermediate = 11008,
+                                       .vocab = 128256,
+                                       .context_tokens = 32768,
+                                       .rms_norm_eps = 1e-6,
+                                       .kv_heads = 4,
+                                       .tied = true};
+
 struct Settings {
   explicit Settings(const format::Json& json)
-      : decoder{.sizes = DecoderSizes(json, {.kv_heads = 4, .tied = true})}, common(decoder.sizes.config()) {
+      : decoder{.sizes = DecoderSizes(json, kDefaults)}, common(decoder.sizes.config()) {
     expect_string(json, "hidden_act", "silu");
     for (const char* key : {"attention_bias", "mlp_bias"}) expect_off(json, key);
     decoder.rope = read_rope(json, 2e6);

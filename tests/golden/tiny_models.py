@@ -182,6 +182,35 @@ MODELS = {
     | THETA,
 }
 
+FAMILIES = {
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "olmo3": "Olmo3ForCausalLM",
+    "granite": "GraniteForCausalLM",
+    "ministral": "MinistralForCausalLM",
+}
+# Of configurations at random: what their weights are made from, and what is asked of them.
+CONFIG_SIZES = [
+    "num_hidden_layers",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+    "tie_word_embeddings",
+    "attention_bias",
+    "mlp_bias",
+]
+CONFIG_PROMPT = [3, 14, 15, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9, 3, 2, 3, 8, 4, 6, 0]
+SHOWN_LOGITS = 16
+
 
 def config_of(name):
     return SIZES | MODELS[name]
@@ -200,7 +229,16 @@ def write_model(folder, name, seed):
 
 def write_model_of(folder, config, seed):
     """A folder with the model's config.json and float32 weights."""
-    rng, tensors = np.random.default_rng(seed), {}
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    write_weights(folder / "model.safetensors", config, np.random.default_rng(seed))
+    return folder
+
+
+def write_weights(path, config, rng, even=False):
+    """Float32 weights of the sizes that config, which lacks none of them, says. even: matrices as of these models, whatever
+    their widths, so that what they multiply neither grows nor vanishes."""
+    tensors = {}
     family = config["model_type"]
     gemma, olmo = family.startswith("gemma"), family.startswith("olmo")
     hidden, inner, vocab = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
@@ -208,6 +246,8 @@ def write_model_of(folder, config, seed):
     keys = config["num_key_value_heads"] * config["head_dim"]
 
     def add(tensor, *shape, scale, around=0.0, bias=False):
+        if even and len(shape) == 2 and tensor != "model.embed_tokens":
+            scale *= 0.7 * (SIZES["hidden_size"] / shape[1]) ** 0.5
         values = (around + scale * rng.standard_normal(shape)).astype("<f4")
         tensors[tensor + ".weight"] = ("F32", list(shape), values.tobytes())
         if bias:
@@ -246,7 +286,4 @@ def write_model_of(folder, config, seed):
     norm("model.norm", hidden)
     if not config["tie_word_embeddings"]:
         add("lm_head", vocab, hidden, scale=0.2)
-    folder.mkdir(exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config))
-    write_tensors(folder / "model.safetensors", tensors)
-    return folder
+    write_tensors(path, tensors)

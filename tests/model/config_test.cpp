@@ -56,6 +56,13 @@ TEST(Config, HarmlessFieldsAreNoMatter) {
   }
 }
 
+TEST(Config, OtherWeightsThanTheFoldersAreRefused) {
+  EXPECT_EQ(refusal_of(kFamilies[0], R"("transformers_weights": "other.safetensors")"),
+            "config.json: transformers_weights: expected the weights in model*.safetensors, got "
+            "\"other.safetensors\"");
+  EXPECT_EQ(refusal_of(kFamilies[0], R"("transformers_weights": null)"), "nothing was thrown");
+}
+
 TEST(Config, NullIsAbsent) {
   const std::string fields =
       R"("rope_parameters": null, "rope_scaling": null, "rope_theta": null, "layer_types": null,
@@ -146,15 +153,14 @@ TEST(Rope, BlocksThatSayDifferentThingsAreRefused) {
             "config.json: original_max_position_embeddings: expected 128 as in the block on rope, got 64");
 }
 
-TEST(Rope, Llama3NeedsTheContextBeforeIt) {
+TEST(Rope, TheContextBeforeLlama3sIsTheModelsWhereTheBlockSaysNone) {
   const std::string block = R"("rope_scaling": {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1,
     "high_freq_factor": 4)";
-  EXPECT_EQ(rope_refusal(block + "}"),
-            "config.json: rope_scaling: expected a member \"original_max_position_embeddings\", got none");
+  EXPECT_EQ(rope_of(block + "}").original_context_tokens, 0u) << "the model's, once that is known";
   EXPECT_EQ(rope_refusal(block + R"(, "original_max_position_embeddings": null})"),
             "config.json: rope_scaling.original_max_position_embeddings: expected an integer, got null");
   EXPECT_EQ(rope_refusal(block + R"(}, "original_max_position_embeddings": 128)"),
-            "config.json: rope_scaling: expected a member \"original_max_position_embeddings\", got none")
+            "config.json: original_max_position_embeddings: expected it in the block on rope, got it beside")
       << "transformers takes none beside the block";
 }
 

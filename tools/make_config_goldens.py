@@ -1,0 +1,248 @@
+#!/usr/bin/env python3
+"""Writes tests/golden/data/configs.npz: what transformers reads of random valid configurations of each family.
+
+Usage: PYTHON tools/make_config_goldens.py [OUT], with transformers 5.17, torch and numpy, which the tests need not. Of each
+family 200 configurations with fields absent, null, in any spelling and order, that transformers loads and that ask for nothing
+which docs/compatibility.md refuses; the sizes that it reads, of which tiny_models.write_weights makes the weights; and the
+last logits of a prompt. One is drawn again where transformers itself refuses it.
+"""
+
+import collections
+import json
+import pathlib
+import random
+import sys
+import tempfile
+
+import numpy as np
+import torch
+import transformers
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests/golden"))
+
+from model_files import write_npz  # noqa: E402
+from tiny_models import CONFIG_PROMPT, CONFIG_SIZES, FAMILIES, SHOWN_LOGITS, write_weights  # noqa: E402
+
+VARIATIONS = 200
+MOST_WEIGHTS = 6_000_000
+ABSENT = object()
+LAYERS = {"gemma3_text": 26, "smollm3": 36}  # where the file does not say
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+SIZES = {
+    "num_hidden_layers": [1, 2, 3, 5, 7] * 3 + [ABSENT],
+    "hidden_size": [16, 24, 32] * 8 + [ABSENT],
+    "intermediate_size": [12, 20] * 8 + [ABSENT],
+    "num_attention_heads": [2, 4, 8] * 3 + [ABSENT] * 2,
+    "num_key_value_heads": [1, 2, 4, None, ABSENT, ABSENT],
+    "head_dim": [4, 6, 8, None, ABSENT, ABSENT],
+    "vocab_size": [16, 24] * 12 + [ABSENT],
+    "max_position_embeddings": [20, 32, 640, ABSENT],
+    "rms_norm_eps": [1e-6, 1e-5, 0.02, ABSENT, ABSENT],
+    "tie_word_embeddings": [True, False, ABSENT],
+}
+HARMLESS = {
+    "attention_dropout": [0.0, 0.1],
+    "initializer_range": [0.02, 0.5],
+    "use_cache": [True, False],
+    "pad_token_id": [None, 3],
+    "bos_token_id": [None, 2],
+    "eos_token_id": [None, 0, [1, 2]],
+    "dtype": [None, "float32", "bfloat16"],
+    "torch_dtype": [None, "float16"],
+    "chunk_size_feed_forward": [0, 4],
+    "output_hidden_states": [None, True, False],
+    "output_attentions": [False],
+    "return_dict": [None, True],
+    "id2label": [None, {"0": "a", "1": "b", "2": "c"}],
+    "problem_type": [None],
+    "quantization_config": [None],
+    "is_causal": [True],
+    "is_encoder_decoder": [False],
+    "per_layer_config": [None],
+    "use_bidirectional_attention": [None, False],
+    "transformers_version": [None, "4.40.0", "5.17.0"],
+    "partial_rotary_factor": [None, 1.0],
+    "max_window_layers": [0, 28],
+    "_name_or_path": ["a/b", ""],
+    "temperature": [0.5],
+    "max_length": [20],
+    "unknown": [10**30, float("nan"), float("inf"), None, [None, {"hidden_size": 3}]],
+    "auto_map": [{}],
+}
+HARMLESS_OF = {
+    "llama": {"mlp_bias": [False], "attention_bias": [False], "pretraining_tp": [None, 1, 2], "sliding_window": [None, 10**6]},
+    "qwen3": {"attention_bias": [False], "use_sliding_window": [False], "sliding_window": [None, 3]},
+    "gemma3_text": {
+        "attention_bias": [False],
+        "attn_logit_softcapping": [None],
+        "final_logit_softcapping": [None],
+        "hidden_act": [None, "silu", "gelu"],
+        "cache_implementation": ["hybrid"],
+        "_sliding_window_pattern": [2],
+    },
+    "mistral": {"attention_bias": [False, True], "mlp_bias": [True]},
+    "olmo2": {"attention_bias": [False], "sliding_window": [None, 10**6]},
+    "smollm3": {"attention_bias": [False], "mlp_bias": [False]},
+}
+
+
+def some(rng, fields):
+    """Each with a chance of a third."""
+    return {key: rng.choice(values) for key, values in fields.items() if rng.random() < 1 / 3}
+
+
+def draw(rng, fields):
+    drawn = {key: rng.choice(values) for key, values in fields.items()}
+    return {key: value for key, value in drawn.items() if value is not ABSENT}
+
+
+def scaling(rng):
+    """A block on rope without its theta, and what it may hold besides."""
+    kind = rng.choice(["default", "default", "linear", "llama3"])
+    block = {"factor": rng.choice([2, 4.0, 8.0])} if kind != "default" else {}
+    if kind == "llama3":
+        block |= {"low_freq_factor": rng.choice([1, 1.0, 2.0]), "high_freq_factor": rng.choice([4, 4.0, 9.5])}
+        block |= draw(rng, {"original_max_position_embeddings": [4, 8, 16, ABSENT]})
+    unused = {"partial_rotary_factor": [1.0], "note": [None, 10**30, "x"]}
+    if kind == "default":
+        unused |= {"factor": [None, 3.0], "original_max_position_embeddings": [None, 8]}
+    spellings = [["rope_type"], ["type"], ["type", "rope_type"]] + ([[]] if kind == "default" else [])
+    return some(rng, unused) | block | dict.fromkeys(rng.choice(spellings), kind)
+
+
+def theta(rng):
+    return draw(rng, {"rope_theta": [100, 10000.0, 500000, ABSENT, ABSENT]})
+
+
+def flat_rope(rng):
+    block, base, nothing = scaling(rng), theta(rng), rng.choice([None, {}])
+    places = [
+        {"rope_parameters": block | base},
+        {"rope_scaling": block | base},
+        {"rope_parameters": block, **base},
+        {"rope_scaling": block, **base},
+        {"rope_parameters": block | base, "rope_scaling": nothing, **base},
+        {"rope_scaling": block | base, "rope_parameters": nothing},
+        {"rope_scaling": block | base, "rope_parameters": block | base, **base},
+        {**base},
+        {**base, "rope_scaling": nothing, "rope_parameters": rng.choice([None, {}])},
+    ]
+    return rng.choice(places)
+
+
+def rope_by_layer(rng):
+    """Of Gemma 3."""
+    full, sliding, base = scaling(rng), scaling(rng), theta(rng)
+    near = theta(rng)
+    local = {"rope_local_base_freq": near["rope_theta"]} if near else {}
+    nothing = rng.choice([None, {}])
+    return rng.choice(
+        [
+            {"rope_parameters": {"full_attention": full | base, "sliding_attention": sliding | near}},
+            {"rope_parameters": {"full_attention": full, "sliding_attention": sliding}, **base, **local},
+            {"rope_parameters": {"full_attention": full | base, "sliding_attention": sliding | near}, **base, **local},
+            {"rope_parameters": {"full_attention": full | base, "sliding_attention": nothing}, **local},
+            {"rope_parameters": {"sliding_attention": sliding | near}, **base},
+            {"rope_parameters": nothing, **base, **local},
+            {"rope_scaling": full, **base, **local},
+            {"rope_scaling": full | base, "rope_parameters": None, **local},
+            {"rope_scaling": nothing, **base, **local},
+            {"rope_scaling": nothing, "rope_parameters": {"full_attention": full | base, "sliding_attention": sliding | near}},
+            {**base, **local},
+        ]
+    )
+
+
+def layer_fields(rng, family, layers):
+    """What says of each layer how it attends."""
+    full, windows = ["full_attention"] * layers, ["sliding_attention"] * layers
+    mixed = [rng.choice(["full_attention", "sliding_attention"]) for _ in range(layers)]
+    window = {"sliding_window": rng.choice([3, 5, 4096])}
+    if family in ("llama", "qwen3", "olmo2"):
+        return draw(rng, {"layer_types": [ABSENT, None, full]})
+    if family == "mistral":
+        return draw(rng, {"sliding_window": [3, 5, 4096, None, ABSENT]})
+    if family == "gemma3_text":
+        types = draw(rng, {"layer_types": [mixed, mixed, windows, full, None, ABSENT]})
+        return types | draw(rng, {"sliding_window_pattern": [2, 3, ABSENT], "sliding_window": [3, 5, 8, ABSENT]})
+    rope = [rng.choice([0, 1]) for _ in range(layers + rng.choice([0, 0, 2]))]
+    fields = draw(rng, {"no_rope_layers": [rope, rope, None, ABSENT], "no_rope_layer_interval": [1, 2, 3, ABSENT]})
+    kinds = [{}, {"sliding_window": None}, window, window | {"layer_types": mixed}, {"layer_types": full}, {"layer_types": None}]
+    return fields | rng.choice(kinds) | draw(rng, {"use_sliding_window": [True, False, ABSENT]})
+
+
+def variation(rng, family):
+    fields = {"model_type": family} | draw(rng, SIZES)
+    fields |= some(rng, HARMLESS) | some(rng, HARMLESS_OF[family])
+    fields |= layer_fields(rng, family, fields.get("num_hidden_layers", LAYERS.get(family, 32)))
+    if family == "gemma3_text":
+        fields |= rope_by_layer(rng)
+        fields |= draw(rng, {"hidden_activation": ["gelu_pytorch_tanh", ABSENT], "query_pre_attn_scalar": [16, 30, ABSENT]})
+    else:
+        fields |= flat_rope(rng) | draw(rng, {"hidden_act": ["silu", ABSENT]})
+    if family == "smollm3":  # else beyond so small a vocabulary, which is refused
+        fields.setdefault("pad_token_id", None)
+    fields |= draw(rng, {"architectures": [ABSENT, None, [FAMILIES[family]]]})
+    keys = list(fields)
+    rng.shuffle(keys)
+    return {key: fields[key] for key in keys}
+
+
+def sizes_of(read):
+    head_dim = getattr(read, "head_dim", read.hidden_size // read.num_attention_heads)
+    return {key: head_dim if key == "head_dim" else getattr(read, key) for key in CONFIG_SIZES}
+
+
+def weights_of(sizes):
+    attention = 2 * (sizes["num_attention_heads"] + sizes["num_key_value_heads"]) * sizes["head_dim"]
+    layer = sizes["hidden_size"] * (attention + 3 * sizes["intermediate_size"])
+    return sizes["num_hidden_layers"] * layer + (2 - sizes["tie_word_embeddings"]) * sizes["hidden_size"] * sizes["vocab_size"]
+
+
+def answer(folder, family, config):
+    """The sizes and the last logits; nothing if it is too large for a test."""
+    (folder / "config.json").write_text(json.dumps(config))
+    read = transformers.AutoConfig.from_pretrained(folder)
+    sizes = sizes_of(read)
+    if weights_of(sizes) > MOST_WEIGHTS or sizes["head_dim"] % 2 != 0:
+        return None
+    write_weights(folder / "model.safetensors", sizes | {"model_type": family}, np.random.default_rng(0), even=True)
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        logits = model.eval()(torch.tensor([CONFIG_PROMPT]), use_cache=False, return_dict=True).logits[0, -1].numpy()
+    assert np.isfinite(logits).all()
+    return sizes, logits[:SHOWN_LOGITS]
+
+
+def main():
+    out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests/golden/data/configs.npz"
+    arrays = {"versions": np.array([f"transformers {transformers.__version__}", f"torch {torch.__version__}"])}
+    for family in FAMILIES:
+        rng, found, refused, seen = random.Random(family), [], collections.Counter(), set()
+        while len(found) < VARIATIONS:
+            config = variation(rng, family)
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    answered = answer(pathlib.Path(folder), family, config)
+                except Exception as error:  # of any kind: it does not load this
+                    refused[str(error).strip().replace("\n", " ")[-100:]] += 1
+                    continue
+            if answered:
+                found.append((config, *answered))
+                seen |= set(config)
+        print(family, len(seen), "fields; transformers refused:", flush=True)
+        for error, count in refused.most_common(8):
+            print(f"    {count}: {error}")
+        lines = "\n".join(json.dumps(config) for config, _, _ in found)
+        arrays[family + ".configs"] = np.frombuffer(lines.encode(), np.uint8)
+        arrays[family + ".sizes"] = np.array([[sizes[key] for key in CONFIG_SIZES] for _, sizes, _ in found], np.int32)
+        arrays[family + ".logits"] = np.array([logits for _, _, logits in found], np.float32)
+    write_npz(out, arrays)
+
+
+if __name__ == "__main__":
+    main()
