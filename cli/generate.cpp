@@ -32,6 +32,8 @@ struct GenerateCommand {
   model::Sampling sampling;
 };
 
+constexpr uint64_t kFirstTokens = 4096;  // that there is room for at first
+
 /// Bit i: the tokenizer has a spelling for id i.
 std::vector<uint32_t> spelled_ids(const text::Tokenizer& tokenizer, uint32_t vocab) {
   std::vector<uint32_t> mask((vocab + 31) / 32);
@@ -86,23 +88,24 @@ void run(const GenerateCommand& command) {
   const auto [model, load_ms] = load_model(command.model);
   const model::Config& config = model.config();
 
-  model::RunnerOptions runner_options;
-  const uint64_t wanted_tokens = uint64_t{prompt.size()} + command.tokens;
-  runner_options.context_tokens =
-      static_cast<uint32_t>(std::clamp<uint64_t>(wanted_tokens, 1, config.context_tokens));
-  runner_options.masks = tokenizer ? 1 : 0;
-  runner_options.cache = command.model.cache_type();
-  model::ModelRunner runner(model, runner_options);
-
   model::GenerateOptions options;
-  options.max_tokens = command.tokens;
   options.sampling = command.sampling;
-  if (tokenizer) {
-    runner.set_mask(0, spelled_ids(*tokenizer, config.vocab));
-    options.sampling.mask = 0;
-  }
+  if (tokenizer) options.sampling.mask = 0;
   if (!command.ignore_eos) options.stop_ids = config.eos_ids;
-  model::check_generate(runner, prompt, options);  // before anything goes to stdout
+  options.max_tokens = command.tokens;
+
+  std::optional<model::ModelRunner> runner;
+  const auto make_room = [&, &model = model](uint64_t tokens) {
+    runner.reset();
+    model::RunnerOptions room;
+    room.context_tokens = static_cast<uint32_t>(std::clamp<uint64_t>(tokens, 1, config.context_tokens));
+    room.masks = tokenizer ? 1 : 0;
+    room.cache = command.model.cache_type();
+    runner.emplace(model, room);
+    if (tokenizer) runner->set_mask(0, spelled_ids(*tokenizer, config.vocab));
+  };
+  make_room(prompt.size() + std::min<uint64_t>(command.tokens, kFirstTokens));
+  model::check_generate(*runner, prompt, options);  // before anything goes to stdout
 
   Printer printer(print_ids, tokenizer);
   if (command.echo && print_ids) {
@@ -110,25 +113,38 @@ void run(const GenerateCommand& command) {
   } else if (command.echo) {
     write_stdout(from_ids ? tokenizer->decode(prompt) : command.prompt);
   }
+  std::vector<uint32_t> ids = prompt;
   options.on_token = [&](uint32_t id) {
     printer.put(id);
+    ids.push_back(id);
     return true;
   };
   options.cancel = &Interrupts::seen();
   const model::GenerateResult result = [&] {
     const Interrupts stops_after_a_token({SIGINT});
-    return model::generate(runner, prompt, options);
+    model::GenerateResult all = model::generate(*runner, prompt, options);
+    // Room for many tokens is made as they come: few ask for so many and get them.
+    while (all.reason == model::StopReason::context && runner->context_tokens() < config.context_tokens) {
+      make_room(prompt.size() + std::min<uint64_t>(command.tokens, uint64_t{2} * all.generated_tokens));
+      options.max_tokens = command.tokens - all.generated_tokens;
+      const std::vector<uint32_t> so_far = ids;
+      const model::GenerateResult more = model::generate(*runner, so_far, options);
+      all.reason = more.reason;
+      all.generated_tokens += more.generated_tokens;
+      all.decode_s += more.prompt_s + more.decode_s;
+    }
+    return all;
   }();
   printer.finish();
 
   if (::isatty(STDOUT_FILENO) != 0 && !print_ids) say("\n");
   if (result.reason == model::StopReason::context) {
-    say("refrain: note: stopped at the end of the context, {} tokens\n", runner.context_tokens());
+    say("refrain: note: stopped at the end of the context, {} tokens\n", runner->context_tokens());
   }
   if (command.model.shows_progress()) {
     say("load {:.1f} ms; cache {} bytes of {}; prompt {} tokens, {:.1f} tok/s; generation {} tokens, {:.1f} "
         "tok/s\n",
-        load_ms, runner.cache().bytes(), name(runner.cache().dtype()), result.prompt_tokens,
+        load_ms, runner->cache().bytes(), name(runner->cache().dtype()), result.prompt_tokens,
         result.prompt_s > 0 ? result.prompt_tokens / result.prompt_s : 0.0, result.generated_tokens,
         result.generated_tokens > 1 ? (result.generated_tokens - 1) / result.decode_s : 0.0);
   }
@@ -162,12 +178,14 @@ void add_generate(CLI::App& app) {
       ->capture_default_str();
   sub->add_flag("--ignore-eos", command->ignore_eos, "Go on past end-of-text tokens");
   sub->add_option("--temp", command->sampling.temperature, "Temperature; 0: the most probable token")
+      ->transform(decimal<float>())
       ->capture_default_str();
   sub->add_option("--top-k", command->sampling.top_k, "Draw from the k most probable tokens; 0: off")
       ->transform(decimal<uint32_t>())
       ->capture_default_str();
   sub->add_option("--top-p", command->sampling.top_p,
                   "Draw from the tokens that make up this probability; 1: off")
+      ->transform(decimal<float>())
       ->capture_default_str();
   sub->add_option("--seed", command->sampling.seed, "Seed of the draws")
       ->transform(decimal<uint64_t>())

@@ -16,6 +16,7 @@ import time
 import numpy as np
 import pytest
 from model_files import header_of, read_tensors, write_raw, write_tensors
+from tiny_models import config_of, write_weights
 
 pytestmark = pytest.mark.asan
 
@@ -506,6 +507,10 @@ def test_portable_kernels(logits, tales):
         (("--temp", "-0.5"), "temperature"),
         (("--temp", "nan"), "temperature"),
         (("--temp", "inf"), "temperature"),
+        (("--temp", "0x1p3"), ["temp", "decimal"]),
+        (("--temp", "1,5"), ["temp", "decimal"]),
+        (("--temp", "1e39"), ["temp", "1e39"]),
+        (("--top-p", "+1"), ["top-p", "decimal"]),
         (("--top-p", "1.5"), "top-p"),
         (("--top-p", "-1"), "top-p"),
         (("--top-p", "nan"), "top-p"),
@@ -515,6 +520,11 @@ def test_portable_kernels(logits, tales):
         (("--seed", 2**64), ["seed", 2**64 - 1]),
         (("-n", 2**32), ["tokens", 2**32 - 1]),
         (("-n", "0x10"), "tokens"),
+        (("-n", "1e3"), "tokens"),
+        (("-n", "5.0"), "tokens"),
+        (("-n", "+5"), "tokens"),
+        (("-n", " 5"), "tokens"),
+        (("-n", ""), "tokens"),
         (("--top-k", 2**32), "top-k"),
         (("--threads", 2**32), "threads"),
         (("--print", "json"), "print"),
@@ -532,7 +542,37 @@ def test_numbers_are_decimal(generate_ids, tell, tales, logits):
     sampled = ("-n", 10, "--temp", 1)
     assert tell(*sampled, "--seed", "010") == tell(*sampled, "--seed", 10) != tell(*sampled, "--seed", 8)
     assert tell(*sampled, "--top-k", "0100") == tell(*sampled, "--top-k", 100)
+    assert tell("-n", 10, "--temp", "010") == tell("-n", 10, "--temp", "1e1") == tell("-n", 10, "--temp", "10.")
     assert len(logits(tales, range(5, 30), "010")) == 10
+
+
+CACHE = re.compile(r"cache (\d+) bytes")
+
+
+@pytest.mark.parametrize("tokens", [10**6, 2**32 - 1])
+def test_room_for_many_tokens_is_made_as_they_come(broken, run, tell, tokens):
+    """More than any memory holds, in a model that stops long before."""
+    broken.config(max_position_embeddings=2**28)
+    done = run("generate", broken, "-p", PROMPT, "-n", tokens, "-v")
+    assert done.stdout == tell("-n", 1000)
+    (cached,) = map(int, CACHE.findall(done.stderr))
+    assert cached < 2**26
+
+
+def test_room_that_has_grown_holds_what_was_there(generate_ids, tmp_path):
+    """The same tokens as from prompts that already hold those before."""
+    model = tmp_path / "model"
+    model.mkdir()
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 4}
+    config = config_of("llama") | sizes | {"num_hidden_layers": 1, "max_position_embeddings": 8300}
+    (model / "config.json").write_text(json.dumps(config))
+    write_weights(model / "model.safetensors", config, np.random.default_rng(1), even=True)
+    ask = ("--temp", 1, "--seed", 3)
+    whole = generate_ids(model, [5], "-n", 2**32 - 1, *ask)
+    assert len(whole) == 8300
+    assert len(set(whole)) > 100
+    for begin in (4000, 8000):
+        assert generate_ids(model, [5, *whole[:begin]], "-n", 300, *ask) == whole[begin : begin + 300]
 
 
 # The other commands
