@@ -326,11 +326,17 @@ TEST(ForeignText, ReplacesOnlyNumbersThatJsonDoesNotHold) {
 }
 
 TEST(ForeignText, KnowsWhatWasSavedInPlaceOfAFile) {
-  for (const char* page : {"<!DOCTYPE html><html>", "\xEF\xBB\xBF \r\n<!doctype HTML>", "<html lang=\"en\">"})
+  for (const char* page :
+       {"<!DOCTYPE html><html>", "\xEF\xBB\xBF \r\n<!doctype HTML>", "<html lang=\"en\">",
+        "<!-- a comment --><html>", "<head><title>", "<?xml version=\"1.0\"?><Error><Code>"})
     EXPECT_EQ(saved_instead(page), "a web page") << page;
-  EXPECT_NE(saved_instead("version https://git-lfs.github.com/spec/v1\noid sha256:0\n").find("Git LFS"),
-            std::string_view::npos);
-  for (const char* other : {"", " ", "{}", "<", "<htm", "version 1", "\xEF\xBB\xBF{}"})
+  for (const char* home : {"git-lfs", "hawser"}) {
+    const std::string pointer =
+        std::string("version https://") + home + ".github.com/spec/v1\noid sha256:0\n";
+    EXPECT_NE(saved_instead(pointer).find("Git LFS"), std::string_view::npos);
+  }
+  EXPECT_EQ(saved_instead(std::string_view("<a\0\0\0\0\0\0{\"", 10)), "") << "a header of 24892 bytes";
+  for (const char* other : {"", " ", "{}", "<", "< a", "<3", "version 1", "\xEF\xBB\xBF{}"})
     EXPECT_EQ(saved_instead(other), "") << other;
 }
 

@@ -9,6 +9,7 @@ namespace refrain {
 namespace {
 
 constexpr const char* kSpace = " \t\r\n";
+constexpr size_t kLengthBytes = 8;  // with which a safetensors file begins, the last ones zero
 
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_of_word(char c) {
@@ -53,16 +54,14 @@ bool is_foreign(std::string_view word) {
 }  // namespace
 
 std::string_view saved_instead(std::string_view head) {
-  if (head.starts_with("version https://git-lfs"))
+  if (head.starts_with("version https://git-lfs") || head.starts_with("version https://hawser"))
     return "a Git LFS pointer, without the file that it stands for";
   if (head.starts_with("\xEF\xBB\xBF")) head.remove_prefix(3);
   head.remove_prefix(std::min(head.find_first_not_of(kSpace), head.size()));
-  const auto begins_with = [&](std::string_view tag) {
-    return head.size() >= tag.size() && std::ranges::equal(head.substr(0, tag.size()), tag, {}, [](char c) {
-             return std::tolower(static_cast<unsigned char>(c));
-           });
-  };
-  return begins_with("<!doctype html") || begins_with("<html") ? "a web page" : "";
+  // A tag or comment, of HTML or XML. Its first bytes are text, which no length of a header is.
+  const bool tag = head.size() > 1 && head[0] == '<' &&
+                   (head[1] == '!' || head[1] == '?' || std::isalpha(static_cast<unsigned char>(head[1])));
+  return tag && head.substr(0, kLengthBytes).find('\0') == head.npos ? "a web page" : "";
 }
 
 PlainJson replace_foreign_numbers(std::string_view text) {

@@ -18,6 +18,8 @@ namespace refrain::format {
 namespace {
 
 constexpr int kMaxNames = 1000;
+constexpr size_t kNameBytes =
+    100;  // of a name, in that of its temporary file, which has no more room than the name
 constexpr int kMaxLinks = 40;  // as the kernel
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* what, int error) {
@@ -72,9 +74,9 @@ AtomicFile::AtomicFile(std::filesystem::path path) : path_(std::move(path)) {
     if (fd_ < 0) fail(path_, "cannot open", errno);
     return;
   }
+  const std::string name = target_.filename().string().substr(0, kNameBytes);
   for (int attempt = 0; attempt < kMaxNames; ++attempt) {
-    temporary_ =
-        folder_of(target_) / fmt::format(".{}.{}-{}.tmp", target_.filename().string(), ::getpid(), attempt);
+    temporary_ = folder_of(target_) / fmt::format(".{}.{}-{}.tmp", name, ::getpid(), attempt);
     fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd_ >= 0) {
       if (exists) ::fchmod(fd_, status.st_mode & 0777);

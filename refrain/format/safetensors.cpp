@@ -22,6 +22,7 @@ static_assert(std::endian::native == std::endian::little, "tensors are used as t
 
 constexpr uint64_t kPrefixBytes = 8;
 constexpr std::string_view kMetadataKey = "__metadata__";
+constexpr size_t kShownText = 40;  // bytes
 
 struct TypeInfo {
   std::string_view name;
@@ -121,6 +122,13 @@ class HeaderReader {
     const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
     if (const std::string_view other = saved_instead(text); !other.empty()) {
       fail(fmt::format("expected a safetensors file, got {}", other));
+    }
+    // Of a length the last bytes are zero.
+    const auto prints = [](char c) { return c >= ' ' && c <= '~'; };
+    if (bytes.size() >= kPrefixBytes && std::ranges::all_of(text.substr(0, kPrefixBytes), prints)) {
+      const std::string_view shown = text.substr(0, kShownText);
+      fail(fmt::format("expected a safetensors file, got text, {}",
+                       in_quotes(shown.substr(0, shown.find_first_of("\r\n")))));
     }
     if (bytes.size() < kPrefixBytes) {
       fail(fmt::format("expected at least 8 bytes, got {}", bytes.size()));

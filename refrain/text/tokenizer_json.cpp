@@ -426,6 +426,8 @@ Tokenizer Tokenizer::load(const std::filesystem::path& tokenizer_json,
   const std::string text = read_text_file(tokenizer_json);
   if (tokenizer_config_json.empty()) return Tokenizer(read_parts(text, tokenizer_json.string(), {}, {}));
   const std::string config = read_text_file(tokenizer_config_json);
+  if (config.empty())
+    throw FileError(fmt::format("{}: expected JSON, got an empty file", tokenizer_config_json.string()));
   return Tokenizer(read_parts(text, tokenizer_json.string(), config, tokenizer_config_json.string()));
 }
 

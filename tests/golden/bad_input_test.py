@@ -463,7 +463,7 @@ def test_tensors_are_right_where_the_quantization_block_is_wrong(broken, run, bi
 # Files of the folder
 
 
-CONFIGS = ["", "{", "[]", "null", "3", '{"a": 1,}', "{}", '{"model_type": "qwen3"}', "\ufeff{}x", "[" * 100_000]
+CONFIGS = ["", "{", "[]", "null", "3", '{"a": 1,}', "{}", '{"model_type": null}', "\ufeff{}x", "[" * 100_000]
 
 
 @pytest.mark.parametrize("content", CONFIGS)
@@ -484,14 +484,29 @@ def test_a_field_twice(broken, refuses):
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "0" + "\nsize 1\n"
-INSTEAD = {"a Git LFS pointer": POINTER, "a web page": "\n<!DOCTYPE html>\n<html>404</html>\n"}
+INSTEAD = {
+    POINTER: "a Git LFS pointer",
+    POINTER.replace("git-lfs", "hawser"): "a Git LFS pointer",
+    "\n<!DOCTYPE html>\n<html>404</html>\n": "a web page",
+    "<!-- cached --><HTML>": "a web page",
+    "<head><title>Sign in</title>": "a web page",
+    '<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>': "a web page",
+    "\ufeff<html>": "a web page",
+}
 
 
-@pytest.mark.parametrize("says", INSTEAD)
-@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "generation_config.json"])
-def test_what_was_saved_in_place_of_a_file(broken, fails, name, says):
-    (broken / name).write_text(INSTEAD[says])
-    fails("generate", broken, "-p", "a", says=[broken / name, "expected", says])
+@pytest.mark.parametrize("content", INSTEAD)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_what_was_saved_in_place_of_a_file(broken, fails, name, content):
+    (broken / name).write_text(content, encoding="utf-8")
+    fails("generate", broken, "-p", "a", says=[broken / name, "expected", INSTEAD[content]])
+
+
+@pytest.mark.parametrize("content", ["Entry not found", "Invalid username or password.\n", '{"error": "Repository not found"}'])
+def test_what_a_server_said_in_place_of_weights(broken, fails, content):
+    broken.weights.write_text(content)
+    says = json.dumps(content.split("\n")[0])
+    fails("generate", broken, "-p", "a", says=[broken.weights, "expected a safetensors file, got text", says])
 
 
 @pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
@@ -528,7 +543,7 @@ def test_broken_tokenizer(broken, fails, content):
 
 
 @pytest.mark.parametrize("name", ["generation_config.json", "tokenizer_config.json"])
-@pytest.mark.parametrize("content", ["{", "[]", '{"eos_token_id": "a", "add_bos_token": 3}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"eos_token_id": "a", "add_bos_token": 3}'])
 def test_broken_small_files(broken, fails, name, content):
     (broken / name).write_text(content)
     fails("generate", broken, "-p", "a", says=broken / name)

@@ -113,6 +113,14 @@ def test_links_are_followed_and_stay(write_logits, tmp_path):
     assert names(tmp_path / "far") == ["fresh.npy", "middle", "real.npy"]
 
 
+@pytest.mark.parametrize("length", [101, 255])
+def test_names_as_long_as_there_are(write_logits, tmp_path, length):
+    (tmp_path / ("x" * length)).write_bytes(b"old")
+    write_logits(tmp_path / ("x" * length))
+    assert (tmp_path / ("x" * length)).read_bytes() == write_logits.expected
+    assert names(tmp_path) == ["x" * length]
+
+
 def test_links_without_an_end(fails, tales, ids, tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
