@@ -316,4 +316,10 @@ std::string Json::string_or(std::string_view key, std::string fallback) const {
   return value ? value->as_string() : std::move(fallback);
 }
 
+std::optional<Json> find_block(const Json& object, std::string_view key) {
+  auto block = object.find(key);
+  if (block && block->expect(Json::Kind::object).size() == 0) block.reset();
+  return block;
+}
+
 }  // namespace refrain::format

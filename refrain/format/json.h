@@ -114,4 +114,7 @@ class Json {
   std::string field_;
 };
 
+/// The object `key`; nothing where it is absent, null or empty. Throws FileError for anything else.
+std::optional<Json> find_block(const Json& object, std::string_view key);
+
 }  // namespace refrain::format

@@ -72,16 +72,15 @@ std::optional<QuantizationParameters> QuantizationConfig::of_module(std::string_
 
 QuantizationConfig parse_quantization(const Json& config) {
   QuantizationConfig result;
-  std::optional<Json> block = config.find("quantization");
-  if (!block) block = config.find("quantization_config");
+  std::optional<Json> block = find_block(config, "quantization");
+  if (!block) block = find_block(config, "quantization_config");
   if (!block) {
     if (const auto text = config.find("text_config")) {
-      block = text->find("quantization");
-      if (!block) block = text->find("quantization_config");
+      block = find_block(*text, "quantization");
+      if (!block) block = find_block(*text, "quantization_config");
     }
   }
   if (!block) return result;
-  block->expect(Json::Kind::object);
   if (const auto method = block->find("quant_method")) {
     method->fail(fmt::format("expected MLX quantization with {}, got {}", kSupported, method->describe()));
   }

@@ -82,7 +82,7 @@ Fate fate_of(const SafetensorsEntry& entry, bool drop_head, AffineParameters aff
 void check_input(const ModelFolder& folder) {
   const Json& config = folder.config();
   for (const char* key : kBlocks) {
-    if (const auto block = config.find(key))
+    if (const auto block = find_block(config, key))
       block->fail("expected a model that is not quantized, got a quantized one");
   }
   // One of ours that has been decoded keeps saying so.
@@ -397,8 +397,8 @@ class Quantizer {
   FileReader reader_;
 };
 
-/// Where the null of member `key` of `text`, a JSON object, lies; npos: there is no such member.
-size_t find_null(std::string_view text, std::string_view key) {
+/// Where the value of member `key` of `text`, a JSON object, lies; npos: there is no such member.
+size_t find_value(std::string_view text, std::string_view key) {
   constexpr const char* kSpace = " \t\r\n";
   size_t depth = 0;
   for (size_t at = 0; at < text.size(); ++at) {
@@ -414,7 +414,7 @@ size_t find_null(std::string_view text, std::string_view key) {
   return text.npos;
 }
 
-/// The text of config.json with the two blocks and who wrote them, each in place of its null or else at the end;
+/// The text of config.json with the two blocks and who wrote them, each in place of its null or {} or else at the end;
 /// everything else untouched.
 std::string with_quantization(const Json& config, std::string text, AffineParameters affine) {
   // The indentation of the first member is that of the new ones.
@@ -426,17 +426,18 @@ std::string with_quantization(const Json& config, std::string text, AffineParame
       fmt::format("{{\n{0}{0}\"group_size\": {1},\n{0}{0}\"bits\": {2},\n{0}{0}\"mode\": \"affine\"\n{0}}}",
                   indent, affine.group_size, affine.bits);
   std::string added;
+  // In place of null or {}, where there is such a member.
   const auto add = [&](std::string_view key, const std::string& value) {
-    if (config.has(key)) return;
-    if (const size_t null = find_null(text, key); null != text.npos) {
-      text.replace(null, std::string_view("null").size(), value);
+    if (const size_t old = find_value(text, key); old != text.npos) {
+      const size_t end = text[old] == '{' ? text.find('}', old) + 1 : old + std::string_view("null").size();
+      text.replace(old, end - old, value);
     } else {
       added +=
           fmt::format("{}\n{}\"{}\": {}", config.size() == 0 && added.empty() ? "" : ",", indent, key, value);
     }
   };
   for (const char* key : kBlocks) add(key, block);
-  add(kQuantizedBy, in_quotes(kRefrain));
+  if (!config.has(kQuantizedBy)) add(kQuantizedBy, in_quotes(kRefrain));
   if (added.empty()) return text;
   const size_t brace = text.find_last_of('}');
   const size_t last = text.find_last_not_of(" \t\r\n", brace - 1);

@@ -47,12 +47,6 @@ bool says(const Json& config, std::string_view key) {
   return std::ranges::find(config.keys(), key) != config.keys().end();
 }
 
-std::optional<Json> find_block(const Json& config, std::string_view key) {
-  auto block = config.find(key);
-  if (block && block->expect(Json::Kind::object).size() == 0) block.reset();
-  return block;
-}
-
 DecoderSizes::DecoderSizes(const Json& json, const DecoderDefaults& defaults)
     : layers(read_size(json, "num_hidden_layers", defaults.layers, kMaxLayers)),
       hidden(read_size(json, "hidden_size", defaults.hidden, kMaxWidth)),

@@ -47,8 +47,7 @@ struct DecoderSizes {
 
 /// Whether the file has the field, be it null: some families take null for something else than no word.
 bool says(const format::Json& config, std::string_view key);
-/// The object `key`; nothing where it is absent, null or empty.
-std::optional<format::Json> find_block(const format::Json& config, std::string_view key);
+using format::find_block;
 
 /// The type of each layer, one of `known`. Nothing when the field is absent. Throws FileError.
 std::optional<std::vector<std::string>> read_layer_types(const format::Json& config, uint32_t layers,

@@ -353,6 +353,8 @@ def test_dimensions_past_the_greatest(broken, refuses, field):
         ({"quantization": {"group_size": 0, "bits": 4}}, ["group_size"]),
         ({"quantization": {"group_size": 64, "bits": 4, "mode": "other"}}, ["mode", "other"]),
         ({"quantization": {"quant_method": "gptq"}}, ["gptq"]),
+        ({"quantization": {}, "quantization_config": {"quant_method": "gptq"}}, ["quantization_config", "gptq"]),
+        ({"quantization": [], "quantization_config": None}, ["quantization"]),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
 )
@@ -448,6 +450,7 @@ WRONG_BLOCKS = [
     {"group_size": 32, "bits": 4},
     {"group_size": 64, "bits": 4, "mode": "mxfp4"},
     None,
+    {},
 ]
 
 

@@ -203,7 +203,8 @@ def model(tmp_path):
     return folder, tensors
 
 
-LAYOUTS = ['\n{"model_type": "llama"}', '{"model_type":"llama"}', '{\n\t"model_type": "llama"\n}\n', ' { "model_type" : "llama" } ', "{}"]
+LAYOUTS = ['\n{"model_type": "llama"}', '{"model_type":"llama"}', '{\n\t"model_type": "llama"\n}\n', ' { "model_type" : "llama" } ', "{}",
+           '{"quantization_config": { }, "quantization":{}}', '{"a": {"quantization": {}},\n"quantization": {\n}}']  # fmt: skip
 
 
 @pytest.mark.parametrize("text", LAYOUTS)
