@@ -175,12 +175,6 @@ Json Json::parse(std::string_view text, std::string file, size_t max_depth) {
         fill(node.items.emplace_back(), value, join(field, key), depth);
       }
       std::ranges::sort(node.sorted, {}, [&](uint32_t i) -> const std::string& { return node.keys[i]; });
-      const auto twice = std::ranges::adjacent_find(
-          node.sorted, {}, [&](uint32_t i) -> const std::string& { return node.keys[i]; });
-      if (twice != node.sorted.end()) {
-        throw FileError(fmt::format("{}: {}expected distinct keys, got {} twice", file,
-                                    field.empty() ? "" : field + ": ", in_quotes(node.keys[*twice])));
-      }
     }
   };
 
@@ -273,27 +267,25 @@ std::vector<Json> Json::items() const {
 
 const std::vector<std::string>& Json::keys() const { return expect(Kind::object).node_->keys; }
 
-Json Json::member(std::string_view key, const Node& node) const {
-  return Json(document_, &node, join(field_, key));
+std::optional<Json> Json::member(std::string_view key) const {
+  expect(Kind::object);
+  const auto name_of = [&](uint32_t i) -> std::string_view { return node_->keys[i]; };
+  const auto found = std::ranges::equal_range(node_->sorted, key, {}, name_of);
+  if (found.size() > 1) fail(fmt::format("expected distinct keys, got {} twice", in_quotes(key)));
+  if (found.empty()) return std::nullopt;
+  return Json(document_, &node_->items[found.front()], join(field_, key));
 }
 
 Json Json::at(std::string_view key) const {
-  expect(Kind::object);
-  const auto name_of = [&](uint32_t i) -> std::string_view { return node_->keys[i]; };
-  const auto found = std::ranges::lower_bound(node_->sorted, key, {}, name_of);
-  if (found == node_->sorted.end() || node_->keys[*found] != key) {
-    fail(fmt::format("expected a member {}, got none", in_quotes(key)));
-  }
-  return member(key, node_->items[*found]);
+  auto found = member(key);
+  if (!found) fail(fmt::format("expected a member {}, got none", in_quotes(key)));
+  return *std::move(found);
 }
 
 std::optional<Json> Json::find(std::string_view key) const {
-  expect(Kind::object);
-  const auto name_of = [&](uint32_t i) -> std::string_view { return node_->keys[i]; };
-  const auto found = std::ranges::lower_bound(node_->sorted, key, {}, name_of);
-  if (found == node_->sorted.end() || node_->keys[*found] != key) return std::nullopt;
-  if (node_->items[*found].kind == Kind::null) return std::nullopt;
-  return member(key, node_->items[*found]);
+  auto found = member(key);
+  if (found && found->is_null()) found.reset();
+  return found;
 }
 
 bool Json::boolean_or(std::string_view key, bool fallback) const {

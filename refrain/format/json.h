@@ -1,6 +1,6 @@
 // JSON files of a model folder as trees of checked values: every accessor that fails names file and field.
-// Reading only. Strict: UTF-8, no duplicate keys, bounded depth; but numbers that Python writes and JSON or 64 bits do
-// not hold (NaN, Infinity, 10^30) fail only where they are read. Not for files of tens of megabytes
+// Reading only. Strict: UTF-8, bounded depth; but a key that an object has twice, and numbers that Python writes and JSON
+// or 64 bits do not hold (NaN, Infinity, 10^30), fail only where they are read. Not for files of tens of megabytes
 // (tokenizer.json), whose reader works on the parser directly.
 #pragma once
 
@@ -107,7 +107,7 @@ class Json {
   struct Document;
   Json(std::shared_ptr<const Document> document, const Node* node, std::string field)
       : document_(std::move(document)), node_(node), field_(std::move(field)) {}
-  Json member(std::string_view key, const Node& node) const;
+  std::optional<Json> member(std::string_view key) const;
 
   std::shared_ptr<const Document> document_;
   const Node* node_;

@@ -486,6 +486,14 @@ def test_a_field_twice(broken, refuses):
     refuses(broken / "config.json", "hidden_size")
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json", "tokenizer.json"])
+def test_an_unread_field_twice(broken, run, tales, name):
+    text = (broken / name).read_text(encoding="utf-8")
+    (broken / name).write_text(text.replace("{", '{"note": 1, "note": {"a": 1, "a": 2},', 1), encoding="utf-8")
+    found, expected = (run("generate", model, "-p", "Once", "-n", "3").stdout for model in (broken, tales))
+    assert found == expected
+
+
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * "0" + "\nsize 1\n"
 INSTEAD = {
     POINTER: "a Git LFS pointer",
