@@ -162,7 +162,7 @@ class OutputFolder {
     if (fs::equivalent(in, path_, error)) fail(out, "expected a folder other than the input");
     const fs::file_status status = fs::status(path_, error);
     if (fs::exists(status) && !fs::is_directory(status)) fail(out, "expected a folder, got a file");
-    fs::create_directories(path_, error);
+    is_new_ = fs::create_directories(path_, error);
     if (error) fail(out, "cannot create the folder: " + error.message());
     lock_.fd = ::open(path_.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (lock_.fd < 0) check(out, std::error_code(errno, std::generic_category()));
@@ -194,6 +194,7 @@ class OutputFolder {
   ~OutputFolder() {
     std::error_code ignored;
     if (!commits_) fs::remove_all(stage_, ignored);
+    if (!commits_ && is_new_) fs::remove(path_, ignored);
   }
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
@@ -225,7 +226,7 @@ class OutputFolder {
   fs::path path_, stage_;
   std::vector<std::string> old_;
   Descriptor lock_;
-  bool commits_ = false;
+  bool is_new_ = false, commits_ = false;
 };
 
 /// Calls `work(i)` for each i below `count` on up to `threads` threads, the calling one included.
