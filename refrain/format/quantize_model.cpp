@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "refrain/core/error.h"
+#include "refrain/core/foreign_text.h"
 #include "refrain/core/mapped_file.h"
 #include "refrain/format/atomic_file.h"
 #include "refrain/format/encoded.h"
@@ -447,7 +448,11 @@ std::string with_quantization(const Json& config, std::string text, AffineParame
 
 void copy_companions(const fs::path& in, const fs::path& out) {
   for (const std::string& name : names_in(in)) {
-    if (is_copied(name)) write_file(out / name, read_text_file(in / name));
+    if (!is_copied(name)) continue;
+    const std::string text = read_text_file(in / name);
+    const std::string_view other = name.ends_with(".json") ? saved_instead(text) : "";
+    if (!other.empty()) fail(in / name, fmt::format("expected JSON, got {}", other));
+    write_file(out / name, text);
   }
 }
 

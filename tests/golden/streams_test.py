@@ -282,6 +282,15 @@ def test_a_folder_is_replaced_whole(run, fails, dense, tmp_path, linked):
     assert (tmp_path / "link").is_symlink() and not out.is_symlink()
 
 
+def test_what_is_copied_is_what_it_is_called(run, fails, dense, tmp_path):
+    (dense / "chat_template.jinja").write_text("<s>{{ messages }}</s>")
+    (dense / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    fails("quantize", dense, tmp_path / "out", says=[dense / "tokenizer.json", "a Git LFS pointer"])
+    assert content(tmp_path / "out") is None
+    (dense / "tokenizer.json").unlink()
+    run("quantize", dense, tmp_path / "out")
+
+
 def test_a_failure_keeps_the_old_folder(run, fails, dense, tmp_path):
     out = tmp_path / "out"
     run("quantize", dense, out)
