@@ -26,8 +26,9 @@ from tiny_models import CONFIG_PROMPT, CONFIG_SIZES, FAMILIES, SHOWN_LOGITS, wri
 
 VARIATIONS = 200
 MOST_WEIGHTS = 6_000_000
+ROUNDING = 2e-6  # of logits, relative: what float32 does not determine shows nothing
 ABSENT = object()
-LAYERS = {"gemma3_text": 26, "smollm3": 36}  # where the file does not say
+LAYERS = {"gemma2": 26, "gemma3_text": 26, "smollm3": 36}  # where the file does not say
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -84,9 +85,29 @@ HARMLESS_OF = {
         "cache_implementation": ["hybrid"],
         "_sliding_window_pattern": [2],
     },
+    "ministral": {"attention_bias": [False, True], "mlp_bias": [True]},
     "mistral": {"attention_bias": [False, True], "mlp_bias": [True]},
     "olmo2": {"attention_bias": [False], "sliding_window": [None, 10**6]},
     "smollm3": {"attention_bias": [False], "mlp_bias": [False]},
+    "gemma2": {"attention_bias": [False], "hidden_act": [None, "silu", "gelu"], "cache_implementation": ["hybrid"]},
+    "qwen2": {"attention_bias": [False, True], "mlp_bias": [True]},
+    "olmo3": {"attention_bias": [False], "mlp_bias": [True]},
+    "granite": {"sliding_window": [None, 10**6]},
+}
+GEMMA = {"hidden_activation": ["gelu_pytorch_tanh", ABSENT], "query_pre_attn_scalar": [16, 30, ABSENT]}
+CAPS = {"attn_logit_softcapping": [None, 0.5, 50.0, ABSENT], "final_logit_softcapping": [None, 0.3, 30.0, ABSENT]}
+OWN_FIELDS = {
+    "gemma3_text": GEMMA,
+    "gemma2": GEMMA | CAPS,
+    "granite": {
+        "hidden_act": ["silu", ABSENT],
+        "attention_bias": [True, False, ABSENT],
+        "mlp_bias": [True, False, ABSENT],
+        "embedding_multiplier": [3, 0.5, ABSENT],
+        "attention_multiplier": [0.2, 1, ABSENT],
+        "residual_multiplier": [0.3, 2.0, ABSENT],
+        "logits_scaling": [5.0, 1, ABSENT],
+    },
 }
 
 
@@ -102,10 +123,15 @@ def draw(rng, fields):
 
 def scaling(rng):
     """A block on rope without its theta, and what it may hold besides."""
-    kind = rng.choice(["default", "default", "linear", "llama3"])
+    kind = rng.choice(["default", "default", "linear", "dynamic", "llama3", "yarn"])
     block = {"factor": rng.choice([2, 4.0, 8.0])} if kind != "default" else {}
+    if kind == "yarn":
+        turns = {"beta_fast": [None, 0, 32, 4], "beta_slow": [None, 0, 1, 2.0], "truncate": [True, False]}
+        block |= some(rng, {"attention_factor": [None, 0.7, 1.5], "mscale": [0.5, 1], "mscale_all_dim": [0, 0.8]} | turns)
+        block |= {"factor": rng.choice([1.5, 4.0, 4])}
     if kind == "llama3":
         block |= {"low_freq_factor": rng.choice([1, 1.0, 2.0]), "high_freq_factor": rng.choice([4, 4.0, 9.5])}
+    if kind in ("llama3", "yarn"):
         block |= draw(rng, {"original_max_position_embeddings": [4, 8, 16, ABSENT]})
     unused = {"partial_rotary_factor": [1.0], "note": [None, 10**30, "x"]}
     if kind == "default":
@@ -134,11 +160,12 @@ def flat_rope(rng):
     return rng.choice(places)
 
 
-def rope_by_layer(rng):
-    """Of Gemma 3."""
+def rope_by_layer(rng, family):
+    """Of Gemma 3 and OLMo 3, which has no base of its own for windows."""
     full, sliding, base = scaling(rng), scaling(rng), theta(rng)
+    older = full | {"rope_type": full["type"]} if "type" in full else full  # a type alone is refused
     near = theta(rng)
-    local = {"rope_local_base_freq": near["rope_theta"]} if near else {}
+    local = {"rope_local_base_freq": near["rope_theta"]} if near and family == "gemma3_text" else {}
     nothing = rng.choice([None, {}])
     return rng.choice(
         [
@@ -148,8 +175,8 @@ def rope_by_layer(rng):
             {"rope_parameters": {"full_attention": full | base, "sliding_attention": nothing}, **local},
             {"rope_parameters": {"sliding_attention": sliding | near}, **base},
             {"rope_parameters": nothing, **base, **local},
-            {"rope_scaling": full, **base, **local},
-            {"rope_scaling": full | base, "rope_parameters": None, **local},
+            {"rope_scaling": older, **base, **local},
+            {"rope_scaling": older | base, "rope_parameters": None, **local},
             {"rope_scaling": nothing, **base, **local},
             {"rope_scaling": nothing, "rope_parameters": {"full_attention": full | base, "sliding_attention": sliding | near}},
             {**base, **local},
@@ -162,13 +189,22 @@ def layer_fields(rng, family, layers):
     full, windows = ["full_attention"] * layers, ["sliding_attention"] * layers
     mixed = [rng.choice(["full_attention", "sliding_attention"]) for _ in range(layers)]
     window = {"sliding_window": rng.choice([3, 5, 4096])}
-    if family in ("llama", "qwen3", "olmo2"):
+    if family in ("llama", "qwen3", "olmo2", "granite"):
         return draw(rng, {"layer_types": [ABSENT, None, full]})
+    if family == "ministral":
+        return draw(rng, {"layer_types": [mixed, full, None, ABSENT], "sliding_window": [3, 5, 4096, None, ABSENT]})
     if family == "mistral":
         return draw(rng, {"sliding_window": [3, 5, 4096, None, ABSENT]})
     if family == "gemma3_text":
         types = draw(rng, {"layer_types": [mixed, mixed, windows, full, None, ABSENT]})
         return types | draw(rng, {"sliding_window_pattern": [2, 3, ABSENT], "sliding_window": [3, 5, 8, ABSENT]})
+    if family in ("gemma2", "olmo3"):
+        types = draw(rng, {"layer_types": [mixed, mixed, windows, full, None, ABSENT]})
+        return types | draw(rng, {"sliding_window": [3, 5, 8, ABSENT]})
+    if family == "qwen2":
+        fields = draw(rng, {"use_sliding_window": [True, True, False, ABSENT], "max_window_layers": [0, 1, 28, ABSENT]})
+        fields |= draw(rng, {"layer_types": [mixed, full, None, ABSENT, ABSENT]})
+        return fields | draw(rng, {"sliding_window": [3, 5, None, ABSENT]})
     rope = [rng.choice([0, 1]) for _ in range(layers + rng.choice([0, 0, 2]))]
     fields = draw(rng, {"no_rope_layers": [rope, rope, None, ABSENT], "no_rope_layer_interval": [1, 2, 3, ABSENT]})
     kinds = [{}, {"sliding_window": None}, window, window | {"layer_types": mixed}, {"layer_types": full}, {"layer_types": None}]
@@ -179,11 +215,8 @@ def variation(rng, family):
     fields = {"model_type": family} | draw(rng, SIZES)
     fields |= some(rng, HARMLESS) | some(rng, HARMLESS_OF[family])
     fields |= layer_fields(rng, family, fields.get("num_hidden_layers", LAYERS.get(family, 32)))
-    if family == "gemma3_text":
-        fields |= rope_by_layer(rng)
-        fields |= draw(rng, {"hidden_activation": ["gelu_pytorch_tanh", ABSENT], "query_pre_attn_scalar": [16, 30, ABSENT]})
-    else:
-        fields |= flat_rope(rng) | draw(rng, {"hidden_act": ["silu", ABSENT]})
+    fields |= rope_by_layer(rng, family) if family in ("gemma3_text", "olmo3") else flat_rope(rng)
+    fields |= draw(rng, OWN_FIELDS[family] if family in OWN_FIELDS else {"hidden_act": ["silu", ABSENT]})
     if family == "smollm3":  # else beyond so small a vocabulary, which is refused
         fields.setdefault("pad_token_id", None)
     fields |= draw(rng, {"architectures": [ABSENT, None, [FAMILIES[family]]]})
@@ -192,9 +225,11 @@ def variation(rng, family):
     return {key: fields[key] for key in keys}
 
 
-def sizes_of(read):
-    head_dim = getattr(read, "head_dim", read.hidden_size // read.num_attention_heads)
-    return {key: head_dim if key == "head_dim" else getattr(read, key) for key in CONFIG_SIZES}
+def sizes_of(family, read):
+    sizes = {key: getattr(read, key, None) for key in CONFIG_SIZES}
+    if not hasattr(read, "head_dim"):
+        sizes["head_dim"] = read.hidden_size // read.num_attention_heads
+    return sizes if family == "granite" else sizes | {"attention_bias": False, "mlp_bias": False}
 
 
 def weights_of(sizes):
@@ -204,18 +239,25 @@ def weights_of(sizes):
 
 
 def answer(folder, family, config):
-    """The sizes and the last logits; nothing if it is too large for a test."""
+    """The sizes and the last logits; nothing if it is too large for a test, or rounding decides."""
     (folder / "config.json").write_text(json.dumps(config))
     read = transformers.AutoConfig.from_pretrained(folder)
-    sizes = sizes_of(read)
+    sizes = sizes_of(family, read)
     if weights_of(sizes) > MOST_WEIGHTS or sizes["head_dim"] % 2 != 0:
         return None
     write_weights(folder / "model.safetensors", sizes | {"model_type": family}, np.random.default_rng(0), even=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-    with torch.no_grad():
-        logits = model.eval()(torch.tensor([CONFIG_PROMPT]), use_cache=False, return_dict=True).logits[0, -1].numpy()
-    assert np.isfinite(logits).all()
-    return sizes, logits[:SHOWN_LOGITS]
+    model.eval()
+
+    def logits():
+        with torch.no_grad():
+            return model(torch.tensor([CONFIG_PROMPT]), use_cache=False, return_dict=True).logits[0, -1].numpy()[:SHOWN_LOGITS]
+
+    single = logits()
+    model.double()
+    double = logits()
+    assert np.isfinite(single).all()
+    return (sizes, single) if np.linalg.norm(single - double) <= ROUNDING * np.linalg.norm(double) else None
 
 
 def main():

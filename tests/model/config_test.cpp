@@ -83,7 +83,7 @@ TEST(Config, WhatWouldChangeTheLogitsIsRefusedByName) {
       {"partial_rotary_factor", "0.5"},
       {"attention_bias", "true"},
       {"layer_types", R"(["chunked_attention", "full_attention"])"},
-      {"rope_scaling", R"({"rope_type": "yarn", "factor": 2.0})"},
+      {"rope_scaling", R"({"rope_type": "longrope", "factor": 2.0})"},
   };
   for (const Family& family : kFamilies) {
     for (const auto& [name, value] : fields) {

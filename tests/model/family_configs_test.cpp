@@ -241,8 +241,9 @@ TEST(RopeScaling, Yarn) {
                 .attention_factor,
             1);
   const std::string block = "config.json: rope_parameters";
-  EXPECT_EQ(rope_refusal(R"({"rope_type": "yarn", "factor": 4})"),
-            block + ": expected a member \"original_max_position_embeddings\", got none");
+  EXPECT_EQ(rope_of(R"({"rope_type": "yarn", "factor": 4})").original_context_tokens, 0u)
+      << "the model's, once that is known";
+  EXPECT_EQ(rope_of(R"({"rope_type": "yarn", "factor": null})").factor, 1) << "the context by itself";
   EXPECT_EQ(rope_refusal(R"({"rope_type": "yarn", "original_max_position_embeddings": 4})"),
             block + ": expected a member \"factor\", got none");
   for (const std::string key : {"beta_fast", "beta_slow", "attention_factor"}) {
