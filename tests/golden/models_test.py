@@ -25,11 +25,11 @@ LOGITS = {"bf16": 10 * 2.5e-7, "4-bit": 10 * 3.5e-7}  # |a - b| / |b|
 TOKEN_LOSS = {"bf16": 8 * 4.2e-6, "4-bit": 8 * 7.2e-6}  # of each token, absolute
 MEAN_LOSS = {"bf16": 8 * 6.1e-7, "4-bit": 8 * 1.1e-6}  # mean |a - b| over the tokens / mean loss
 # f16 is off by 2^-11 at most, by 0.42 of that as a rule. Six layers, were their values all that there is, would bring
-# sqrt(6) * 0.42 * 2^-11 into the logits, 5e-4; found is from a seventh to a half of it. A bound is about four times what is found.
-F16_CACHE = {"qwen3": 3.6 * 2.7e-4, "llama": 4 * 7.4e-5, "gemma3": 4 * 1.1e-4}
+# sqrt(6) * 0.42 * 2^-11 into the logits, 5e-4; found is from an eleventh to a half of it. A bound is about four times what is found.
+F16_CACHE = {"qwen3": 3.6 * 2.7e-4, "llama": 4 * 7.4e-5, "gemma2": 4 * 4.5e-5, "gemma3": 4 * 1.1e-4}
 # A value that falls near the middle of two goes the other way here and there, and on another machine's numpy elsewhere; of a
 # token that much attention goes to, one such may move the logits by 2^-15, as Llama's do. Eight times what is found.
-F16_CACHE_NUMPY = {"qwen3": 8 * 4.1e-6, "llama": 8 * 2.8e-5, "gemma3": 8 * 4.6e-6}
+F16_CACHE_NUMPY = {"qwen3": 8 * 4.1e-6, "llama": 8 * 2.8e-5, "gemma2": 8 * 1.5e-6, "gemma3": 8 * 4.6e-6}
 JUDGE = 10 * 4.2e-7  # numpy against transformers, logits
 MARGIN = 2 * 10 * 1.4e-5  # by which a greedy token must lead: twice the bound of a single logit
 
