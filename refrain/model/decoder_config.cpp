@@ -43,6 +43,10 @@ uint32_t read_kv_heads(const Json& json, uint32_t heads, uint32_t fallback) {
 
 }  // namespace
 
+uint32_t read_context_tokens(const Json& config, const DecoderDefaults& defaults) {
+  return read_size(config, "max_position_embeddings", defaults.context_tokens, kMaxContext);
+}
+
 bool says(const Json& config, std::string_view key) {
   return std::ranges::find(config.keys(), key) != config.keys().end();
 }
@@ -57,7 +61,7 @@ DecoderSizes::DecoderSizes(const Json& json, const DecoderDefaults& defaults)
       rotary_dim(head_dim),
       intermediate(read_size(json, "intermediate_size", defaults.intermediate, kMaxWidth)),
       vocab(read_size(json, "vocab_size", defaults.vocab, kMaxVocab)),
-      context_tokens(read_size(json, "max_position_embeddings", defaults.context_tokens, kMaxContext)),
+      context_tokens(read_context_tokens(json, defaults)),
       rms_norm_eps(static_cast<float>(read_eps(json, defaults.rms_norm_eps))),
       tied_embeddings(json.boolean_or("tie_word_embeddings", defaults.tied)) {
   if (head_dim % 2 != 0 || head_dim == 0) {

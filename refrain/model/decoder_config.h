@@ -18,6 +18,7 @@ namespace refrain::model {
 struct DecoderDefaults {
   uint32_t layers = 0, hidden = 0, heads = 0, intermediate = 0, vocab = 0, context_tokens = 0;
   double rms_norm_eps = 0;
+  double rope_theta = 10000;
   uint32_t head_dim = 0;  ///< 0: hidden / heads
   uint32_t kv_heads = 0;  ///< 0: as many as heads, which null stands for in any family
   bool tied = false;
@@ -45,6 +46,8 @@ struct DecoderSizes {
   Config config() const;
 };
 
+/// Of the file, or the family's where it has none. Throws FileError.
+uint32_t read_context_tokens(const format::Json& config, const DecoderDefaults& defaults);
 /// Whether the file has the field, be it null: some families take null for something else than no word.
 bool says(const format::Json& config, std::string_view key);
 using format::find_block;

@@ -22,7 +22,7 @@ constexpr DecoderDefaults kDefaults = {.layers = 26,
 struct Settings {
   explicit Settings(const format::Json& json)
       : decoder{.sizes = DecoderSizes(json, kDefaults),
-                .rope = read_rope(json),
+                .rope = read_rope(json, kDefaults),
                 .norms = Norms::around,
                 .norms_plus = 1,
                 .activation = Activation::gelu_tanh,

@@ -39,10 +39,10 @@ struct Settings {
     read_windows(
         json, common, [&](uint32_t layer) { return (layer + 1) % period != 0; }, 4096);
     // A block for each type of layer; older files have base frequencies, and a scaling for full attention.
-    decoder.rope = read_rope(json, {find_rope_of(json, "full_attention"), find_full_scaling(json)},
+    decoder.rope = read_rope(json, kDefaults, {find_rope_of(json, "full_attention"), find_full_scaling(json)},
                              json.find("rope_theta"), 1e6);
-    decoder.window_rope =
-        read_rope(json, {find_rope_of(json, "sliding_attention")}, json.find("rope_local_base_freq"), 1e4);
+    decoder.window_rope = read_rope(json, kDefaults, {find_rope_of(json, "sliding_attention")},
+                                    json.find("rope_local_base_freq"), 1e4);
   }
 
   DecoderOptions decoder;

@@ -18,7 +18,7 @@ constexpr DecoderDefaults kDefaults = {.layers = 32,
 struct Settings {
   explicit Settings(const format::Json& json)
       : decoder{.sizes = DecoderSizes(json, kDefaults),
-                .rope = read_rope(json),
+                .rope = read_rope(json, kDefaults),
                 .attention_biases = json.boolean_or("attention_bias", false) ? Biases::all : Biases::none,
                 .mlp_biases = json.boolean_or("mlp_bias", false),
                 .score_scale = multiplier(json, "attention_multiplier"),

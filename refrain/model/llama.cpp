@@ -22,12 +22,12 @@ class Llama final : public Decoder {
     expect_off(json, "attention_bias");
     expect_off(json, "mlp_bias");
     expect_full_attention(json, sizes);
-    read_rope(json);
+    read_rope(json, kDefaults);
     return sizes.config();
   }
 
   Llama(const format::Json& json, WeightLoader& loader)
-      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json)}) {}
+      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json, kDefaults)}) {}
 };
 
 }  // namespace

@@ -20,7 +20,7 @@ class Ministral final : public Decoder {
   static Config read(const format::Json& json) {
     const DecoderSizes sizes(json, kDefaults);
     expect_string(json, "hidden_act", "silu");
-    read_rope(json);
+    read_rope(json, kDefaults);
     Config config = sizes.config();
     // Null is no window, in place of that of a file without a word.
     const bool windows = json.has("sliding_window") || !says(json, "sliding_window");
@@ -30,7 +30,7 @@ class Ministral final : public Decoder {
   }
 
   Ministral(const format::Json& json, WeightLoader& loader)
-      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json)}) {}
+      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json, kDefaults)}) {}
 };
 
 }  // namespace

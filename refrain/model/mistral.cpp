@@ -20,7 +20,7 @@ class Mistral final : public Decoder {
   static Config read(const format::Json& json) {
     const DecoderSizes sizes(json, kDefaults);
     expect_string(json, "hidden_act", "silu");
-    read_rope(json);
+    read_rope(json, kDefaults);
     Config config = sizes.config();
     // Later releases say null, which is no window; the first ones' is that of a file without a word.
     const uint32_t window = json.u32_or("sliding_window", says(json, "sliding_window") ? 0 : 4096, 1);
@@ -30,7 +30,7 @@ class Mistral final : public Decoder {
   }
 
   Mistral(const format::Json& json, WeightLoader& loader)
-      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json)}) {}
+      : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults), .rope = read_rope(json, kDefaults)}) {}
 };
 
 }  // namespace

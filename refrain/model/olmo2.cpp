@@ -21,13 +21,13 @@ class Olmo2 final : public Decoder {
     expect_string(json, "hidden_act", "silu");
     expect_off(json, "attention_bias");
     expect_full_attention(json, sizes);
-    read_rope(json);
+    read_rope(json, kDefaults);
     return sizes.config();
   }
 
   Olmo2(const format::Json& json, WeightLoader& loader)
       : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults),
-                         .rope = read_rope(json),
+                         .rope = read_rope(json, kDefaults),
                          .norms = Norms::behind,
                          .head_norms = HeadNorms::all_heads}) {}
 };

@@ -25,9 +25,10 @@ struct Settings {
     read_windows(
         json, common, [](uint32_t layer) { return layer % 4 != 3; }, 4096);
     // A block for each type of layer; older files have one base frequency, and a scaling for full attention.
-    decoder.rope = read_rope(json, {find_rope_of(json, "full_attention"), find_full_scaling(json)},
+    decoder.rope = read_rope(json, kDefaults, {find_rope_of(json, "full_attention"), find_full_scaling(json)},
                              json.find("rope_theta"), kTheta);
-    decoder.window_rope = read_rope(json, {find_rope_of(json, "sliding_attention")}, std::nullopt, kTheta);
+    decoder.window_rope =
+        read_rope(json, kDefaults, {find_rope_of(json, "sliding_attention")}, std::nullopt, kTheta);
   }
 
   // Of windows whatever older files say: transformers gives those the default.

@@ -7,15 +7,24 @@
 namespace refrain::model {
 namespace {
 
+constexpr DecoderDefaults kDefaults = {.layers = 32,
+                                       .hidden = 3072,
+                                       .heads = 32,
+                                       .intermediate = 8192,
+                                       .vocab = 32064,
+                                       .context_tokens = 4096,
+                                       .rms_norm_eps = 1e-5,
+                                       .partial_rotation = true};
+
 struct Settings {
   explicit Settings(const format::Json& json)
-      : decoder{.sizes = DecoderSizes(json, {.partial_rotation = true}), .fused_projections = true},
+      : decoder{.sizes = DecoderSizes(json, kDefaults), .fused_projections = true},
         common(decoder.sizes.config()) {
     expect_string(json, "hidden_act", "silu");
     DecoderSizes& sizes = decoder.sizes;
     sizes.rotary_dim = read_rotary_dim(json, sizes.head_dim);
-    decoder.rope =
-        read_longrope(json, sizes.rotary_dim, json.u32_or("original_max_position_embeddings", 4096, 2));
+    decoder.rope = read_longrope(json, kDefaults, sizes.rotary_dim,
+                                 json.u32_or("original_max_position_embeddings", 4096, 2));
     const uint32_t window = json.u32_or("sliding_window", 0, 1);
     if (window == 0) {
       expect_full_attention(json, sizes);

@@ -21,7 +21,7 @@ class Qwen2 final : public Decoder {
   static Config read(const format::Json& json) {
     const DecoderSizes sizes(json, kDefaults);
     expect_string(json, "hidden_act", "silu");
-    read_rope(json);
+    read_rope(json, kDefaults);
     Config config = sizes.config();
     // Null is no window, in place of that of a file without a word.
     const bool windows = json.boolean_or("use_sliding_window", false) &&
@@ -38,7 +38,7 @@ class Qwen2 final : public Decoder {
 
   Qwen2(const format::Json& json, WeightLoader& loader)
       : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults),
-                         .rope = read_rope(json),
+                         .rope = read_rope(json, kDefaults),
                          .attention_biases = Biases::qkv}) {}
 };
 

@@ -24,13 +24,13 @@ class Qwen3 final : public Decoder {
     expect_off(json, "attention_bias");
     expect_off(json, "use_sliding_window");
     read_layer_types(json, sizes.layers, {"full_attention"});
-    read_rope(json);
+    read_rope(json, kDefaults);
     return sizes.config();
   }
 
   Qwen3(const format::Json& json, WeightLoader& loader)
       : Decoder(loader, {.sizes = DecoderSizes(json, kDefaults),
-                         .rope = read_rope(json),
+                         .rope = read_rope(json, kDefaults),
                          .head_norms = HeadNorms::weight}) {}
 };
 

@@ -6,9 +6,8 @@
 #include <cmath>
 #include <functional>
 #include <numbers>
+#include <span>
 #include <utility>
-
-#include "refrain/model/decoder_config.h"
 
 namespace refrain::model {
 namespace {
@@ -19,21 +18,31 @@ using Scaling = RopeSettings::Scaling;
 constexpr uint32_t kMaxContext = 1u << 28;
 constexpr std::string_view kOriginal = "original_max_position_embeddings";
 
-constexpr std::pair<std::string_view, Scaling> kTypes[] = {
+using Type = std::pair<std::string_view, Scaling>;
+constexpr Type kTypes[] = {
     {"default", Scaling::none},  {"linear", Scaling::linear}, {"dynamic", Scaling::dynamic},
     {"llama3", Scaling::llama3}, {"yarn", Scaling::yarn},
 };
+// Older files have other names for it.
+constexpr Type kLongropeTypes[] = {
+    {"default", Scaling::none},
+    {"longrope", Scaling::longrope},
+    {"su", Scaling::longrope},
+    {"yarn", Scaling::longrope},
+};
 
-Scaling read_scaling(const Json& block) {
+Scaling read_scaling(const Json& block, std::span<const Type> types) {
   std::optional<Scaling> scaling;
   // Older files say "type", newer ones "rope_type".
   for (const std::string_view key : {"type", "rope_type"}) {
     const auto type = block.find(key);
     if (!type) continue;
-    const auto* found = std::ranges::find(kTypes, type->as_string(), [](const auto& t) { return t.first; });
-    if (found == std::end(kTypes)) {
-      type->fail(fmt::format("expected \"default\", \"linear\", \"dynamic\", \"llama3\" or \"yarn\", got {}",
-                             type->describe()));
+    const auto found = std::ranges::find(types, type->as_string(), &Type::first);
+    if (found == types.end()) {
+      std::string others;
+      for (const Type& other : types.subspan(1)) others += fmt::format(", \"{}\"", other.first);
+      others.replace(others.rfind(','), 1, " or");
+      type->fail(fmt::format("expected \"{}\"{}, got {}", types[0].first, others, type->describe()));
     }
     if (scaling && *scaling != found->second) type->fail("contradicts \"type\" beside it");
     scaling = found->second;
@@ -50,15 +59,19 @@ uint32_t read_original(const Json& block) {
   return says(block, kOriginal) ? block.u32(kOriginal, 1, kMaxContext) : 0;
 }
 
-void read_yarn(const Json& config, const Json& block, RopeSettings& rope) {
+/// What stands for a factor that a block does not say.
+double growth_of(uint32_t context_tokens, uint32_t original_tokens) {
+  return static_cast<double>(context_tokens) / original_tokens;
+}
+
+void read_yarn(const Json& config, const DecoderDefaults& defaults, const Json& block, RopeSettings& rope) {
   rope.original_context_tokens = read_original(block);
   // Null is what the contexts say, and no word an error.
   const Json factor = block.at("factor");
   if (!factor.is_null()) {
     rope.factor = read_positive(factor);
   } else if (rope.original_context_tokens != 0) {
-    rope.factor =
-        static_cast<double>(config.u32("max_position_embeddings", 1)) / rope.original_context_tokens;
+    rope.factor = growth_of(read_context_tokens(config, defaults), rope.original_context_tokens);
   }
   const double weight = block.f64_or("mscale", 0), all = block.f64_or("mscale_all_dim", 0);
   rope.attention_factor = weight != 0 && all != 0
@@ -78,13 +91,13 @@ void read_yarn(const Json& config, const Json& block, RopeSettings& rope) {
   rope.truncate = block.boolean_or("truncate", true);
 }
 
-RopeSettings read_block(const Json& config, const Json& block) {
+RopeSettings read_block(const Json& config, const DecoderDefaults& defaults, const Json& block) {
   expect_whole_rotation(block);
   RopeSettings rope;
-  rope.scaling = read_scaling(block);
+  rope.scaling = read_scaling(block, kTypes);
   if (rope.scaling == Scaling::linear || rope.scaling == Scaling::llama3 || rope.scaling == Scaling::dynamic)
     rope.factor = read_positive(block.at("factor"));
-  if (rope.scaling == Scaling::yarn) read_yarn(config, block, rope);
+  if (rope.scaling == Scaling::yarn) read_yarn(config, defaults, block, rope);
   if (rope.scaling == Scaling::llama3) {
     rope.low_freq_factor = read_positive(block.at("low_freq_factor"));
     rope.high_freq_factor = read_positive(block.at("high_freq_factor"));
@@ -105,25 +118,17 @@ std::vector<double> read_factors(const Json& field, uint32_t count) {
   return factors;
 }
 
-RopeSettings read_longrope_block(const Json& config, const Json& block, uint32_t dim,
-                                 uint32_t original_tokens) {
+RopeSettings read_longrope_block(const Json& config, const DecoderDefaults& defaults, const Json& block,
+                                 uint32_t dim, uint32_t original_tokens) {
   RopeSettings rope;
-  for (const std::string_view key : {"type", "rope_type"}) {
-    const auto type = block.find(key);
-    if (!type || type->as_string() == "default") continue;
-    // Older files have other names for it.
-    const std::string& name = type->as_string();
-    if (name != "longrope" && name != "su" && name != "yarn")
-      type->fail(fmt::format("expected \"default\" or \"longrope\", got {}", type->describe()));
-    rope.scaling = Scaling::longrope;
-  }
+  rope.scaling = read_scaling(block, kLongropeTypes);
   if (rope.scaling == Scaling::none) return rope;
   rope.original_context_tokens = original_tokens;
   if (const auto told = block.find(kOriginal); told && told->as_u32() != original_tokens)
     told->fail(fmt::format("expected {} as beside the block, got {}", original_tokens, told->describe()));
   const auto factor = block.find("factor");
-  rope.factor = factor ? read_positive(*factor)
-                       : static_cast<double>(config.u32("max_position_embeddings", 1)) / original_tokens;
+  rope.factor =
+      factor ? read_positive(*factor) : growth_of(read_context_tokens(config, defaults), original_tokens);
   if (const auto told = block.find("attention_factor")) {
     rope.attention_factor = read_positive(*told);
   } else if (rope.factor > 1) {
@@ -187,16 +192,19 @@ RopeSettings read_blocks(const Json& config, std::initializer_list<std::optional
   return result;
 }
 
+/// Refuses what `rope_parameters` alone says where `rope_scaling` is there too: transformers takes that one alone.
+void expect_scaling_says(const Json& config, std::string_view key) {
+  const auto parameters = find_block(config, "rope_parameters"), scaling = find_block(config, "rope_scaling");
+  if (parameters && scaling && parameters->has(key) && !scaling->has(key) && !config.has(key))
+    scaling->fail(fmt::format("expected {} as in rope_parameters, got none", key));
+}
+
 /// From the blocks of all layers.
 RopeSettings read_whole(const Json& config, double fallback, const ReadBlock& read_block) {
   const auto parameters = find_block(config, "rope_parameters"), scaling = find_block(config, "rope_scaling");
   const RopeSettings rope =
       read_blocks(config, {parameters, scaling}, config.find("rope_theta"), fallback, read_block);
-  // transformers takes rope_scaling alone where both are there.
-  if (parameters && scaling && parameters->has("rope_theta") && !scaling->has("rope_theta") &&
-      !config.has("rope_theta")) {
-    scaling->fail("expected rope_theta as in rope_parameters, got none");
-  }
+  expect_scaling_says(config, "rope_theta");
   // It says nothing in place of one in the block, but is not to say another thing.
   const auto original = config.find(kOriginal);
   const bool is_read = rope.needs_original() || rope.original_context_tokens != 0;
@@ -210,21 +218,24 @@ RopeSettings read_whole(const Json& config, double fallback, const ReadBlock& re
 
 }  // namespace
 
-RopeSettings read_rope(const Json& config, std::initializer_list<std::optional<Json>> blocks,
-                       const std::optional<Json>& theta, double fallback) {
-  const auto read = [&](const Json& block) { return read_block(config, block); };
+RopeSettings read_rope(const Json& config, const DecoderDefaults& defaults,
+                       std::initializer_list<std::optional<Json>> blocks, const std::optional<Json>& theta,
+                       double fallback) {
+  const auto read = [&](const Json& block) { return read_block(config, defaults, block); };
   RopeSettings rope = read_blocks(config, blocks, theta, fallback, read);
   rope.truncate = true;  // transformers looks for it beside the blocks, where it cannot be
   return rope;
 }
 
-RopeSettings read_rope(const Json& config, double fallback) {
-  return read_whole(config, fallback, [&](const Json& block) { return read_block(config, block); });
+RopeSettings read_rope(const Json& config, const DecoderDefaults& defaults) {
+  return read_whole(config, defaults.rope_theta,
+                    [&](const Json& block) { return read_block(config, defaults, block); });
 }
 
-RopeSettings read_longrope(const Json& config, uint32_t dim, uint32_t original_tokens) {
-  return read_whole(config, 10000.0, [&](const Json& block) {
-    return read_longrope_block(config, block, dim, original_tokens);
+RopeSettings read_longrope(const Json& config, const DecoderDefaults& defaults, uint32_t dim,
+                           uint32_t original_tokens) {
+  return read_whole(config, defaults.rope_theta, [&](const Json& block) {
+    return read_longrope_block(config, defaults, block, dim, original_tokens);
   });
 }
 
@@ -242,6 +253,7 @@ uint32_t read_rotary_dim(const Json& config, uint32_t head_dim) {
     if (!(*factor > 0 && *factor <= 1) || dim == 0 || dim % 2 != 0)
       field->fail(fmt::format("expected a share of {} that is even, got {}", head_dim, field->describe()));
   }
+  expect_scaling_says(config, "partial_rotary_factor");
   return dim;
 }
 

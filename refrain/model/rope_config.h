@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "refrain/format/json.h"
+#include "refrain/model/decoder_config.h"
 
 namespace refrain::model {
 
@@ -33,12 +34,14 @@ struct RopeSettings {
 /// From the blocks on a type of layers that are there, which have to agree, and `theta` beside them; theta is `fallback`
 /// where neither says it. `config`: the file, for its context. Throws FileError for a scaling that is not provided, and
 /// for blocks within these.
-RopeSettings read_rope(const format::Json& config, std::initializer_list<std::optional<format::Json>> blocks,
+RopeSettings read_rope(const format::Json& config, const DecoderDefaults& defaults,
+                       std::initializer_list<std::optional<format::Json>> blocks,
                        const std::optional<format::Json>& theta, double fallback);
 /// From `rope_parameters`, `rope_scaling` and `rope_theta`, of all layers.
-RopeSettings read_rope(const format::Json& config, double fallback = 10000.0);
+RopeSettings read_rope(const format::Json& config, const DecoderDefaults& defaults = {});
 /// Of Phi-3, whose rope is plain or scaled by "longrope" from `original_tokens` on, and turns `dim` elements of a head.
-RopeSettings read_longrope(const format::Json& config, uint32_t dim, uint32_t original_tokens);
+RopeSettings read_longrope(const format::Json& config, const DecoderDefaults& defaults, uint32_t dim,
+                           uint32_t original_tokens);
 /// How many elements of a head of `head_dim` turn, by `partial_rotary_factor` in a block on rope or beside them.
 uint32_t read_rotary_dim(const format::Json& config, uint32_t head_dim);
 /// The block of a type of layers in `rope_parameters`, which then holds "full_attention" and "sliding_attention" alone.

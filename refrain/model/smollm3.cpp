@@ -14,6 +14,7 @@ constexpr DecoderDefaults kDefaults = {.layers = 36,
                                        .vocab = 128256,
                                        .context_tokens = 32768,
                                        .rms_norm_eps = 1e-6,
+                                       .rope_theta = 2e6,
                                        .kv_heads = 4,
                                        .tied = true};
 
@@ -22,7 +23,7 @@ struct Settings {
       : decoder{.sizes = DecoderSizes(json, kDefaults)}, common(decoder.sizes.config()) {
     expect_string(json, "hidden_act", "silu");
     for (const char* key : {"attention_bias", "mlp_bias"}) expect_off(json, key);
-    decoder.rope = read_rope(json, 2e6);
+    decoder.rope = read_rope(json, kDefaults);
     if (const auto list = json.find("no_rope_layers")) {  // 1: with rope
       const std::vector<format::Json> items = list->items();
       if (items.size() < decoder.sizes.layers)

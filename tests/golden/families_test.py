@@ -79,3 +79,23 @@ def test_biases_stay_when_a_model_is_quantized(refrain, logits, tmp_path):
     assert any(name.endswith(".bias") for name in tensors)
     plain, found = logits(model, PROMPT), logits(eight, PROMPT)
     assert np.linalg.norm(found - plain) < 0.05 * np.linalg.norm(plain)
+
+
+def test_without_a_block_on_rope_a_ministral3_has_that_of_transformers(logits, tmp_path):
+    """Its queries grow beyond a context that no other prompt comes to."""
+    sizes = {"num_hidden_layers": 1, "hidden_size": 16, "max_position_embeddings": 32768, "sliding_window": 8}
+    block = {
+        "rope_type": "yarn",
+        "rope_theta": 1e6,
+        "factor": 16.0,
+        "original_max_position_embeddings": 16384,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    }
+    blocks = [{}, {"rope_parameters": block}, {"rope_parameters": block | {"llama_4_scaling_beta": 0.0}}]
+    ids = (PROMPT * 55)[: 16384 + 8]
+    models = [write_model_of(tmp_path / str(i), SIZES | sizes | rope | {"model_type": "ministral3"}, 3) for i, rope in enumerate(blocks)]
+    absent, told, none = (logits(model, ids) for model in models)
+    np.testing.assert_array_equal(absent, told)
+    assert (absent != none).any()

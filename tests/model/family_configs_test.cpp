@@ -107,8 +107,29 @@ TEST(FamilyConfigs, Ministral3) {
       0u);
   EXPECT_EQ(refusal_of(ministral3 + rope + R"(, "hidden_act": "gelu")").find("config.json: hidden_act: "),
             0u);
+  // Without a block there is one of transformers, which a field beside is not to contradict.
+  for (const char* fields :
+       {R"("rope_theta": 1000000)", R"("rope_scaling": {}, "original_max_position_embeddings": 16384)"})
+    EXPECT_EQ(windows(ministral3 + fields), Windows(3, 0)) << fields;
   EXPECT_EQ(refusal_of(ministral3 + R"("rope_theta": 7)"),
-            "config.json: expected a member \"rope_parameters\", got none");
+            "config.json: rope_theta: expected 1000000 where there is no block on rope, got 7");
+  EXPECT_EQ(refusal_of(ministral3 + R"("original_max_position_embeddings": 20)"),
+            "config.json: original_max_position_embeddings: expected 16384 where there is no block on rope, "
+            "got 20");
+  EXPECT_EQ(refusal_of(ministral3 + R"("rope_parameters": {})"),
+            "config.json: rope_parameters: expected a member \"llama_4_scaling_beta\", got none")
+      << "which is not as good as none";
+  EXPECT_EQ(refusal_of(ministral3 + rope + R"(, "rope_scaling": {"original_max_position_embeddings": 20,
+                "llama_4_scaling_beta": 0.2})"),
+            "config.json: rope_parameters.llama_4_scaling_beta: expected 0.2 as in rope_scaling, got 0.1");
+  EXPECT_EQ(refusal_of(ministral3 + rope + R"(, "rope_scaling": {"original_max_position_embeddings": 30,
+                "llama_4_scaling_beta": 0.1})"),
+            "config.json: rope_parameters.original_max_position_embeddings: expected 30 as in rope_scaling, "
+            "got 20");
+  EXPECT_EQ(windows(ministral3 +
+                    R"("rope_parameters": {"type": "yarn", "factor": 4, "llama_4_scaling_beta": 0.1})"),
+            Windows(3, 0))
+      << "the context is the original one";
   EXPECT_EQ(refusal_of(ministral3 + R"("rope_scaling": {"original_max_position_embeddings": 20})"),
             "config.json: rope_scaling: expected a member \"llama_4_scaling_beta\", got none");
   EXPECT_EQ(refusal_of(ministral3 + R"("rope_parameters": {"llama_4_scaling_beta": 0.1})"),
@@ -195,9 +216,36 @@ TEST(FamilyConfigs, Phi3) {
                 .find("config.json: original_max_position_embeddings: "),
             0u);
   EXPECT_EQ(refusal_of(longrope(R"(, "type": "linear"})")),
-            "config.json: rope_scaling.type: expected \"default\" or \"longrope\", got \"linear\"");
+            "config.json: rope_scaling.type: expected \"default\", \"longrope\", \"su\" or \"yarn\", got "
+            "\"linear\"");
+  EXPECT_EQ(refusal_of(longrope(R"(, "type": "longrope", "rope_type": "default"})")),
+            "config.json: rope_scaling.rope_type: contradicts \"type\" beside it");
+  EXPECT_EQ(
+      refusal_of(
+          phi3 +
+          R"("rope_scaling": {"rope_type": "default"}, "rope_parameters": {"partial_rotary_factor": 0.5})"),
+      "config.json: rope_scaling: expected partial_rotary_factor as in rope_parameters, got none");
   EXPECT_EQ(refusal_of(phi3 + R"("rope_scaling": {"type": "longrope"})"),
             "config.json: rope_scaling: expected a member \"short_factor\", got none");
+}
+
+TEST(FamilyConfigs, SizesAreTransformersWhereTheFileSaysNone) {
+  const auto read_bare = [](const std::string& type) {
+    return model::read_config(format::Json::parse(R"({"model_type": ")" + type + "\"}", "config.json"));
+  };
+  const model::Config phi3 = read_bare("phi3"), ministral3 = read_bare("ministral3");
+  EXPECT_EQ(phi3.vocab, 32064u);
+  EXPECT_EQ(phi3.context_tokens, 4096u);
+  EXPECT_EQ(phi3.state.size(), 32u);
+  EXPECT_EQ(std::get<model::KvState>(phi3.state[0]).kv_heads, 32u);
+  EXPECT_EQ(std::get<model::KvState>(phi3.state[0]).head_dim, 96u);
+  EXPECT_EQ(phi3.facts[0].second, "3072, MLP 8192");
+  EXPECT_EQ(ministral3.vocab, 131072u);
+  EXPECT_EQ(ministral3.context_tokens, 262144u);
+  EXPECT_EQ(ministral3.state.size(), 34u);
+  EXPECT_EQ(std::get<model::KvState>(ministral3.state[0]).kv_heads, 8u);
+  EXPECT_EQ(std::get<model::KvState>(ministral3.state[0]).head_dim, 128u);
+  EXPECT_EQ(ministral3.facts[0].second, "4096, MLP 14336");
 }
 
 TEST(FamilyConfigs, ATypeThatTransformersOverlooksIsRefused) {
@@ -258,6 +306,16 @@ TEST(RopeScaling, Yarn) {
   EXPECT_EQ(rope_refusal(with(R"(, "rope_theta": 1)")),
             "config.json: rope_theta: expected more than 1 with yarn, got 1");
   EXPECT_EQ(rope_refusal(with(R"(, "truncate": 1)")).find(block + ".truncate"), 0u);
+}
+
+TEST(RopeScaling, TheContextMayBeTheFamilys) {
+  const auto rope = model::read_rope(
+      format::Json::parse(
+          R"({"rope_scaling": {"type": "yarn", "factor": null, "original_max_position_embeddings": 100}})",
+          "config.json"),
+      {.context_tokens = 800, .rope_theta = 7});
+  EXPECT_EQ(rope.factor, 8);
+  EXPECT_EQ(rope.theta, 7);
 }
 
 TEST(RopeScaling, DynamicIsOfSequencesBeyondTheContext) {
