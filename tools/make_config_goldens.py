@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Writes tests/golden/data/configs.npz: what transformers reads of random valid configurations of each family.
 
-Usage: PYTHON tools/make_config_goldens.py [OUT], with transformers 5.17, torch and numpy, which the tests need not. Of each
-family 200 configurations with fields absent, null, in any spelling and order, that transformers loads and that ask for nothing
-which docs/compatibility.md refuses; the sizes that it reads, of which tiny_models.write_weights makes the weights; and the
-last logits of a prompt. One is drawn again where transformers itself refuses it.
+Usage: PYTHON tools/make_config_goldens.py [FAMILY...], with transformers 5.17, torch and numpy, which the tests need not. Of
+each family (of those named, if any are: the others stay as they are) 200 configurations with fields absent, null, in any
+spelling and order, that transformers loads and that ask for nothing which docs/compatibility.md refuses; the sizes that it
+reads, of which tiny_models.write_weights makes the weights; and the last logits of a prompt. One is drawn again where
+transformers itself refuses it.
 """
 
 import collections
@@ -28,7 +29,7 @@ VARIATIONS = 200
 MOST_WEIGHTS = 6_000_000
 ROUNDING = 2e-6  # of logits, relative: what float32 does not determine shows nothing
 ABSENT = object()
-LAYERS = {"gemma2": 26, "gemma3_text": 26, "smollm3": 36}  # where the file does not say
+LAYERS = {"gemma2": 26, "gemma3_text": 26, "ministral3": 34, "smollm3": 36}  # where the file does not say
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -86,7 +87,9 @@ HARMLESS_OF = {
         "_sliding_window_pattern": [2],
     },
     "ministral": {"attention_bias": [False, True], "mlp_bias": [True]},
+    "ministral3": {"attention_bias": [False, True], "mlp_bias": [True]},
     "mistral": {"attention_bias": [False, True], "mlp_bias": [True]},
+    "phi3": {"attention_bias": [False, True], "mlp_bias": [True], "resid_pdrop": [0, 0.1], "embd_pdrop": [0.0, 0.1]},
     "olmo2": {"attention_bias": [False], "sliding_window": [None, 10**6]},
     "smollm3": {"attention_bias": [False], "mlp_bias": [False]},
     "gemma2": {"attention_bias": [False], "hidden_act": [None, "silu", "gelu"], "cache_implementation": ["hybrid"]},
@@ -145,7 +148,11 @@ def theta(rng):
 
 
 def flat_rope(rng):
-    block, base, nothing = scaling(rng), theta(rng), rng.choice([None, {}])
+    return placed(rng, scaling(rng), theta(rng))
+
+
+def placed(rng, block, base):
+    nothing = rng.choice([None, {}])
     places = [
         {"rope_parameters": block | base},
         {"rope_scaling": block | base},
@@ -158,6 +165,62 @@ def flat_rope(rng):
         {**base, "rope_scaling": nothing, "rope_parameters": rng.choice([None, {}])},
     ]
     return rng.choice(places)
+
+
+def growing_rope(rng):
+    """Of Ministral 3, whose block says how queries grow, too; without one a theta beside counts for nothing, and is refused."""
+    block = scaling(rng)
+    if block.get("rope_type", block.get("type")) == "yarn":
+        block |= draw(rng, {"factor": [block["factor"], None]})
+    if block.get("rope_type", block.get("type")) not in ("llama3", "yarn"):
+        block["original_max_position_embeddings"] = rng.choice([4, 8, 16])
+    block["llama_4_scaling_beta"] = rng.choice([0, 0.1, 0.5, 1.0, 1])
+    block |= some(rng, {"max_position_embeddings": [None, 32]})
+    if rng.random() < 0.8:
+        fields = placed(rng, block, theta(rng))
+        if not (fields.get("rope_scaling") or fields.get("rope_parameters")):
+            fields.pop("rope_theta", None)
+        return fields
+    beside = {"rope_theta": [1000000, 1e6], "rope_scaling": [None, {}], "original_max_position_embeddings": [16384]}
+    return some(rng, beside | {"rope_parameters": [None]})
+
+
+def partial_rope(rng, fields):
+    """Of Phi-3: of a part of each head, and with factors of each pair or without."""
+    block, base, part, beside = {}, theta(rng), rng.choice([1, 1.0, 0.5, 0.75, 0.75]), {}
+    original = rng.choice([4, 8, 16, 4096, ABSENT])
+    if original is not ABSENT:
+        beside["original_max_position_embeddings"] = original
+    if rng.random() < 0.6:
+        heads = fields.get("num_attention_heads", 32)
+        width = fields.get("hidden_size", 3072) // heads
+        if "head_dim" in fields:  # else transformers looks for two numbers of factors
+            fields["head_dim"] = width
+        pairs = int(width * part) // 2
+        block = draw(rng, {"factor": [None, 2.0, 4, 0.5, ABSENT], "attention_factor": [None, 0.7, 2, ABSENT, ABSENT]})
+        for key in ("short_factor", "long_factor"):
+            block[key] = [rng.choice([1, 1.0, 1.5, 2, 7.25, 30]) for _ in range(pairs)]
+        named = [{"rope_type": "longrope"}, {"type": "longrope"}, {"type": "su"}, {"type": "yarn"}]
+        block |= rng.choice([*named, {"type": "su", "rope_type": "longrope"}])
+        if block.get("type") == "su" or rng.random() < 0.3:
+            block["original_max_position_embeddings"] = beside.get("original_max_position_embeddings", 4096)
+    else:
+        block = some(rng, {"factor": [None, 3.0], "original_max_position_embeddings": [None, 8], "note": [None, 10**30, "x"]})
+        block |= rng.choice([{}, {"rope_type": "default"}, {"type": "default"}])
+    whole = part == 1 and rng.random() < 0.5
+    within = {} if whole else rng.choice([{}, {"partial_rotary_factor": part}])
+    if not (whole or within) or rng.random() < 0.3:
+        beside["partial_rotary_factor"] = part
+    return beside | placed(rng, within | block, base)
+
+
+def rope_of(rng, family, fields):
+    if family in ("gemma3_text", "olmo3"):
+        return rope_by_layer(rng, family)
+    if family == "phi3":
+        fields.pop("partial_rotary_factor", None)
+        return partial_rope(rng, fields)
+    return growing_rope(rng) if family == "ministral3" else flat_rope(rng)
 
 
 def rope_by_layer(rng, family):
@@ -193,6 +256,9 @@ def layer_fields(rng, family, layers):
         return draw(rng, {"layer_types": [ABSENT, None, full]})
     if family == "ministral":
         return draw(rng, {"layer_types": [mixed, full, None, ABSENT], "sliding_window": [3, 5, 4096, None, ABSENT]})
+    if family in ("ministral3", "phi3"):
+        fields = draw(rng, {"sliding_window": [3, 5, 4096, None, ABSENT]})
+        return fields | draw(rng, {"layer_types": [windows if fields.get("sliding_window") else full, None, ABSENT]})
     if family == "mistral":
         return draw(rng, {"sliding_window": [3, 5, 4096, None, ABSENT]})
     if family == "gemma3_text":
@@ -215,9 +281,9 @@ def variation(rng, family):
     fields = {"model_type": family} | draw(rng, SIZES)
     fields |= some(rng, HARMLESS) | some(rng, HARMLESS_OF[family])
     fields |= layer_fields(rng, family, fields.get("num_hidden_layers", LAYERS.get(family, 32)))
-    fields |= rope_by_layer(rng, family) if family in ("gemma3_text", "olmo3") else flat_rope(rng)
+    fields |= rope_of(rng, family, fields)
     fields |= draw(rng, OWN_FIELDS[family] if family in OWN_FIELDS else {"hidden_act": ["silu", ABSENT]})
-    if family == "smollm3":  # else beyond so small a vocabulary, which is refused
+    if family in ("phi3", "smollm3"):  # else beyond so small a vocabulary, which is refused
         fields.setdefault("pad_token_id", None)
     fields |= draw(rng, {"architectures": [ABSENT, None, [FAMILIES[family]]]})
     keys = list(fields)
@@ -243,7 +309,10 @@ def answer(folder, family, config):
     (folder / "config.json").write_text(json.dumps(config))
     read = transformers.AutoConfig.from_pretrained(folder)
     sizes = sizes_of(family, read)
-    if weights_of(sizes) > MOST_WEIGHTS or sizes["head_dim"] % 2 != 0:
+    turned = sizes["head_dim"]
+    if family == "phi3":
+        turned = int(turned * read.rope_parameters["partial_rotary_factor"])
+    if weights_of(sizes) > MOST_WEIGHTS or sizes["head_dim"] % 2 != 0 or turned % 2 != 0:
         return None
     write_weights(folder / "model.safetensors", sizes | {"model_type": family}, np.random.default_rng(0), even=True)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
@@ -261,9 +330,12 @@ def answer(folder, family, config):
 
 
 def main():
-    out = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests/golden/data/configs.npz"
-    arrays = {"versions": np.array([f"transformers {transformers.__version__}", f"torch {torch.__version__}"])}
-    for family in FAMILIES:
+    out = ROOT / "tests/golden/data/configs.npz"
+    named = sys.argv[1:]
+    arrays = dict(np.load(out)) if named else {}
+    versions = np.array([f"transformers {transformers.__version__}", f"torch {torch.__version__}"])
+    assert (arrays.setdefault("versions", versions) == versions).all(), "made by other versions: make all anew"
+    for family in named or FAMILIES:
         rng, found, refused, seen = random.Random(family), [], collections.Counter(), set()
         while len(found) < VARIATIONS:
             config = variation(rng, family)

@@ -16,6 +16,12 @@ def answers():
     return np.load(pathlib.Path(__file__).parent / "data/configs.npz")
 
 
+def test_no_family_is_left_out(root):
+    """tools/make_config_goldens.py has to know a new one."""
+    lines = (root / "refrain/model/families.inc").read_text().splitlines()
+    assert len(FAMILIES) == sum(line.startswith("FAMILY(") for line in lines)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_configurations_mean_what_transformers_reads(refrain, tmp_path, found_within, answers, family):
     configs = bytes(answers[family + ".configs"]).decode().split("\n")

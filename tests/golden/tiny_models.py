@@ -194,6 +194,8 @@ FAMILIES = {
     "olmo3": "Olmo3ForCausalLM",
     "granite": "GraniteForCausalLM",
     "ministral": "MinistralForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
 }
 # Of configurations at random: what their weights are made from, and what is asked of them.
 CONFIG_SIZES = [
