@@ -48,7 +48,8 @@ class ForwardPass {
   /// The embeddings of the step's tokens, times `scale`.
   Value embed(const Weight& embedding, float scale = 1);
   /// Writes keys and values to the layer's cache and attends to it, its window alone where it has one.
-  /// Scores stay within `cap`, if it is not 0. query [rows, heads, head_dim], key and value [rows, kv_heads, head_dim]; gives the shape of `query`.
+  /// Scores stay within `cap`, if it is not 0. query [rows, heads, head_dim], key and value
+  /// [rows, kv_heads, head_dim]; gives the shape of `query`.
   Value attend(uint32_t layer, const Value& query, const Value& key, const Value& value, float scale,
                float cap = 0);
   /// Those rows whose logits are wanted.

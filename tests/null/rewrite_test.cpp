@@ -382,6 +382,34 @@ TEST_F(RewriteTable, ChecksRunAgainOnceDtypesAreKnown) {
   EXPECT_EQ(refusal([&] { rewrite(graph, {}); }), "[open] output: expected an activation");
 }
 
+// Of calls that are alike one is checked, and each that differs in a shape or a constant.
+TEST_F(RewriteTable, ChecksRunAgainOncePerCall) {
+  static constexpr ArgumentSpec kArgs[] = {{"output", Access::out}};
+  static std::vector<std::pair<int64_t, uint32_t>> checked;
+  static constexpr OpSchema kNoted{"noted", kArgs, sizeof(uint32_t), [](const OpCall& call) {
+                                     if (call.args[0].dtype == DType::activation) return;
+                                     checked.emplace_back(call.args[0].shape[0],
+                                                          call.constants_as<uint32_t>());
+                                   }};
+  checked.clear();
+  CommandEncoder encoder = device_.encoder();
+  const auto call = [&](int64_t width, uint32_t constant) {
+    const Temp output = encoder.temp(DType::activation, {width});
+    dispatch(encoder, kNoted, std::array{Operand(output)}, constant);
+  };
+  for (int layer = 0; layer < 3; ++layer) {
+    call(8, 1);
+    call(4, 1);
+    call(8, 2);
+  }
+  call(4, 2);
+  call(8, 1);
+  call(6, 1);  // where another has followed so far
+  ComputeGraph graph = encoder.finish();
+  rewrite(graph, {});
+  EXPECT_EQ(checked, (std::vector<std::pair<int64_t, uint32_t>>{{8, 1}, {4, 1}, {8, 2}, {4, 2}, {6, 1}}));
+}
+
 // Decorators hand the table on, and what is planned runs.
 TEST(Rewrite, ComesWithTheBackend) {
   const std::vector<backend::Kernel> table = kernels();
